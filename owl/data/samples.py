@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that flow from a shard to the model: RawSample, EncodedSample, PackedBatch, StepBatch.
+
+Letters: t tokens, n samples in a pack, m tiles. A tile is one encoded picture; a cut picture gives
+several. A tile costs a five-token placeholder in the row and 729 patches on the vision side, so
+t and m are budgeted apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from owl.errors import BatchError
+
+IGNORE_INDEX = -100
+"""Label of a position at which nothing is learned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawSample:
+    """One sample as it lies in a shard: its document and the bytes of its media files."""
+
+    key: str
+    shard: str
+    document: Mapping[str, Any]  # the parsed json, owl3-sample/1
+    files: Mapping[str, bytes]  # media file name (without the key) -> bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedSample:
+    """One sample as the model reads it, before packing.
+
+    `media_offset[i]` is the index, within this sample, of the first placeholder token of tile i.
+    `loss_weights[i]` says how much token i counts *as a prediction target*; 0 means it is context.
+    """
+
+    key: str
+    source: str
+    tokens: Tensor  # [t] int64
+    loss_weights: Tensor  # [t] float32
+    tiles: Tensor  # [m, 3, image_size, image_size] uint8
+    media_offset: list[int]  # m entries, increasing
+
+    @property
+    def num_tokens(self) -> int:
+        """Text tokens, placeholders included."""
+        return len(self.tokens)
+
+    @property
+    def num_tiles(self) -> int:
+        """Encoded pictures."""
+        return len(self.media_offset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """One micro-batch: several samples laid end to end in a single row, with no padding.
+
+    `seqlens` and `media_offset` are the truth, kept on the host; every tensor below them that says
+    where something starts is derived from them once, by `owl.data.collate`.
+    """
+
+    tokens: Tensor  # [t] int64
+    labels: Tensor  # [t] int64, the *next* token of the same sample, or IGNORE_INDEX
+    loss_weights: Tensor  # [t] float32, weight of labels[i]; 0 where labels[i] is IGNORE_INDEX
+    position_ids: Tensor  # [t] int64, restarts at 0 in every sample
+    cu_seqlens: Tensor  # [n + 1] int32, sample i owns rows cu_seqlens[i]:cu_seqlens[i + 1]
+    pixel_values: Tensor  # [m, 3, s, s] uint8, normalised on the device; float is taken as it is
+    media_position: Tensor  # [m] int64, media_offset + the variant's shift, within its own sample
+    cu_media: Tensor  # [n + 1] int32, sample i owns tiles cu_media[i]:cu_media[i + 1]
+    seqlens: tuple[int, ...]  # n entries, on the host
+    media_offset: list[list[int]]  # per sample: index of each tile's first placeholder within it
+    keys: tuple[str, ...]  # n names, so that a bad loss can be traced
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the pack, t."""
+        return sum(self.seqlens)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the pack, n."""
+        return len(self.seqlens)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles in the pack, m."""
+        return sum(len(offsets) for offsets in self.media_offset)
+
+    @property
+    def supervised_weight(self) -> float:
+        """Sum of the loss weights: this pack's share of the loss denominator."""
+        return float(self.loss_weights.sum(dtype=torch.float64))
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """Move every tensor to a device; host fields stay."""
+        tensors = {
+            name: value.to(device, non_blocking=True)
+            for name in self.__dataclass_fields__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **tensors)
+
+    def check(self) -> None:
+        """Raise BatchError when the boundaries do not fit the tensors (cheap: counts only)."""
+        if len(self.media_offset) != self.num_samples:
+            raise BatchError(
+                f"media_offset has {len(self.media_offset)} lists for {self.num_samples} samples "
+                f"{list(self.keys)}. A sample was packed without its media; see owl/data/collate.py."
+            )
+        if len(self.tokens) != self.num_tokens:
+            raise BatchError(
+                f"seqlens sum to {self.num_tokens} but the row holds {len(self.tokens)} tokens "
+                f"(samples {list(self.keys)})."
+            )
+        if len(self.media_position) != self.num_tiles:
+            raise BatchError(
+                f"media_offset names {self.num_tiles} tiles but media_position has "
+                f"{len(self.media_position)} (samples {list(self.keys)})."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """Where training stands in the data: everything before it has been consumed by the optimizer.
+
+    The position is counted in packs of the stateless plan, so it does not depend on the number of
+    ranks or loader workers. `fingerprint` names what the plan was made from (data, tokenizer,
+    template, budgets, seed): a cursor is only valid for the same fingerprint.
+    """
+
+    epoch: int = 0
+    window: int = 0
+    pack: int = 0  # packs of this window already consumed
+    packs_consumed: int = 0
+    samples_consumed: int = 0
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReport:
+    """What one step's data was like on this rank."""
+
+    samples: int
+    text_tokens: int
+    tiles: int
+    packs: int
+    wait_seconds: float  # how long the trainer waited for it
+    skipped: Mapping[str, int] = field(default_factory=dict)  # error code -> samples skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBatch:
+    """One optimizer step's data for one data-parallel rank."""
+
+    microbatches: Sequence[PackedBatch]
+    cursor: Cursor  # where the data stands once this step has been applied
+    report: DataReport

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real megatron-core on a CPU through gloo: every redirection it needs, in one place.
+
+megatron-core writes `device="cuda"` and `torch.cuda.current_device()` where it means "the device we
+train on". `install()` gives *its* modules a `torch` whose factories and `cuda` namespace mean the
+CPU; nobody else's torch changes, except for two Tensor methods that cannot be reached otherwise
+(`Tensor.cuda`, and `Tensor.type()` without arguments). It refuses to act where CUDA is.
+"""
+
+import contextlib
+import functools
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# Loaded before the swap, so that none is imported later with the plain torch.
+_MODULES = (
+    "megatron.core.distributed",
+    "megatron.core.distributed.finalize_model_grads",
+    "megatron.core.dist_checkpointing",
+    "megatron.core.dist_checkpointing.exchange_utils",
+    "megatron.core.dist_checkpointing.strategies.fully_parallel",
+    "megatron.core.dist_checkpointing.strategies.state_dict_saver",
+    "megatron.core.dist_checkpointing.strategies.torch",
+    "megatron.core.optimizer",
+    "megatron.core.optimizer.clip_grads",
+    "megatron.core.optimizer.distrib_optimizer",
+    "megatron.core.optimizer.grad_scaler",
+    "megatron.core.pipeline_parallel",
+    "megatron.core.pipeline_parallel.p2p_communication",
+    "megatron.core.pipeline_parallel.schedules",
+    "megatron.core.rerun_state_machine",
+    "megatron.core.tensor_parallel",
+    "megatron.core.tensor_parallel.random",
+    "megatron.core.transformer",
+    "megatron.core.transformer.module",
+    "megatron.core.transformer.transformer_block",
+    "megatron.core.transformer.transformer_layer",
+    "megatron.core.utils",
+)
+_FACTORIES = (
+    *("arange", "empty", "empty_like", "full", "full_like", "ones", "ones_like"),
+    *("rand", "randn", "tensor", "zeros", "zeros_like"),
+)
+# What the optimizer and clip_grads call a tensor that they accept. Double is our own wish: parity
+# tests run the whole step in float64.
+_TYPE_NAMES = {
+    torch.float64: "torch.cuda.FloatTensor",
+    torch.float32: "torch.cuda.FloatTensor",
+    torch.float16: "torch.cuda.HalfTensor",
+    torch.bfloat16: "torch.cuda.BFloat16Tensor",
+}
+_CPU = torch.device("cpu")
+_installed = False
+
+
+def is_needed() -> bool:
+    """Say whether this machine has no CUDA device."""
+    return not torch.cuda.is_available()
+
+
+def is_installed() -> bool:
+    """Say whether megatron-core has been redirected in this process."""
+    return _installed
+
+
+def install() -> None:
+    """Point megatron-core's idea of "the device" at the CPU. Safe to call twice.
+
+    Raises:
+        RuntimeError: a CUDA device is present, where the redirections would hide it.
+    """
+    global _installed
+    if not is_needed():
+        raise RuntimeError(
+            "owl.mcore.cpu.install() was called where CUDA is available. Run with "
+            "CUDA_VISIBLE_DEVICES= to train on the CPU of a GPU machine."
+        )
+    if _installed:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TE and apex are choices, and cannot exist here
+        for name in _MODULES:
+            importlib.import_module(name)
+    stand_in = _cpu_torch()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
+            module.torch = stand_in  # type: ignore[attr-defined]
+    _redirect_random_state()
+    _redirect_tensor_methods()
+    _installed = True
+
+
+def on_cpu(device: Any) -> Any:
+    """Replace a CUDA device, in any spelling, by the CPU; leave others alone."""
+    if device is None:
+        return None
+    if isinstance(device, int):
+        return _CPU
+    return _CPU if torch.device(device).type == "cuda" else device
+
+
+def _redirected(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a tensor factory so that device="cuda" makes a CPU tensor."""
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        if "device" in kwargs:
+            kwargs["device"] = on_cpu(kwargs["device"])
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _copy_of(module: types.ModuleType) -> types.ModuleType:
+    """Make a module with the same contents that can be changed without changing the original."""
+    copy = types.ModuleType(module.__name__, module.__doc__)
+    copy.__dict__.update(module.__dict__)
+    copy.__getattr__ = lambda name: getattr(module, name)  # type: ignore[method-assign]
+    return copy
+
+
+def _cpu_torch() -> types.ModuleType:
+    """Make torch as megatron-core should see it on a machine without CUDA."""
+    stand_in = _copy_of(torch)
+    for name in _FACTORIES:
+        setattr(stand_in, name, _redirected(getattr(torch, name)))
+    stand_in.cuda = _cpu_cuda()  # type: ignore[attr-defined]
+    return stand_in
+
+
+def _cpu_cuda() -> types.ModuleType:
+    """Make a torch.cuda whose streams, events and memory are those of a CPU: there are none."""
+    cuda = _copy_of(torch.cuda)
+    replacements: dict[str, Any] = {
+        "current_device": lambda: _CPU,
+        "device_count": lambda: 1,  # the checkpoint writer computes rank % device_count()
+        "set_device": lambda device: None,
+        "synchronize": lambda device=None: None,
+        "empty_cache": lambda: None,
+        "memory_allocated": lambda device=None: 0,
+        "manual_seed": torch.manual_seed,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+        "Stream": _Stream,
+        "Event": _Event,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": lambda device=None: _Stream(),
+        "default_stream": lambda device=None: _Stream(),
+        "nvtx": types.SimpleNamespace(range_push=lambda message: None, range_pop=lambda: None),
+    }
+    cuda.__dict__.update(replacements)
+    return cuda
+
+
+class _Stream:
+    """The CPU's only stream: everything is already in order."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def wait_stream(self, stream: Any) -> None: ...
+
+    def wait_event(self, event: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def record_event(self, event: Any = None) -> "_Event":
+        return _Event()
+
+
+class _Event:
+    """A moment on the CPU's only stream."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, stream: Any = None) -> None: ...
+
+    def wait(self, stream: Any = None) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+
+def _redirect_random_state() -> None:
+    """Let Megatron's per-rank random states, and so dropout and recompute, use the CPU generator."""
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: (
+        torch.get_rng_state()
+    )
+    random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(
+        new_state
+    )
+
+
+def _redirect_tensor_methods() -> None:
+    """Make Tensor.cuda() the identity, and Tensor.type() answer with the names mcore compares."""
+    plain_type = torch.Tensor.type
+
+    @functools.wraps(plain_type)
+    def type_as_on_cuda(tensor: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if dtype is None and tensor.dtype in _TYPE_NAMES:
+            return _TYPE_NAMES[tensor.dtype]
+        return plain_type(tensor, dtype, *args, **kwargs) if dtype else plain_type(tensor)
+
+    torch.Tensor.type = type_as_on_cuda  # type: ignore[method-assign]
+    torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor  # type: ignore[method-assign]

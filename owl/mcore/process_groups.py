@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start torch.distributed and Megatron's process groups, and stop them again."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from owl.config.run import ParallelConfig
+from owl.mcore import cpu
+from owl.mcore.version import check_version
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessGroups:
+    """This process's place in the layout, and Megatron's own collection of groups."""
+
+    collection: "ProcessGroupCollection"
+    device: torch.device
+    rank: int
+    world_size: int
+
+    @property
+    def dp_rank(self) -> int:
+        """Which share of each global batch is ours."""
+        return self.collection.dp.rank()
+
+    @property
+    def dp_size(self) -> int:
+        """Number of data-parallel shares."""
+        return self.collection.dp.size()
+
+    @property
+    def tp_size(self) -> int:
+        """Tensor-parallel degree."""
+        return self.collection.tp.size()
+
+    @property
+    def pp_size(self) -> int:
+        """Pipeline-parallel degree."""
+        return self.collection.pp.size()
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank embeds tokens and encodes pictures."""
+        return self.collection.pp.rank() == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank computes the loss."""
+        return self.collection.pp.rank() == self.collection.pp.size() - 1
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this rank writes logs and files that exist once."""
+        return self.rank == 0
+
+
+@contextmanager
+def process_groups(parallel: ParallelConfig, *, seed: int = 1234) -> Iterator[ProcessGroups]:
+    """Join the job that torchrun started (or be a job of one), and leave it at the end.
+
+    Args:
+        parallel: degrees, device and backend.
+        seed: of Megatron's per-rank random states.
+
+    Yields:
+        The groups. An exception inside ends the process group at once, so that the other ranks
+        fail too instead of waiting for this one.
+    """
+    check_version()
+    device = _choose_device(parallel.device)
+    if device.type == "cpu":
+        cpu.install()
+    _start_distributed(parallel, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from megatron.core import parallel_state, tensor_parallel
+        from megatron.core.process_groups_config import ProcessGroupCollection
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        distributed_timeout_minutes=max(1, round(parallel.timeout_minutes)),
+        create_gloo_process_groups=False,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    try:
+        yield ProcessGroups(
+            collection=ProcessGroupCollection.use_mpu_process_groups(),
+            device=device,
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+        )
+        parallel_state.destroy_model_parallel()
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Processes in this job, before any process group exists (torchrun sets WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _choose_device(wanted: str) -> torch.device:
+    """Pick this process's device: a GPU where there is one, unless told otherwise."""
+    name = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _start_distributed(parallel: ParallelConfig, device: torch.device) -> None:
+    """Initialise torch.distributed from torchrun's environment, or as a group of one."""
+    backend = parallel.backend
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(minutes=parallel.timeout_minutes)
+    if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(
+            backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
+        )

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model provider: which part of Owl3 this rank holds, built, frozen and wrapped for training."""
+
+from collections.abc import Callable
+
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from torch import nn
+
+from owl.config.run import ModelConfig, ParallelConfig, Precision, Trainable
+from owl.mcore.process_groups import ProcessGroups
+from owl.mcore.transformer_config import (
+    DTYPES,
+    decoder_config,
+    padded_vocab_size,
+    tower_config,
+)
+from owl.model.freeze import freeze
+from owl.model.owl3 import Owl3Model
+
+ModelProvider = Callable[[bool, bool, int | None], Owl3Model]
+
+
+def model_provider(
+    model: ModelConfig, parallel: ParallelConfig, precision: Precision, groups: ProcessGroups
+) -> ModelProvider:
+    """Make Megatron's kind of provider: (pre_process, post_process, vp_stage) to a stage's model."""
+    config = decoder_config(model, parallel, precision)
+    vision = tower_config(model, parallel, precision)
+
+    def provide(pre_process: bool, post_process: bool, vp_stage: int | None = None) -> Owl3Model:
+        return Owl3Model(
+            config,
+            vision,
+            model,
+            padded_vocab_size=padded_vocab_size(model.vocab_size, parallel.tensor),
+            pg_collection=groups.collection,
+            pre_process=pre_process,
+            post_process=post_process,
+            vp_stage=vp_stage,
+        )
+
+    return provide
+
+
+def build_model(
+    model: ModelConfig, parallel: ParallelConfig, precision: Precision, groups: ProcessGroups
+) -> list[nn.Module]:
+    """Build this rank's model chunks, on its device, without a data-parallel wrapper."""
+    provide = model_provider(model, parallel, precision, groups)
+    chunk = provide(groups.is_first_stage, groups.is_last_stage, None)
+    return [chunk.to(device=groups.device, dtype=DTYPES[precision])]
+
+
+def wrap_for_training(
+    chunks: list[nn.Module], trainable: Trainable, *, distributed_optimizer: bool
+) -> list[nn.Module]:
+    """Freeze what does not learn, then wrap in Megatron's data parallelism.
+
+    The order matters: the wrapper makes gradient buffers for what requires a gradient.
+    """
+    settings = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=distributed_optimizer,
+        overlap_grad_reduce=False,
+    )
+    for chunk in chunks:
+        freeze(chunk, trainable)
+    return [
+        DistributedDataParallel(config=chunk.config, ddp_config=settings, module=chunk)
+        for chunk in chunks
+    ]

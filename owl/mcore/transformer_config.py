@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our configs to megatron-core's TransformerConfig: one for the decoder, one for the tower."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from owl.config.run import ModelConfig, ParallelConfig, Precision, Recompute
+
+DTYPES = {
+    Precision.fp32: torch.float32,
+    Precision.bf16: torch.bfloat16,
+    Precision.fp16: torch.float16,
+    Precision.fp64: torch.float64,
+}
+
+
+def decoder_config(
+    model: ModelConfig, parallel: ParallelConfig, precision: Precision
+) -> TransformerConfig:
+    """Describe the Qwen2 decoder to megatron-core."""
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_kv_heads,
+        kv_channels=model.head_dim,
+        layernorm_epsilon=model.rms_norm_eps,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=True,
+        init_method_std=model.init_std,
+        pipeline_model_parallel_size=parallel.pipeline,
+        pipeline_dtype=DTYPES[precision],
+        # A row is as long as its samples: stages agree on shapes as they go.
+        variable_seq_lengths=parallel.pipeline > 1,
+        **_recompute(parallel.recompute),
+        **_shared(parallel, precision),
+    )
+
+
+def tower_config(
+    model: ModelConfig, parallel: ParallelConfig, precision: Precision
+) -> TransformerConfig:
+    """Describe the SigLIP tower to megatron-core. It lives whole on the first pipeline stage."""
+    tower = model.vision_tower
+    return TransformerConfig(
+        num_layers=tower.num_layers - 1,
+        hidden_size=tower.hidden_size,
+        ffn_hidden_size=tower.ffn_hidden_size,
+        num_attention_heads=tower.num_attention_heads,
+        kv_channels=tower.hidden_size // tower.num_attention_heads,
+        layernorm_epsilon=tower.layer_norm_eps,
+        normalization="LayerNorm",
+        activation_func=_gelu_tanh,
+        add_bias_linear=True,
+        init_method_std=model.init_std,
+        **_shared(parallel, precision),
+    )
+
+
+def padded_vocab_size(vocab_size: int, tensor: int) -> int:
+    """Round up to what a tensor-parallel degree can share; the padding is never saved."""
+    return -(-vocab_size // tensor) * tensor
+
+
+def _gelu_tanh(hidden_states: torch.Tensor) -> torch.Tensor:
+    """SigLIP's activation, gelu_pytorch_tanh."""
+    return F.gelu(hidden_states, approximate="tanh")
+
+
+def _recompute(kind: Recompute) -> dict[str, Any]:
+    if kind is Recompute.full:
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    if kind is Recompute.selective:
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {}
+
+
+def _shared(parallel: ParallelConfig, precision: Precision) -> dict[str, Any]:
+    """What tower and decoder have in common: layout, number format, and no fused CUDA extras."""
+    return {
+        "tensor_model_parallel_size": parallel.tensor,
+        "sequence_parallel": parallel.sequence,
+        "params_dtype": DTYPES[precision],
+        "bf16": precision is Precision.bf16,
+        "fp16": precision is Precision.fp16,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        # The CPU initialiser draws the whole weight and keeps a slice: the same start in any TP.
+        "use_cpu_initialization": True,
+        "gradient_accumulation_fusion": False,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "apply_rope_fusion": False,
+        "deallocate_pipeline_outputs": False,
+        # The loss arrives divided by the weight of the whole global batch (train/loss.py).
+        "calculate_per_token_loss": True,
+        "hetereogenous_dist_checkpoint": True,  # mcore's spelling; hyper layers differ from others
+    }

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parameters learn, from four switches, and the table that says so."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from owl.config.run import Trainable
+
+PARTS = ("vision_tower", "projector", "language_model", "fusion")
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """How large a part is, and how much of it learns."""
+
+    part: str
+    parameters: int
+    trainable: int
+
+
+def part_of(name: str) -> str:
+    """Say which part a parameter belongs to, by its name in our model."""
+    if name.startswith("vision_tower."):
+        return "vision_tower"
+    if name.startswith("projector."):
+        return "projector"
+    if ".linear_media_kv." in name or ".fusion." in name:
+        return "fusion"
+    return "language_model"
+
+
+def freeze(model: nn.Module, trainable: Trainable) -> None:
+    """Let only the parts that `trainable` names require gradients."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(getattr(trainable, part_of(name)))
+
+
+def part_sizes(sizes: Iterable[tuple[str, int]], trainable: Trainable) -> list[PartSize]:
+    """Count parameters by part, given (name, number of elements) of the whole model."""
+    totals = dict.fromkeys(PARTS, 0)
+    for name, elements in sizes:
+        totals[part_of(name)] += elements
+    return [
+        PartSize(part, total, total if getattr(trainable, part) else 0)
+        for part, total in totals.items()
+    ]
+
+
+def part_table(sizes: list[PartSize]) -> str:
+    """Draw the table printed at the start of a run."""
+    rows = [(s.part, s.parameters, s.trainable) for s in sizes]
+    rows.append(("total", sum(r[1] for r in rows), sum(r[2] for r in rows)))
+    lines = [f"{'part':<16}{'parameters':>18}{'trainable':>18}{'share':>9}"]
+    for part, total, learns in rows:
+        share = f"{learns / total:.1%}" if total else "-"
+        lines.append(f"{part:<16}{total:>18,}{learns:>18,}{share:>9}")
+    return "\n".join(lines)

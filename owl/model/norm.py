@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RMSNorm and LayerNorm with the constructor that megatron-core's specs call.
+
+megatron-core's torch wrapper refuses sequence parallelism, and its fused norms need TE or apex.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Lift half precision to float32; leave float32 and float64 alone."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm as in Qwen2: computed in float32, cast, then scaled."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalise the last dimension of [..., h]."""
+        wide = at_least_float32(hidden_states)
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(hidden_states.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Ordinary layer norm with weight and bias (SigLIP)."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalise the last dimension of [..., h]."""
+        return F.layer_norm(
+            hidden_states, self.weight.shape, self.weight, self.bias, self.eps
+        )

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Owl3Model: tower, projector, decoder, loss; or the part of them that one pipeline stage holds."""
+
+import torch
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    gather_from_tensor_model_parallel_region,
+)
+from megatron.core.transformer.transformer_block import (
+    TransformerBlock,
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+from torch import Tensor
+
+from owl.config.run import ModelConfig
+from owl.data.samples import IGNORE_INDEX, PackedBatch
+from owl.model import pipeline_wire
+from owl.model.loss import linear_cross_entropy
+from owl.model.media import pack_context
+from owl.model.norm import RMSNorm
+from owl.model.projector import PROJECTORS
+from owl.model.specs import decoder_layer_specs
+from owl.model.vision_tower import VisionTower
+
+
+class Owl3Model(LanguageModule):
+    """A packed batch in; losses, logits, or the next stage's input out.
+
+    Args:
+        config: of the decoder.
+        tower_config: of the vision tower.
+        model: what the variant chooses.
+        padded_vocab_size: rows of embedding and output layer over all ranks of the tensor group.
+        pg_collection: Megatron's process groups.
+        pre_process: this stage embeds tokens and encodes pictures.
+        post_process: this stage computes losses.
+        vp_stage: virtual pipeline stage, if there are several.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        tower_config: TransformerConfig,
+        model: ModelConfig,
+        *,
+        padded_vocab_size: int,
+        pg_collection: ProcessGroupCollection,
+        pre_process: bool = True,
+        post_process: bool = True,
+        vp_stage: int | None = None,
+    ) -> None:
+        super().__init__(config=config, pg_collection=pg_collection)
+        self.model_config = model
+        self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
+        self.share_embeddings_and_output_weights = model.tie_word_embeddings
+        self.input_tensor: Tensor | None = None
+        pp_rank = pg_collection.pp.rank()
+        first = get_transformer_layer_offset(config, vp_stage, pp_rank)
+        here = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
+        self.media_go_on = any(i >= here.stop for i in model.hyper_attention.layer_indices)
+
+        if pre_process:
+            self.vision_tower = VisionTower(tower_config, model, pg_collection)
+            self.projector = PROJECTORS[model.projector](config, model, pg_collection)
+            self.embedding = LanguageModelEmbedding(
+                config,
+                vocab_size=padded_vocab_size,
+                max_sequence_length=model.max_position_embeddings,
+                position_embedding_type="rope",
+                tp_group=pg_collection.tp,
+            )
+        specs = decoder_layer_specs(model)
+        self.decoder = TransformerBlock(
+            config=config,
+            spec=TransformerBlockSubmodules(
+                layer_specs=[specs[i] for i in here], layer_norm=RMSNorm
+            ),
+            pre_process=pre_process,
+            post_process=post_process,
+            pg_collection=pg_collection,
+            vp_stage=vp_stage,
+        )
+        if post_process:
+            self.output_layer = ColumnParallelLinear(
+                model.hidden_size,
+                padded_vocab_size,
+                config=config,
+                init_method=config.init_method,
+                bias=False,
+                gather_output=False,
+                skip_weight_param_allocation=pre_process and model.tie_word_embeddings,
+                tp_group=pg_collection.tp,
+            )
+        if pre_process or post_process:
+            self.setup_embeddings_and_output_layer()
+
+    def set_input_tensor(self, input_tensor: list[Tensor | None]) -> None:
+        """Take what the previous pipeline stage sent (called by Megatron's schedule)."""
+        self.input_tensor = input_tensor[0]
+
+    def forward(self, batch: PackedBatch, *, return_logits: bool = False) -> Tensor:
+        """Run this stage.
+
+        Args:
+            batch: on the device of the model.
+            return_logits: logits instead of losses, for evaluation and parity tests.
+
+        Returns:
+            On the last stage: [t] float32 losses, 0 where nothing is learned; or [t, v] logits.
+            On earlier stages: what the next one needs (see owl/model/pipeline_wire.py).
+        """
+        batch.check()
+        if self.pre_process:
+            hidden_states = self.embedding(batch.tokens[None], position_ids=None)
+            media_features = self.encode(batch.pixel_values)
+        else:
+            assert self.input_tensor is not None
+            hidden_states, media_features = pipeline_wire.split(self.input_tensor, batch.num_tokens)
+            self.decoder.set_input_tensor(hidden_states)
+        hidden_states = self.decoder(
+            hidden_states,
+            attention_mask=None,
+            context=media_features,
+            packed_seq_params=pack_context(batch, self.model_config, self.config.params_dtype),
+        )
+        if not self.post_process:
+            return pipeline_wire.join(hidden_states, media_features if self.media_go_on else None)
+        if return_logits:
+            return self._logits(hidden_states)
+        return self._losses(hidden_states.squeeze(1), batch.labels)
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Encode tiles and project them to decoder width: [m, 3, s, s] to [m * p, 1, h].
+
+        With no tiles the result is empty but still has the projector behind it, so that every
+        parameter gets a gradient in every micro-batch, on every rank.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
+            features = self.vision_tower(pixel_values)
+        return self.projector(features.flatten(0, 1)[:, None])
+
+    def _tower_learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.vision_tower.parameters())
+
+    def _output_weight(self) -> Tensor:
+        if self.share_embeddings_and_output_weights:
+            return self.shared_embedding_or_output_weight()
+        return self.output_layer.weight
+
+    def _logits(self, hidden_states: Tensor) -> Tensor:
+        """Compute all logits, [t, v], on every rank of the tensor group."""
+        logits, _ = self.output_layer(hidden_states, weight=self._output_weight())
+        logits = gather_from_tensor_model_parallel_region(logits, group=self.pg_collection.tp)
+        return logits.squeeze(1)[:, : self.model_config.vocab_size]
+
+    def _losses(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of each supervised row of [t, h], and 0 elsewhere."""
+        rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+        losses = linear_cross_entropy(
+            hidden_states[rows],
+            self._output_weight(),
+            labels[rows],
+            vocab_size=self.model_config.vocab_size,
+            tp_group=self.pg_collection.tp,
+        )
+        return losses.new_zeros(len(labels)).index_copy(0, rows, losses)

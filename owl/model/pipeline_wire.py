@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between pipeline stages: hidden states, and image features for those who need them.
+
+megatron-core sends one tensor of decoder width from stage to stage and its gradient back. Image
+features have that width too, so they ride behind the hidden states, [t + m * p, 1, h], and their
+gradient returns the same way: pictures are encoded once, on the first stage. A stage after which no
+hyper layer follows sends them no further.
+"""
+
+import torch
+from torch import Tensor
+
+
+def join(hidden_states: Tensor, media_features: Tensor | None) -> Tensor:
+    """Lay image features behind hidden states for the next stage.
+
+    Args:
+        hidden_states: [t, 1, h].
+        media_features: [m * p, 1, h], or None when no later stage looks at images.
+    """
+    if media_features is None:
+        return hidden_states
+    return torch.cat([hidden_states, media_features])
+
+
+def split(wire: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Undo `join`; the second part is empty where no features came along.
+
+    Args:
+        wire: what the previous stage sent.
+        num_tokens: t.
+    """
+    return wire[:num_tokens], wire[num_tokens:]

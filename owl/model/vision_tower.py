@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SigLIP on megatron-core's transformer block, up to the layer whose output is used.
+
+The published model reads hidden_states[-2]: the last layer, the final norm and the pooling head do
+not influence it. They are not built here; a checkpoint carries them along for export.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_block import (
+    TransformerBlock,
+    TransformerBlockSubmodules,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+from owl.config.run import ModelConfig
+from owl.model.specs import tower_layer_spec
+
+
+class VisionTower(MegatronModule):
+    """Tiles to patch features."""
+
+    def __init__(
+        self, config: TransformerConfig, model: ModelConfig, pg_collection: ProcessGroupCollection
+    ) -> None:
+        super().__init__(config=config)
+        tower = model.vision_tower
+        self.patch_embedding = nn.Conv2d(
+            3, tower.hidden_size, tower.patch_size, stride=tower.patch_size,
+            dtype=config.params_dtype,
+        )  # fmt: skip
+        self.position_embedding = nn.Parameter(
+            torch.empty(tower.patches_per_tile, tower.hidden_size, dtype=config.params_dtype)
+        )
+        config.init_method(self.position_embedding)
+        self.encoder = TransformerBlock(
+            config=config,
+            spec=TransformerBlockSubmodules(
+                layer_specs=[tower_layer_spec(model)] * config.num_layers
+            ),
+            post_layer_norm=False,
+            pg_collection=pg_collection,
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode tiles.
+
+        Args:
+            pixel_values: [m, 3, s, s]; uint8 is normalised here, float is taken as it is.
+
+        Returns:
+            [m, p, h_v] features: the output of the last layer but one of the published tower.
+        """
+        patches = self._patches(self.normalise(pixel_values))
+        hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
+        return self.encoder(hidden_states, attention_mask=None).transpose(0, 1)
+
+    def normalise(self, pixel_values: Tensor) -> Tensor:
+        """Map bytes to the dtype of the tower with mean 0.5 and deviation 0.5 per channel."""
+        dtype = self.position_embedding.dtype
+        if pixel_values.dtype != torch.uint8:
+            return pixel_values.to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        return ((pixel_values.to(wide) / 255 - 0.5) / 0.5).to(dtype)
+
+    def _patches(self, pixel_values: Tensor) -> Tensor:
+        """Cut tiles into patches and embed them: [m, p, h_v].
+
+        A stride that equals the kernel makes the convolution a matrix product. Pixels that do not
+        fill a patch at the right and bottom edge are dropped (384 = 27 x 14 + 6), as the
+        published convolution does.
+        """
+        size = self.patch_embedding.kernel_size[0]
+        side = pixel_values.shape[-1] // size
+        used = pixel_values[..., : side * size, : side * size]
+        patches = used.unflatten(-1, (side, size)).unflatten(-3, (side, size))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)

@@ -5,6 +5,7 @@ Plain dataclasses: nothing here knows hydra (owl/config/load.py does) or torch. 
 itself in `problems()`; questions that span nodes are in owl/config/check.py.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -67,7 +68,7 @@ class CutPolicy(StrEnum):
 
     off = "off"
     on = "on"
-    published = "published"  # SFT: text-rich 100 %, other single pictures 20 %, several pictures 0 %
+    published = "published"  # as in SFT: text-rich 100 %, other single pictures 20 %, several 0 %
 
 
 class ScaleKind(StrEnum):
@@ -93,6 +94,49 @@ class LrDecay(StrEnum):
     constant = "constant"
 
 
+class CommBackend(StrEnum):
+    """What carries collectives between processes."""
+
+    auto = "auto"  # nccl where a GPU is, else gloo
+    nccl = "nccl"
+    gloo = "gloo"
+
+
+class DeviceKind(StrEnum):
+    """Where tensors live."""
+
+    auto = "auto"  # cuda where a GPU is, else cpu
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class WandbMode(StrEnum):
+    """Whether Weights & Biases talks to its server."""
+
+    online = "online"
+    offline = "offline"  # files under the run folder; `wandb sync` sends them later
+    disabled = "disabled"
+
+
+def _too_small(name: str, value: float, minimum: float, why: str) -> Iterator[str]:
+    """Yield a sentence when a number is below the least value that means something."""
+    if value < minimum:
+        yield f"{name}={value} is below {minimum}: {why}. Use {minimum} or more."
+
+
+def _outside(name: str, value: float, low: float, high: float, why: str) -> Iterator[str]:
+    """Yield a sentence when a number is outside low <= value < high."""
+    if not low <= value < high:
+        yield f"{name}={value} is outside {low} <= value < {high}: {why}. Choose a value inside."
+
+
+def _not_dividing(name: str, value: int, whole_name: str, whole: int) -> Iterator[str]:
+    """Yield a sentence when a count does not divide the width that is shared out."""
+    if value < 1 or whole % value:
+        near = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0 and n <= 256)
+        yield f"{name}={value} does not divide {whole_name}={whole}. Use one of {near}."
+
+
 @dataclass(kw_only=True)
 class VisionTowerConfig:
     """SigLIP. The feature used is the output of layer num_layers - 1: the last layer is not run."""
@@ -100,7 +144,7 @@ class VisionTowerConfig:
     hidden_size: int = 1152
     ffn_hidden_size: int = 4304
     num_layers: int = 27
-    """Layers in the checkpoint; one less is computed (the published model reads hidden_states[-2])."""
+    """Layers in the checkpoint; the last is not computed (the published model reads its input)."""
     num_attention_heads: int = 16
     image_size: int = 384
     """Side of a tile in pixels."""
@@ -113,6 +157,23 @@ class VisionTowerConfig:
         """Keys that one tile costs in each hyper layer (729 as published)."""
         return (self.image_size // self.patch_size) ** 2
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        name = "model.vision_tower"
+        yield from _not_dividing(
+            f"{name}.num_attention_heads",
+            self.num_attention_heads,
+            f"{name}.hidden_size",
+            self.hidden_size,
+        )
+        yield from _too_small(
+            f"{name}.num_layers", self.num_layers, 2, "the last layer is never run"
+        )
+        yield from _too_small(f"{name}.patch_size", self.patch_size, 1, "it is a side in pixels")
+        yield from _too_small(
+            f"{name}.image_size", self.image_size, self.patch_size, "a tile holds a patch or more"
+        )
+
 
 @dataclass(kw_only=True)
 class HyperAttentionConfig:
@@ -124,6 +185,28 @@ class HyperAttentionConfig:
     media_position_shift: int = 1
     """Added to a placeholder's first index to give the tile's position: 1 in 240728 and 241014,
     0 in 241101. A token sees the tile when its own position is at or after that."""
+
+    def problems(self, num_layers: int) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        name = "model.hyper_attention.layer_indices"
+        layers = self.layer_indices
+        out_of_range = [i for i in layers if not 0 <= i < num_layers]
+        if out_of_range:
+            yield (
+                f"{name}={layers} names layers {out_of_range}, but the decoder has layers "
+                f"0..{num_layers - 1}. If you copied them from a Hugging Face config, subtract 1."
+            )
+        if layers != sorted(set(layers)):
+            yield (
+                f"{name}={layers} must rise without repeats. Write {sorted(set(layers))} instead."
+            )
+        if not layers:
+            yield f"{name}=[] leaves no layer that sees images. Name at least one."
+        if self.media_position_shift not in (0, 1):
+            yield (
+                f"model.hyper_attention.media_position_shift={self.media_position_shift} is "
+                f"neither 1 (240728, 241014) nor 0 (241101). Use the one of your variant."
+            )
 
 
 @dataclass(kw_only=True)
@@ -155,6 +238,26 @@ class ModelConfig:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        sizes = ("ffn_hidden_size", "num_layers", "vocab_size", "max_position_embeddings")
+        for size in sizes:
+            yield from _too_small(f"model.{size}", getattr(self, size), 1, "it counts something")
+        width, heads, kv_heads = self.hidden_size, self.num_attention_heads, self.num_kv_heads
+        not_divided = [
+            *_not_dividing("model.num_attention_heads", heads, "model.hidden_size", width),
+            *_not_dividing("model.num_kv_heads", kv_heads, "model.num_attention_heads", heads),
+        ]
+        yield from not_divided
+        if not not_divided and self.head_dim % 2:
+            yield (
+                f"model.hidden_size={self.hidden_size} over model.num_attention_heads={heads} "
+                f"gives heads of width {self.head_dim}, but rotary positions turn pairs. "
+                f"Choose sizes whose quotient is even."
+            )
+        yield from self.hyper_attention.problems(self.num_layers)
+        yield from self.vision_tower.problems()
+
 
 @dataclass(kw_only=True)
 class SourceConfig:
@@ -166,6 +269,19 @@ class SourceConfig:
     """Share in the blend, relative to the other sources."""
     cut: CutPolicy | None = None
     """Overrides `data.cut` for this source."""
+
+    def problems(self, name: str) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work; name is the source's own."""
+        if not self.path:
+            yield (
+                f"data.sources.{name}.path is empty. Give the folder that holds dataset.json, or "
+                f"drop the source with ~data.sources.{name}."
+            )
+        if self.weight <= 0:
+            yield (
+                f"data.sources.{name}.weight={self.weight} must be above 0. Give its share in the "
+                f"blend, or drop the source with ~data.sources.{name}."
+            )
 
 
 @dataclass(kw_only=True)
@@ -187,6 +303,32 @@ class DataConfig:
     """...but only above this many."""
     demo: bool = False
     """Make the embedded demo's data and start weights on first use."""
+    demo_folder: str = "demo_data"
+    """Where the embedded demo is made."""
+    demo_shards: str = "stage1"
+    """Which of the demo's shards to read, stage1 or stage2: each experiment says."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work, without touching the disk."""
+        if not self.sources:
+            yield (
+                "data.sources={} names no data. Write data=demo for the embedded demo, or "
+                "data.sources.NAME.path=FOLDER for your own shards."
+            )
+        for name, source in self.sources.items():
+            yield from source.problems(name)
+        if not self.tokenizer:
+            yield (
+                "data.tokenizer is empty. Give a folder with tokenizer.json, or with vocab.json "
+                "and merges.txt; the language model's own folder will do."
+            )
+        yield from _too_small("data.num_workers", self.num_workers, 0, "it counts processes")
+        yield from _outside(
+            "data.max_skipped_fraction", self.max_skipped_fraction, 0, 1, "it is a share of samples"
+        )
+        yield from _too_small(
+            "data.max_skipped_samples", self.max_skipped_samples, 0, "it counts samples"
+        )
 
 
 @dataclass(kw_only=True)
@@ -202,6 +344,12 @@ class PackConfig:
     window: int = 1024
     """Samples that are packed together; packs never span two windows."""
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from _too_small("pack.text_tokens", self.text_tokens, 2, "a sample predicts a token")
+        yield from _too_small("pack.tiles", self.tiles, 1, "rows without images teach no seeing")
+        yield from _too_small("pack.window", self.window, 1, "packs are made of its samples")
+
 
 @dataclass(kw_only=True)
 class BatchConfig:
@@ -215,6 +363,19 @@ class BatchConfig:
     micro_batch_size: int = 1
     """Packs per rank per forward; they are laid end to end in one row."""
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from _too_small("batch.micro_batch_size", self.micro_batch_size, 1, "it counts packs")
+        for name in ("samples_per_step", "global_batch_size"):
+            value = getattr(self, name)
+            if value is not None:
+                yield from _too_small(f"batch.{name}", value, 1, "a step must see something")
+        if self.samples_per_step is None and self.global_batch_size is None:
+            yield (
+                "batch.samples_per_step and batch.global_batch_size are both null. Set the first "
+                "(samples a step, as papers count) or the second (packs a step)."
+            )
+
 
 @dataclass(kw_only=True)
 class Trainable:
@@ -226,6 +387,11 @@ class Trainable:
     fusion: bool = True
     """Media key-value projections and gates of the hyper layers."""
 
+    @property
+    def frozen(self) -> list[str]:
+        """Names of the parts that do not learn."""
+        return [name for name, learns in vars(self).items() if not learns]
+
 
 @dataclass(kw_only=True)
 class StageConfig:
@@ -234,6 +400,16 @@ class StageConfig:
     name: str = "pretrain"
     trainable: Trainable = field(default_factory=Trainable)
     train_steps: int = 100
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from _too_small("stage.train_steps", self.train_steps, 1, "it counts optimizer steps")
+        parts = vars(self.trainable)
+        if not any(parts.values()):
+            yield (
+                f"stage.trainable has every part frozen ({', '.join(parts)}). "
+                f"Switch at least one on, such as stage.trainable.projector=true."
+            )
 
 
 @dataclass(kw_only=True)
@@ -255,6 +431,29 @@ class OptimConfig:
     initial_loss_scale: float = 65536.0
     """fp16 only: where the dynamic loss scale starts."""
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        rate, least = self.learning_rate, self.min_learning_rate
+        if rate <= 0:
+            yield f"optim.learning_rate={rate} must be above 0. Published stages use 1e-3 and 2e-5."
+        if not 0 <= least <= rate:
+            yield (
+                f"optim.min_learning_rate={least} must lie between 0 and "
+                f"optim.learning_rate={rate}, where decay starts. Lower it, or raise the other."
+            )
+        yield from _outside(
+            "optim.warmup_fraction", self.warmup_fraction, 0, 1, "it is a share of the steps"
+        )
+        yield from _outside("optim.beta1", self.beta1, 0, 1, "it is a decay rate")
+        yield from _outside("optim.beta2", self.beta2, 0, 1, "it is a decay rate")
+        for name in ("weight_decay", "clip_grad_norm"):
+            yield from _too_small(f"optim.{name}", getattr(self, name), 0, "0 switches it off")
+        if self.eps <= 0:
+            yield f"optim.eps={self.eps} must be above 0: it keeps a quotient finite. Use 1e-8."
+        yield from _too_small(
+            "optim.initial_loss_scale", self.initial_loss_scale, 1, "it lifts small gradients"
+        )
+
 
 @dataclass(kw_only=True)
 class ParallelConfig:
@@ -265,12 +464,32 @@ class ParallelConfig:
     sequence: bool = False
     """Shard norms and residuals along the sequence inside a tensor-parallel group."""
     recompute: Recompute = Recompute.none
-    backend: str = "auto"
-    """auto, nccl or gloo. auto: nccl where a GPU is, else gloo."""
-    device: str = "auto"
-    """auto, cuda or cpu."""
+    backend: CommBackend = CommBackend.auto
+    """auto: nccl where a GPU is, else gloo."""
+    device: DeviceKind = DeviceKind.auto
+    """auto: cuda where a GPU is, else cpu."""
     timeout_minutes: float = 10.0
     """A collective that waits longer ends the job."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from _too_small("parallel.tensor", self.tensor, 1, "it counts ranks")
+        yield from _too_small("parallel.pipeline", self.pipeline, 1, "it counts stages")
+        if self.sequence:
+            yield (
+                "parallel.sequence=true is not built yet in this version. Set it to false; "
+                "parallel.recompute=full also saves activation memory."
+            )
+        if self.backend == CommBackend.nccl and self.device == DeviceKind.cpu:
+            yield (
+                "parallel.backend=nccl moves GPU tensors only, but parallel.device=cpu. "
+                "Use parallel.backend=gloo, or leave both at auto."
+            )
+        if self.timeout_minutes <= 0:
+            yield (
+                f"parallel.timeout_minutes={self.timeout_minutes} must be above 0. "
+                f"Allow at least the slowest step, 10 by default."
+            )
 
 
 @dataclass(kw_only=True)
@@ -285,6 +504,11 @@ class CheckpointConfig:
     resume: bool = True
     """Go on from the newest checkpoint in the run folder, if there is one."""
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from _too_small("checkpoint.every_steps", self.every_steps, 1, "it counts steps")
+        yield from _too_small("checkpoint.keep", self.keep, 0, "0 keeps all")
+
 
 @dataclass(kw_only=True)
 class LogConfig:
@@ -294,8 +518,11 @@ class LogConfig:
     tensorboard: bool = False
     wandb: bool = False
     wandb_project: str = "owl3"
-    wandb_mode: str = "offline"
-    """online, offline or disabled."""
+    wandb_mode: WandbMode = WandbMode.offline
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from _too_small("log.every_steps", self.every_steps, 1, "it counts steps")
 
 
 @dataclass(kw_only=True)
@@ -308,6 +535,7 @@ class Amount:
     tiles: int = 16
     learning_rate: float | None = None
     min_learning_rate: float | None = None
+    recompute: Recompute = Recompute.none
 
 
 @dataclass(kw_only=True)
@@ -333,3 +561,9 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def problems(self) -> Iterator[str]:
+        """Yield the problems of every node, in the order the nodes are written here."""
+        nodes = (self.model, self.data, self.pack, self.batch, self.stage)
+        for node in (*nodes, self.optim, self.parallel, self.checkpoint, self.log):
+            yield from node.problems()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions that span nodes: does TP divide the heads, is no stage empty, does the batch come out.
+
+Pure Python on a RunConfig, so that a mistake shows before anything heavy is imported.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from owl.config.run import LayerBackend, RunConfig, ScaleKind, SourceConfig
+from owl.errors import ConfigError
+
+
+def check_run(run: RunConfig, world_size: int) -> None:
+    """Raise one ConfigError that holds every problem of a run.
+
+    Raises:
+        ConfigError: something in the run cannot work.
+    """
+    problems = run_problems(run, world_size)
+    if problems:
+        raise ConfigError(problems)
+
+
+def run_problems(run: RunConfig, world_size: int) -> list[str]:
+    """Gather a sentence for each thing that cannot work: node by node, then across nodes.
+
+    Args:
+        run: the composed run.
+        world_size: processes that torchrun started (1 without it).
+    """
+    return [
+        *run.problems(),
+        *_tensor_parallel_problems(run),
+        *_pipeline_problems(run),
+        *_world_problems(run, world_size),
+        *_batch_problems(run, world_size),
+        *_start_problems(run),
+        *_package_problems(run),
+        *_data_problems(run),
+    ]
+
+
+def _divided_by_tensor(run: RunConfig) -> dict[str, int]:
+    """What tensor parallelism shares out evenly; the vocabulary is padded and may be any size."""
+    model, tower = run.model, run.model.vision_tower
+    return {
+        "model.num_attention_heads": model.num_attention_heads,
+        "model.num_kv_heads": model.num_kv_heads,
+        "model.ffn_hidden_size": model.ffn_hidden_size,
+        "model.vision_tower.num_attention_heads": tower.num_attention_heads,
+        "model.vision_tower.ffn_hidden_size": tower.ffn_hidden_size,
+    }
+
+
+def _tensor_parallel_problems(run: RunConfig) -> Iterator[str]:
+    tensor, shared = run.parallel.tensor, _divided_by_tensor(run)
+    if tensor < 1:
+        return
+    broken = [f"{name}={size}" for name, size in shared.items() if size % tensor]
+    if broken:
+        least = min(shared.values())
+        legal = [n for n in range(1, least + 1) if all(size % n == 0 for size in shared.values())]
+        yield (
+            f"parallel.tensor={tensor} does not divide {', '.join(broken)}. Use {_either(legal)}."
+        )
+
+
+def _pipeline_problems(run: RunConfig) -> Iterator[str]:
+    stages, layers = run.parallel.pipeline, run.model.num_layers
+    if stages > 1 and layers % stages:
+        legal = [n for n in range(1, layers + 1) if layers % n == 0]
+        yield (
+            f"parallel.pipeline={stages} does not divide model.num_layers={layers} into equal "
+            f"stages with a layer each. Use {_either(legal)}."
+        )
+
+
+def _world_problems(run: RunConfig, world_size: int) -> Iterator[str]:
+    tensor, pipeline = run.parallel.tensor, run.parallel.pipeline
+    already_said = [*_tensor_parallel_problems(run), *_pipeline_problems(run)]
+    ranks = tensor * pipeline
+    if ranks < 1 or already_said or world_size % ranks == 0:
+        return
+    if run.dry_run and world_size == 1:
+        return  # a plan for many ranks may be made on one
+    yield (
+        f"parallel.tensor={tensor} x parallel.pipeline={pipeline} = {ranks} ranks do not divide "
+        f"the {world_size} process(es) started. Start with torchrun --nproc-per-node {ranks} (or a "
+        f"multiple), or use parallel=one."
+    )
+
+
+def _batch_problems(run: RunConfig, world_size: int) -> Iterator[str]:
+    """The global batch is made of whole micro-batches, the same number on every rank."""
+    name, size = _global_batch(run)
+    ranks, micro = run.parallel.tensor * run.parallel.pipeline, run.batch.micro_batch_size
+    if size is None or size < 1 or ranks < 1 or micro < 1:
+        return
+    data_parallel = max(1, world_size // ranks)
+    unit = micro * data_parallel
+    if size % unit == 0:
+        return
+    below, above = size // unit * unit, -(-size // unit) * unit
+    yield (
+        f"{name}={size} is not a multiple of batch.micro_batch_size={micro} x data-parallel "
+        f"size {data_parallel} = {unit}. Use {_either([n for n in (below, above) if n])}."
+    )
+
+
+def _global_batch(run: RunConfig) -> tuple[str, int | None]:
+    """Name and value of the setting that fixes the global batch; None while packing chooses it."""
+    if run.batch.global_batch_size is not None:
+        return "batch.global_batch_size", run.batch.global_batch_size
+    if run.pack.enabled:
+        return "batch.samples_per_step", None
+    return "batch.samples_per_step", run.batch.samples_per_step
+
+
+def _start_problems(run: RunConfig) -> Iterator[str]:
+    """Frozen parts must come from somewhere, and the demo's start weights fit one model only."""
+    start, frozen = run.checkpoint.start_from, run.stage.trainable.frozen
+    if run.dry_run:
+        return
+    if start is None and run.scale == ScaleKind.published and frozen:
+        yield (
+            f"checkpoint.start_from=null, but stage.trainable freezes {', '.join(frozen)}, which "
+            f"would stay random. Build a start with `python -m owl.convert init` and name it."
+        )
+    if start is None or not run.data.demo:
+        if start is not None and not Path(start).exists():
+            yield (
+                f"checkpoint.start_from={start} does not exist. Name a checkpoint or a run folder, "
+                f"or build one with `python -m owl.convert init`."
+            )
+        return
+    if _in_demo(run, start) and run.model.name != "owl3_tiny":
+        yield (
+            f"checkpoint.start_from={start} is the demo's, made for model=owl3_tiny, but "
+            f"model.name={run.model.name}. Choose data= and checkpoint.start_from= of your own."
+        )
+
+
+def _package_problems(run: RunConfig) -> Iterator[str]:
+    wanted = {
+        "transformer_engine": (
+            run.model.layer_backend == LayerBackend.transformer_engine,
+            "model.layer_backend=transformer_engine",
+            "pip install -e '.[gpu]', or use model.layer_backend=local",
+        ),
+        "tensorboard": (
+            run.log.tensorboard,
+            "log.tensorboard=true",
+            "pip install -e '.[logging]', or set it to false",
+        ),
+        "wandb": (
+            run.log.wandb,
+            "log.wandb=true",
+            "pip install -e '.[logging]', or set it to false",
+        ),
+    }
+    for package, (asked, setting, advice) in wanted.items():
+        if asked and importlib.util.find_spec(package) is None:
+            yield f"{setting} needs the package {package}, which is not installed. Run {advice}."
+
+
+def _data_problems(run: RunConfig) -> Iterator[str]:
+    """Ask the loader about folders and indices; what the demo makes on first use may be missing."""
+    data = run.data
+    if data.demo:
+        data = replace(data, sources=_without_demo(run))
+    if run.dry_run or not data.sources:
+        return
+    from owl.data.loader import data_problems  # here, since it imports torch
+
+    yield from data_problems(data)
+
+
+def _without_demo(run: RunConfig) -> dict[str, SourceConfig]:
+    """Sources that the embedded demo does not make."""
+    sources = run.data.sources.items()
+    return {name: source for name, source in sources if not _in_demo(run, source.path)}
+
+
+def _in_demo(run: RunConfig, path: str) -> bool:
+    """Whether a path lies in the folder that the embedded demo makes."""
+    return run.data.demo and Path(path).is_relative_to(run.data.demo_folder)
+
+
+def _either(numbers: list[int]) -> str:
+    """Write a choice of numbers: "1, 2 or 4"."""
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last

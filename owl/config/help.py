@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page that `--help` prints: examples, choices, and every setting with its sentence."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from owl.config.settings import ANY_NAME, Setting, all_settings
+
+_INTRO = """\
+Train mPLUG-Owl3 on megatron-core.
+
+  python {script}.py                                     the embedded demo, one process
+  torchrun --nproc-per-node 2 {script}.py parallel=tp2   the same on two
+  torchrun --nproc-per-node 8 {script}.py +experiment=stage2 model=owl3_7b_240728 \\
+      scale=published parallel=tp4 data=mine --config-dir DIR checkpoint.start_from=CHECKPOINT
+
+A group picks a YAML file (model=owl3_tiny), a setting a value (parallel.tensor=2). All mistakes are
+said at once, before anything starts.
+
+Options:
+  --help            this page
+  --cfg job         print the whole configuration, resolved, and stop
+  --config-dir DIR  look for YAML files in DIR too; lay it out like configs/ (DIR/data/mine.yaml)
+  --config-name X   start from X.yaml instead of {script_config}.yaml
+  dry_run=true      print the plan (layers, parameters, micro-batches) and stop
+"""
+
+_WIDTH = 100
+_INDENT = " " * 8
+
+
+def help_page(config_name: str, choices: Mapping[str, Sequence[str]]) -> str:
+    """Write the page.
+
+    Args:
+        config_name: the YAML file that runs by default, which also names the entry script.
+        choices: group -> the files one can choose in it.
+    """
+    intro = _INTRO.format(script=f"{config_name}_owl3", script_config=config_name)
+    return "\n".join([intro, *_choice_lines(choices), "", *_setting_lines(all_settings())])
+
+
+def _choice_lines(choices: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    yield "Groups and their choices:"
+    for group, names in choices.items():
+        yield f"  {group + '=':<14}{' | '.join(names)}"
+
+
+def _setting_lines(settings: Sequence[Setting]) -> Iterator[str]:
+    yield f"Settings, with the schema's default (YAML may differ); {ANY_NAME} is yours to choose:"
+    for setting in settings:
+        yield f"  {setting.name}={_shown(setting.default)}  ({setting.expects})"
+        if setting.doc:
+            yield textwrap.fill(
+                setting.doc, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT
+            )
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return value.name if isinstance(value, StrEnum) else str(value)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hydra in, plain dataclasses out; the only file that knows hydra.
+
+Hydra composes the YAML files; what it composed and what was typed are then laid onto the schema one
+setting at a time. Hydra alone would stop at the first unknown key: here whatever cannot be used is
+set aside as a sentence for the user, and composition goes on without it, so that all mistakes show
+at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from owl.config.check import run_problems
+from owl.config.command_line import read_command_line
+from owl.config.help import help_page
+from owl.config.lay import Problems, delete, lay_on, resolve
+from owl.config.run import RunConfig
+from owl.config.settings import closest
+from owl.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+"""The YAML files, beside the entry scripts."""
+
+EXIT_BAD_CONFIG = 2
+
+
+def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None:
+    """Read the command line, compose the run, check it, and hand it to main.
+
+    Every problem is printed at once and the process exits with code 2, before main (and so before
+    any process group) starts. Under torchrun every rank does the same and rank 0 speaks.
+
+    Args:
+        config_name: file in configs/ to start from, without ".yaml".
+        main: what to do with a sound configuration.
+    """
+    line = read_command_line(config_name, sys.argv[1:])
+    if line.help:
+        return _say(help_page(config_name, _groups([CONFIGS, *line.config_dirs])))
+    run, problems = compose(line.config_name, line.overrides, config_dirs=line.config_dirs)
+    problems = [*line.problems, *problems]
+    if line.print_config:
+        if problems:
+            _refuse(ConfigError(problems))
+        return _say(to_yaml(run))
+    problems += run_problems(run, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    if problems:
+        _refuse(ConfigError(problems))
+    try:
+        main(run)
+    except ConfigError as error:
+        _refuse(error)
+
+
+def compose(
+    config_name: str, overrides: Sequence[str], *, config_dirs: Sequence[Path] = ()
+) -> tuple[RunConfig, Problems]:
+    """Compose a run from YAML files and overrides, setting aside what cannot be used.
+
+    Args:
+        config_name: file in configs/ to start from, without ".yaml".
+        overrides: as typed: `parallel.tensor=2`, `model=owl3_7b_240728`, `+experiment=stage2`.
+        config_dirs: folders of the user's own YAML, laid out like configs/.
+
+    Returns:
+        The run, every interpolation resolved, and a sentence for each thing set aside. The run is
+        whole (defaults stand in) even when there are problems, so that it can be checked further.
+    """
+    typed = _sort_overrides(overrides, [CONFIGS, *config_dirs])
+    problems = list(typed.problems)
+    composed, failure = _compose_yaml(config_name, typed.choices, config_dirs)
+    problems += failure
+    schema = OmegaConf.structured(RunConfig)
+    problems += lay_on(schema, composed, "", "a YAML file of this run")
+    for override in typed.values:
+        problems += _apply(schema, override)
+    problems += resolve(schema)
+    run = OmegaConf.to_object(schema)
+    assert isinstance(run, RunConfig)
+    return run, problems
+
+
+def to_yaml(run: RunConfig) -> str:
+    """Write a run as YAML that load_yaml reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def load_yaml(path: Path) -> RunConfig:
+    """Read a run written by to_yaml, such as the one in a run folder.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds settings this version does not know.
+    """
+    schema = OmegaConf.structured(RunConfig)
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"{path} cannot be read as YAML: {error}. Name a run's own file."
+        ) from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds no settings. Name the YAML file of a run folder.")
+    problems = [*lay_on(schema, tree, "", str(path)), *resolve(schema)]
+    if problems:
+        raise ConfigError(problems)
+    run = OmegaConf.to_object(schema)
+    assert isinstance(run, RunConfig)
+    return run
+
+
+def _say(text: str) -> None:
+    """Print from one rank only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
+def _refuse(error: ConfigError) -> None:
+    """Print the problems from one rank, and end the process without a traceback."""
+    if os.environ.get("RANK", "0") == "0":
+        hint = "Nothing was started. --help lists every setting; --cfg job prints the whole run."
+        print(f"{error}\n{hint}", file=sys.stderr)
+    sys.exit(EXIT_BAD_CONFIG)
+
+
+@dataclass(slots=True)
+class _Typed:
+    """Overrides by kind: choices of a YAML file, values, and sentences about the rest."""
+
+    choices: dict[str, str | None] = field(default_factory=dict)  # None drops the group
+    values: list[Override] = field(default_factory=list)
+    problems: Problems = field(default_factory=list)
+
+
+def _sort_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> _Typed:
+    typed, parser, groups = _Typed(), OverridesParser.create(), _groups(folders)
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            typed.problems.append(_unreadable(text, groups))
+            continue
+        key = override.key_or_group
+        if override.is_sweep_override():
+            typed.problems.append(
+                f"{text} gives several values, but a run has one. Write a list as "
+                f"{key}=[..], or quote the text: '{key}=\"..\"'."
+            )
+        elif key in groups and not isinstance(override.value(), dict):
+            typed.problems += _choose(override, groups[key], typed.choices)
+        else:
+            typed.values.append(override)
+    return typed
+
+
+def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Map each folder under configs/ to the choices in it."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.glob("*/*.yaml"):
+            found.setdefault(path.parent.name, set()).add(path.stem)
+    return {group: sorted(names) for group, names in sorted(found.items())}
+
+
+def _unreadable(text: str, groups: Mapping[str, Sequence[str]]) -> str:
+    if "=" in text:
+        return (
+            f"{text} cannot be read as name=value. Quote a value with special characters twice: "
+            f"'{text.split('=')[0]}=\"..\"'."
+        )
+    group = next((g for g, names in groups.items() if text.lstrip("+") in names), None)
+    advice = f"Did you mean {group}={text.lstrip('+')}?" if group else "Settings read name=value."
+    return f"{text} is neither an option nor a setting. {advice}"
+
+
+def _choose(
+    override: Override, names: Sequence[str], choices: dict[str, str | None]
+) -> Iterator[str]:
+    """Record which file of a group to use, or say why it cannot be used."""
+    group, choice = override.key_or_group, override.value()
+    if override.is_delete() or choice is None:
+        choices[group] = None
+    elif choice in names:
+        choices[group] = str(choice)
+    else:
+        guess = closest(str(choice), names)
+        yield (
+            f"{group}={choice} names no file in configs/{group}/. Choose one of "
+            f"{', '.join(names)}{f' (did you mean {guess}?)' if guess else ''}, "
+            f"or bring your own with --config-dir."
+        )
+
+
+def _compose_yaml(
+    config_name: str, choices: Mapping[str, str | None], config_dirs: Sequence[Path]
+) -> tuple[dict[str, Any], Problems]:
+    """Let hydra merge the YAML files, without a schema; fall back to our own when it cannot."""
+    search = ",".join(f"file://{folder}" for folder in config_dirs)
+    overrides = [f"hydra.searchpath=[{search}]"] if search else []
+    overrides += _spell_choices(config_name, choices, [CONFIGS, *config_dirs])
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            return _plain(hydra_compose(config_name, overrides)), []
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            problem = f"The YAML files do not compose: {_one_line(error)}. Mend what it names."
+            return _plain(hydra_compose("pretrain")), [problem]
+
+
+def _spell_choices(
+    config_name: str, choices: Mapping[str, str | None], folders: Sequence[Path]
+) -> list[str]:
+    """Write choices the way hydra insists on: a plus for groups the defaults list does not have.
+
+    Users may write either; `+experiment=stage1` and `experiment=stage1` mean the same here.
+    """
+    listed = _default_groups(config_name, folders)
+    spelled = {
+        group: f"{group}={name}" if group in listed else f"+{group}={name}"
+        for group, name in choices.items()
+        if name is not None
+    }
+    dropped = [f"~{group}" for group, name in choices.items() if name is None and group in listed]
+    return [*spelled.values(), *dropped]
+
+
+def _default_groups(config_name: str, folders: Sequence[Path]) -> set[str]:
+    """Groups in the defaults list of the YAML file that a run starts from."""
+    for folder in folders:
+        path = folder / f"{config_name}.yaml"
+        if path.is_file():
+            tree = yaml.safe_load(path.read_text()) or {}
+            entries = tree.get("defaults", []) if isinstance(tree, dict) else []
+            return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
+    return set()
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _apply(schema: DictConfig, override: Override) -> Problems:
+    """Lay one typed override onto the schema."""
+    name, where = override.key_or_group, "the command line"
+    if name.split(".")[0] == "hydra":
+        return [f"{name} does nothing here: output=FOLDER says where a run writes. Remove it."]
+    if override.is_delete():
+        return delete(schema, name)
+    tree: Any = override.value()
+    for part in reversed(name.split(".")):
+        tree = {part: tree}
+    return lay_on(schema, tree, "", where)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is to set: every setting's name, type, default and sentence, read off RunConfig.
+
+Plain Python: the page of `--help`, and messages such as "did you mean", are made from this.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from itertools import pairwise
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from owl.config import run as run_module
+from owl.config.run import RunConfig
+
+ANY_NAME = "NAME"
+"""Stands for the key of a free dictionary, as in data.sources.NAME.path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One leaf of the tree of settings."""
+
+    name: str  # dotted, as typed on the command line
+    annotation: Any  # resolved type, such as int or list[int] or float | None
+    default: Any
+    doc: str  # the sentence under the field, "" when it has none
+
+    @property
+    def expects(self) -> str:
+        """Say in words what may be written."""
+        return describe_type(self.annotation)
+
+
+@cache
+def all_settings() -> tuple[Setting, ...]:
+    """Every leaf of RunConfig, in the order of the source."""
+    return tuple(_leaves(RunConfig, ""))
+
+
+def find_setting(name: str) -> Setting | None:
+    """Look a leaf up by the name a user typed; keys of free dictionaries match anything."""
+    parts = name.split(".")
+    for setting in all_settings():
+        pattern = setting.name.split(".")
+        pairs = zip(pattern, parts, strict=False)
+        if len(pattern) == len(parts) and all(p in (q, ANY_NAME) for p, q in pairs):
+            return setting
+    return None
+
+
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that looks most like a misspelt name, if one does."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def closest_setting(name: str) -> str | None:
+    """Return the setting a misspelt name most likely means.
+
+    The last part alone is tried too, so that `tensor=2` finds parallel.tensor.
+    """
+    names = [setting.name for setting in all_settings()]
+    nodes = {n.rsplit(".", 1)[0] for n in names if "." in n}
+    whole = closest(name, [*names, *sorted(nodes)])
+    if whole:
+        return whole
+    last_part = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
+    alone = closest(name.rsplit(".", 1)[-1], last_part)
+    return last_part[alone] if alone else None
+
+
+def describe_type(annotation: Any) -> str:
+    """Say in words which values a type admits, for example "a whole number or null"."""
+    if _is_union(annotation):
+        return " or ".join(describe_type(part) for part in get_args(annotation))
+    if get_origin(annotation) is list:
+        return f"a list such as [0, 8], each {describe_type(get_args(annotation)[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return f"one of {', '.join(member.name for member in annotation)}"
+    if dataclasses.is_dataclass(annotation) or get_origin(annotation) is dict:
+        return "a group of settings"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(annotation, "null" if annotation is types.NoneType else str(annotation))
+
+
+def enum_members(annotation: Any) -> Sequence[str]:
+    """Names an enum type (or an optional one) admits; empty for other types."""
+    parts = get_args(annotation) if _is_union(annotation) else (annotation,)
+    return [
+        member.name
+        for part in parts
+        if isinstance(part, type) and issubclass(part, StrEnum)
+        for member in part
+    ]
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[Setting]:
+    types_of, docs = get_type_hints(node), _field_docs(node.__name__)
+    for field in dataclasses.fields(node):
+        name, annotation = f"{prefix}{field.name}", types_of[field.name]
+        inner = get_args(annotation)[1] if get_origin(annotation) is dict else None
+        if inner is not None:
+            yield from _leaves(inner, f"{name}.{ANY_NAME}.")
+        elif dataclasses.is_dataclass(annotation):
+            yield from _leaves(annotation, f"{name}.")
+        else:
+            doc = docs.get(field.name, "")
+            yield Setting(name=name, annotation=annotation, default=_default(field), doc=doc)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _field_docs(class_name: str) -> dict[str, str]:
+    """Map a node's fields to the string literal under each, which Python itself throws away."""
+    body = _class_bodies()[class_name]
+    docs = {}
+    for statement, after in pairwise(body):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            docs[statement.target.id] = " ".join(str(after.value.value).split())
+    return docs
+
+
+@cache
+def _class_bodies() -> dict[str, list[ast.stmt]]:
+    tree = ast.parse(inspect.getsource(run_module))
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)

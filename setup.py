@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package and its extras. Exact versions of a tested environment are in requirements/."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "demo": ["transformers>=4.57", "tokenizers", "scikit-learn>=1.5", "matplotlib>=3.9"],
+    "video": ["av>=14"],
+    "logging": ["tensorboard>=2.18", "wandb>=0.19"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout",
+        "hypothesis",
+        "ruff",
+        "mypy",
+        "pre-commit",
+        "webdataset",
+    ],
+    # Each compiles on your machine or needs a GPU. apex has no wheel: build NVIDIA's from source
+    # (https://github.com/NVIDIA/apex, `APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install .`); it is a
+    # choice, never a need.
+    "gpu": ["transformer-engine[pytorch]", "flash-attn", "liger-kernel"],
+}
+
+setup(
+    name="owl3-megatron",
+    version="0.1.0",
+    description="Train mPLUG-Owl3 on megatron-core: pack, train in stages, resume, convert",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").is_file()
+    else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["owl", "owl.*"]),
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "torch>=2.11",
+        "megatron-core==0.16.1",  # owl/mcore depends on its habits; bump as CONTRIBUTING.md says
+        "hydra-core>=1.3.2,<1.4",
+        "omegaconf>=2.3,<2.4",
+        "pyyaml",
+        "numpy",
+        "packaging",
+        "pillow>=11,<13",  # 13 changed bicubic output, which would change the tiles
+        "simplejpeg>=1.8",
+        "safetensors",
+        "tokenizers",
+        "psutil",  # torch.distributed.checkpoint saves with it
+    ],
+    extras_require=EXTRAS,
+)

@@ -97,7 +97,7 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Move every tensor to a device; host fields stay."""
-        tensors = {
+        tensors: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name in self.__dataclass_fields__
             if isinstance(value := getattr(self, name), Tensor)
@@ -109,7 +109,8 @@ class PackedBatch:
         if len(self.media_offset) != self.num_samples:
             raise BatchError(
                 f"media_offset has {len(self.media_offset)} lists for {self.num_samples} samples "
-                f"{list(self.keys)}. A sample was packed without its media; see owl/data/collate.py."
+                f"{list(self.keys)}. A sample was packed without its media; see "
+                "owl/data/collate.py."
             )
         if len(self.tokens) != self.num_tokens:
             raise BatchError(

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes to pictures, pictures to tiles.
+
+Ordinary JPEG goes through simplejpeg and torch (about three times as fast as Pillow, decode
+bit-equal, resize within 1 of 255); everything unusual goes through Pillow. Pixels stay uint8: they
+are normalised on the device.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+
+from owl.errors import DataError
+
+MIN_SIDE = 4
+MAX_SIDE = 16384
+MAX_PIXELS = 80_000_000  # below the size at which Pillow warns of a decompression bomb
+MAX_ASPECT = 200
+
+CODECS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats that Pillow may try; a shard must not reach its rarer decoders."""
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Rows and columns into which a picture is cut; the global view comes on top."""
+
+    rows: int
+    columns: int
+
+    @property
+    def tiles(self) -> int:
+        """Encoded pictures that it gives, the global view included."""
+        return self.rows * self.columns + 1
+
+
+PUBLISHED_GRIDS = tuple(
+    Grid(rows, columns)
+    for rows, columns in ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))
+)
+"""The published choices in their order ("grid_squ_6"); 1x1 is not among them, so even a small
+picture is cut."""
+
+
+def choose_grid(width: int, height: int, image_size: int) -> Grid:
+    """Pick the published grid whose shape, then size, is closest to the picture's ("docowl").
+
+    Each grid is a box of columns x rows tiles. It is compared by intersection over union with the
+    picture's shape at the box's width (counts 100 times) and with the picture itself.
+    """
+
+    def score(grid: Grid) -> float:
+        box = (grid.columns * image_size, grid.rows * image_size)
+        same_width = (box[0], box[0] * height / width)
+        return 100 * _overlap(box, same_width) + _overlap(box, (width, height))
+
+    return max(PUBLISHED_GRIDS, key=score)  # the first of equals, as published
+
+
+def count_tiles(width: int, height: int, image_size: int, *, cut: bool) -> int:
+    """Tiles that a picture of this size gives, without looking at its pixels."""
+    return choose_grid(width, height, image_size).tiles if cut else 1
+
+
+def _overlap(box: tuple[float, float], other: tuple[float, float]) -> float:
+    """Intersection over union of two boxes that share a corner (published: union + 1e-5)."""
+    shared = min(box[0], other[0]) * min(box[1], other[1])
+    return shared / (box[0] * box[1] + other[0] * other[1] - shared + 1e-5)
+
+
+def make_tiles(pixels: Pixels, image_size: int, grid: Grid | None) -> Tensor:
+    """Resize a picture, without keeping its aspect ratio, to one tile or to a grid of tiles.
+
+    Args:
+        pixels: [height, width, 3] uint8.
+        image_size: side of a tile, s.
+        grid: None for a single tile.
+
+    Returns:
+        [m, 3, s, s] uint8; the cells row by row, then the global view.
+    """
+    picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)  # [1, 3, h, w]
+    whole = _resize(picture, image_size, image_size)
+    if grid is None:
+        return whole
+    large = _resize(picture, grid.rows * image_size, grid.columns * image_size)[0]
+    cells = large.unflatten(2, (grid.columns, image_size)).unflatten(1, (grid.rows, image_size))
+    in_order = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)  # [rows * columns, 3, s, s]
+    return torch.cat([in_order, whole])
+
+
+def _resize(picture: Tensor, height: int, width: int) -> Tensor:
+    resized = functional.interpolate(
+        picture, size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.contiguous()
+
+
+# Decoding.
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height as displayed, from the header alone.
+
+    Raises:
+        DataError: E307 not a picture of a known format, E309 a size that is refused.
+    """
+    if _is_jpeg(data):
+        width, height = _jpeg_size(data)
+        if _jpeg_orientation(data) in SIDEWAYS:
+            width, height = height, width
+    else:
+        with _open(data) as image:
+            width, height = image.size
+            if image.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS:
+                width, height = height, width
+    check_size(width, height)
+    return width, height
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise E309 for a picture too small, too large or too long to be one."""
+    long, short = max(width, height), min(width, height)
+    if short < MIN_SIDE or long > MAX_SIDE:
+        raise DataError(
+            "E309", f"a picture of {width}x{height}: each side must be {MIN_SIDE}..{MAX_SIDE}."
+        )
+    if width * height > MAX_PIXELS:
+        raise DataError("E309", f"a picture of {width}x{height} has more than {MAX_PIXELS} pixels.")
+    if long > MAX_ASPECT * short:
+        raise DataError(
+            "E309",
+            f"a picture of {width}x{height} is over {MAX_ASPECT} times as long as wide.",
+        )
+
+
+def decode_picture(data: bytes) -> Pixels:
+    """Decode a picture to RGB, upright, its first frame if there are several.
+
+    What the bytes are is read from the bytes: files under the wrong suffix are common.
+
+    Returns:
+        [height, width, 3] uint8.
+
+    Raises:
+        DataError: E307, E308 undecodable, E309, E310 a pixel format that has no RGB meaning.
+    """
+    picture_size(data)  # before any memory is spent on pixels
+    if _is_ordinary_jpeg(data):
+        return _decode_jpeg(data)
+    return _decode_with_pillow(data)
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data.startswith(b"\xff\xd8\xff")
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, str]:
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise DataError("E308", f"the JPEG header cannot be read: {error}.") from error
+    return width, height, colorspace
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    return _jpeg_header(data)[:2]
+
+
+def _is_ordinary_jpeg(data: bytes) -> bool:
+    if not _is_jpeg(data):
+        return False
+    return _jpeg_header(data)[2] in ("YCbCr", "Gray", "RGB") and _jpeg_orientation(data) == 1
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """EXIF orientation, 1 where there is none. Pillow is only asked when there is an EXIF block."""
+    if b"Exif\x00\x00" not in data[: 1 << 16]:
+        return 1
+    with _open(data) as image:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+
+
+def _decode_jpeg(data: bytes) -> Pixels:
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:  # strict: a truncated file is an error, not a grey rest
+        raise DataError("E308", f"the JPEG cannot be decoded: {error}.") from error
+    return pixels
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=CODECS)
+    except UnidentifiedImageError as error:
+        raise DataError(
+            "E307", f"the bytes ({data[:8]!r}...) are none of {', '.join(CODECS)}."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise DataError("E309", f"{error}") from error
+    except Exception as error:  # a broken header: Pillow raises what the codec's parser meets
+        raise DataError("E308", f"the picture's header cannot be read: {error}.") from error
+
+
+def _decode_with_pillow(data: bytes) -> Pixels:
+    with _open(data) as image:
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            raise DataError("E308", f"the picture cannot be decoded: {error}.") from error
+        return np.array(to_rgb(upright))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode with an obvious meaning to RGB; alpha is laid on white.
+
+    Raises:
+        DataError: E310 for float and 32-bit pictures, whose range is anybody's guess.
+    """
+    if image.mode.startswith("I;16"):
+        # convert("RGB") would clip at 255 instead of scaling.
+        high_byte: NDArray[Any] = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(
+            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def stack_tiles(pictures: list[Tensor], image_size: int) -> Tensor:
+    """Join the tiles of a sample's pictures.
+
+    Returns:
+        [m, 3, s, s] uint8, m = 0 for a sample without pictures.
+    """
+    none = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
+    return torch.cat([none, *pictures])

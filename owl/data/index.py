@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a shard without reading it: its index, and its line in dataset.json.
+
+Next to `shard.tar` lies `shard.tar.idx`: where each sample and member starts, a checksum of each
+member, and the size of each picture, so that planning never reads a pixel. `dataset.json` names the
+shards of a folder and what they looked like when they were indexed.
+"""
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from owl.data import tar
+from owl.data.images import picture_size
+from owl.data.schema import Json, document_problems, media_files, parse_document
+from owl.errors import DataError
+
+logger = logging.getLogger("owl")
+
+DATASET_FILE = "dataset.json"
+DATASET_SCHEMA = "owl3-dataset/1"
+INDEX_SUFFIX = ".idx"
+MAGIC = b"OWL3IDX1"
+HEADER = struct.Struct("<8sIIQ16s")
+"""Magic, samples, members, bytes of the tar, content hash of the tar."""
+
+SAMPLE_ROW = np.dtype(
+    [
+        ("offset", "<u8"),  # of the first header within the tar
+        ("length", "<u4"),  # bytes up to the end of the last member's padding
+        ("members", "<u2"),
+        ("error", "<u2"),  # number of the E-code that condemns the sample, 0 for a good one
+        ("first_member", "<u4"),
+    ]
+)
+MEMBER_ROW = np.dtype(
+    [
+        ("offset", "<u4"),  # of the data, within the sample
+        ("size", "<u4"),
+        ("crc32", "<u4"),
+        ("width", "<u2"),  # as displayed; 0 for the json
+        ("height", "<u2"),
+    ]
+)
+"""The json's row comes first, then one per media file in the order the document names them."""
+
+Rows = NDArray[np.void]
+
+
+def listed_files(document: Json) -> list[str]:
+    """Media files that a document names, each once, in order."""
+    names = [file for media in document.get("media", []) for file in media_files(media)]
+    return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """What dataset.json says about one shard."""
+
+    file: str
+    samples: int
+    bytes: int
+    mtime_ns: int
+    tar_hash: str
+    index_hash: str
+    errors: Mapping[str, int] = field(default_factory=dict)  # code -> condemned samples
+
+
+def index_shard(path: Path, report: Callable[[DataError], None] = logger.warning) -> ShardRecord:
+    """Write `path`.idx and say what dataset.json should record.
+
+    Args:
+        path: the tar.
+        report: told of every sample that breaks a content rule (E2xx, E3xx). Such samples stay in
+            the index, marked, and are never planned.
+
+    Raises:
+        DataError: E101..E108, the tar itself is broken.
+    """
+    before = path.stat()
+    samples, members, tar_hash = _scan(path, report)
+    content = HEADER.pack(MAGIC, len(samples), len(members), before.st_size, tar_hash)
+    content += np.array(samples, SAMPLE_ROW).tobytes() + np.array(members, MEMBER_ROW).tobytes()
+    replace_file(index_path(path), content)
+    errors = Counter(f"E{row[3]}" for row in samples if row[3])
+    return ShardRecord(
+        file=path.name,
+        samples=len(samples),
+        bytes=before.st_size,
+        mtime_ns=before.st_mtime_ns,
+        tar_hash=tar_hash.hex(),
+        index_hash=_content_hash(content).hex(),
+        errors=dict(sorted(errors.items())),
+    )
+
+
+def index_path(shard: Path) -> Path:
+    """Where a shard's index lies."""
+    return shard.with_name(shard.name + INDEX_SUFFIX)
+
+
+Row = tuple[int, ...]
+
+
+def _scan(path: Path, report: Callable[[DataError], None]) -> tuple[list[Row], list[Row], bytes]:
+    """Rows of all samples and members of a tar, and the hash of its content."""
+    samples: list[Row] = []
+    members: list[Row] = []
+    with _mapped(path) as view:
+        for group in tar.group_by_key(tar.scan_members(view, shard=path.name), shard=path.name):
+            error = 0
+            try:
+                rows = _good_rows(view, group)
+            except DataError as problem:
+                report(DataError(problem.code, problem.message, shard=path.name, key=group[0].key))
+                error = int(problem.code[1:])
+                rows = [_member_row(view, group, member) for member in group]
+            start = group[0].header_offset
+            samples.append((start, group[-1].end - start, len(rows), error, len(members)))
+            members += rows
+        tar_hash = _content_hash(view)
+    return samples, members, tar_hash
+
+
+def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> list[Row]:
+    """Member rows of a sample that keeps every content rule; DataError for the first it breaks."""
+    by_file = {member.file: member for member in group}
+    document = parse_document(_data(view, by_file.pop("json")))
+    for problem in document_problems(document, by_file.keys()):
+        raise DataError(problem.code, problem.message)
+    declared = {
+        file: (media.get("w"), media.get("h"))
+        for media in document.get("media", [])
+        for file in media_files(media)
+    }
+    rows = [_member_row(view, group, group[0])]
+    for file in listed_files(document):
+        size = picture_size(_data(view, by_file[file]))
+        _check_declared(file, declared[file], size)
+        rows.append(_member_row(view, group, by_file[file], size))
+    return rows
+
+
+def _check_declared(
+    file: str, declared: tuple[int | None, int | None], size: tuple[int, int]
+) -> None:
+    if any(said not in (None, found) for said, found in zip(declared, size, strict=True)):
+        raise DataError(
+            "E306",
+            f"{file!r} is declared as {declared[0]}x{declared[1]} but is {size[0]}x{size[1]} "
+            "(upright). Correct w and h, or leave them out.",
+        )
+
+
+def _member_row(
+    view: memoryview,
+    group: Sequence[tar.Member],
+    member: tar.Member,
+    size: tuple[int, int] = (0, 0),
+) -> Row:
+    crc = zlib.crc32(view[member.data_offset : member.data_offset + member.size])
+    return (member.data_offset - group[0].header_offset, member.size, crc, *size)
+
+
+def _data(view: memoryview, member: tar.Member) -> bytes:
+    return bytes(view[member.data_offset : member.data_offset + member.size])
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """Map a shard into memory for as long as it is looked at."""
+    if not path.stat().st_size:
+        raise DataError("E102", "the shard is empty. Write it again.", shard=path.name)
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+        memoryview(whole) as view,
+    ):
+        yield view
+
+
+def _content_hash(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new one, never half."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_dataset(folder: Path, shards: Sequence[ShardRecord]) -> None:
+    """Write dataset.json for the shards of a folder."""
+    description = {
+        "schema": DATASET_SCHEMA,
+        "samples": sum(shard.samples for shard in shards),
+        "shards": [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.file)],
+    }
+    replace_file(folder / DATASET_FILE, (json.dumps(description, indent=1) + "\n").encode())
+
+
+def read_records(folder: Path) -> list[ShardRecord]:
+    """Read dataset.json. Raises DataError E203 when it is not one."""
+    try:
+        description = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
+        if description["schema"] != DATASET_SCHEMA:
+            raise ValueError(f"schema {description['schema']!r}, not {DATASET_SCHEMA!r}")
+        return [ShardRecord(**shard) for shard in description["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "E203", f"{folder / DATASET_FILE} cannot be read: {error!r}. {prepare_hint(folder)}"
+        ) from error
+
+
+def prepare_hint(folder: Path) -> str:
+    """Say the next step that ends most messages about a shard."""
+    return f"Run python data_tools/prepare.py {folder}"
+
+
+class ShardIndex:
+    """The arrays of one `.idx` file."""
+
+    def __init__(self, samples: Rows, members: Rows, content_hash: bytes) -> None:
+        self.samples = samples  # SAMPLE_ROW per sample
+        self.members = members  # MEMBER_ROW per member
+        self.content_hash = content_hash
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an index. Raises DataError E109 when the file is not one."""
+        content = path.read_bytes() if path.is_file() else b""
+        if len(content) < HEADER.size or not content.startswith(MAGIC):
+            raise DataError("E109", f"{path} is not an index. {prepare_hint(path.parent)}")
+        _, num_samples, num_members, _, _ = HEADER.unpack_from(content)
+        samples = np.frombuffer(content, SAMPLE_ROW, num_samples, HEADER.size)
+        start = HEADER.size + samples.nbytes
+        members = np.frombuffer(content, MEMBER_ROW, num_members, start)
+        return cls(samples, members, _content_hash(content))
+
+    def members_of(self, sample: int) -> Rows:
+        """Member rows of one sample."""
+        row = self.samples[sample]
+        first = int(row["first_member"])
+        return self.members[first : first + int(row["members"])]
+
+
+def check_unchanged(path: Path, record: ShardRecord) -> None:
+    """Raise E109 when a shard is not the one that was indexed.
+
+    A copy keeps the content but often not the time stamp, so only the content decides then; that
+    costs one read of the shard, which preparing the folder again avoids.
+    """
+    problem = _change(path, record)
+    if problem:
+        raise DataError("E109", f"{problem}. {prepare_hint(path.parent)}", shard=record.file)
+
+
+def _change(path: Path, record: ShardRecord) -> str | None:
+    if not path.is_file() or not index_path(path).is_file():
+        return "the shard or its index is missing"
+    found = path.stat()
+    if found.st_size != record.bytes:
+        return f"it had {record.bytes} bytes when it was indexed and has {found.st_size} now"
+    if found.st_mtime_ns == record.mtime_ns or hash_file(path) == record.tar_hash:
+        return None
+    return "its content changed after it was indexed"
+
+
+def hash_file(path: Path) -> str:
+    """Content hash of a shard, as dataset.json records it."""
+    with _mapped(path) as view:
+        return _content_hash(view).hex()

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many tokens and tiles each sample will give, known before any picture is read.
+
+Counted once per shard, tokenizer, template and tile size, and kept next to the shard as
+`shard.tar.tok.<hash8>`; prepare.py --tokenizer writes the same files ahead of time.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from owl.data.encode import CutChoice, SampleEncoder
+from owl.data.index import replace_file
+from owl.data.shards import Dataset
+
+logger = logging.getLogger("owl")
+
+MAGIC = b"OWL3TOK1"
+
+Counts = NDArray[np.int32]
+"""[n, 3, 2]: per sample and CutChoice, text tokens and tiles. Zero for a condemned sample."""
+
+
+class SampleLengths:
+    """Lengths of a dataset's samples under one encoder, counted shard by shard when needed."""
+
+    def __init__(self, dataset: Dataset, encoder: SampleEncoder) -> None:
+        self._dataset = dataset
+        self._encoder = encoder
+        self._counts: dict[int, Counts] = {}
+
+    def of(self, sample: int, cut: CutChoice) -> tuple[int, int]:
+        """Text tokens (placeholders included) and tiles of one sample."""
+        shard, local = self._dataset.locate(sample)
+        if shard not in self._counts:
+            self._counts[shard] = load_counts(self._dataset, shard, self._encoder)
+        tokens, tiles = self._counts[shard][local, cut].tolist()
+        return tokens, tiles
+
+
+def load_counts(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
+    """Read a shard's counts, or count and keep them."""
+    path = counts_path(dataset, shard, encoder)
+    index_hash = dataset.index(shard).content_hash
+    num_samples = dataset.records[shard].samples
+    prefix = MAGIC + index_hash  # counts of another version of the shard are counted again
+    content = path.read_bytes() if path.is_file() else b""
+    if content.startswith(prefix) and len(content) == len(prefix) + num_samples * 3 * 2 * 4:
+        flat = np.frombuffer(content, "<i4", offset=len(prefix))
+        return flat.reshape(num_samples, len(CutChoice), 2)
+    counts = count_shard(dataset, shard, encoder)
+    try:
+        replace_file(path, prefix + counts.astype("<i4").tobytes())
+    except OSError as error:
+        logger.info("token counts of %s stay in memory: %s", path.name, error)
+    return counts
+
+
+def counts_path(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Path:
+    """Where the counts of a shard lie."""
+    hash8 = hashlib.blake2b(encoder.name.encode(), digest_size=4).hexdigest()
+    return dataset.folder / f"{dataset.records[shard].file}.tok.{hash8}"
+
+
+def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
+    """Tokenise every sample of a shard under every choice of cutting.
+
+    Returns:
+        [n, 3, 2] int32.
+    """
+    counts = np.zeros((dataset.records[shard].samples, len(CutChoice), 2), np.int32)
+    for local in range(len(counts)):
+        sample = dataset.starts[shard] + local
+        if dataset.error(sample) is None:
+            counts[local] = count_sample(dataset, sample, encoder)
+    return counts
+
+
+def count_sample(dataset: Dataset, sample: int, encoder: SampleEncoder) -> list[tuple[int, int]]:
+    """Text tokens and tiles of one sample, for each CutChoice."""
+    document, sizes = dataset.read_document(sample)
+    by_layout: dict[str, tuple[int, int]] = {}  # most samples look the same under every choice
+    counts = []
+    for cut in CutChoice:
+        layout = repr(encoder.layouts(document, sizes, cut))
+        if layout not in by_layout:
+            by_layout[layout] = encoder.measure(document, sizes, cut)
+        counts.append(by_layout[layout])
+    return counts

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A weighted blend of sources, by quota instead of by chance.
+
+An epoch of the blend has as many samples as its sources have together. A source's part of it
+follows from the weights; when that is more or less than the source holds, its own passes go on
+across epochs of the blend, so no sample is favoured.
+"""
+
+from collections.abc import Sequence
+
+
+def epoch_quotas(weights: Sequence[float], samples: int) -> list[int]:
+    """Divide an epoch among sources by weight; what rounding leaves goes by largest remainder.
+
+    Args:
+        weights: one per source, relative to each other.
+        samples: of the epoch.
+
+    Returns:
+        Samples from each source; they sum to `samples`.
+    """
+    total = sum(weights)
+    exact = [samples * weight / total for weight in weights]
+    quotas = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (quotas[i] - exact[i], i))
+    for source in by_remainder[: samples - sum(quotas)]:
+        quotas[source] += 1
+    return quotas
+
+
+def taken_before(quota: int, position: int, samples: int) -> int:
+    """Count the samples a source has given when the blend stands at `position` of its epoch.
+
+    Rounded, not truncated, and monotone in position: the parts of consecutive windows are whole
+    numbers that sum to the quota exactly, however small the quota is.
+    """
+    return (2 * position * quota + samples) // (2 * samples)

@@ -52,14 +52,19 @@ def build_model(
 
 
 def wrap_for_training(
-    chunks: list[nn.Module], trainable: Trainable, *, distributed_optimizer: bool
+    chunks: list[nn.Module],
+    trainable: Trainable,
+    *,
+    precision: Precision,
+    distributed_optimizer: bool,
 ) -> list[nn.Module]:
     """Freeze what does not learn, then wrap in Megatron's data parallelism.
 
     The order matters: the wrapper makes gradient buffers for what requires a gradient.
     """
     settings = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
+        # Float64 gradients would lose their point in float32 buffers.
+        grad_reduce_in_fp32=precision is not Precision.fp64,
         use_distributed_optimizer=distributed_optimizer,
         overlap_grad_reduce=False,
     )

@@ -22,6 +22,7 @@ class LinearProjector(MegatronModule):
             model.vision_tower.hidden_size, model.hidden_size, dtype=config.params_dtype
         )
         config.init_method(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, image_features: Tensor) -> Tensor:
         """Map [m * p, 1, h_v] to [m * p, 1, h]."""

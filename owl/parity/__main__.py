@@ -25,13 +25,9 @@ def main() -> None:
     golden.add_argument("--packed", action="store_true", help="all rows of a case in one pack")
     options = parser.parse_args()
     try:
-        run_in_processes(_golden, options.tensor, options.folder, options.tensor, options.packed)
+        run_in_processes(run_golden, options.tensor, options.folder, options.tensor, options.packed)
     except OwlError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-
-
-def _golden(folder: Path, tensor: int, packed: bool) -> None:
-    run_golden(folder, tensor=tensor, packed=packed)
 
 
 if __name__ == "__main__":

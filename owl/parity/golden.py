@@ -62,7 +62,7 @@ class Case:
         return [slice(int(real[0]), int(real[-1]) + 1) for real in found]
 
 
-def run_golden(folder: Path, *, tensor: int, packed: bool) -> None:
+def run_golden(folder: Path, tensor: int, packed: bool) -> None:
     """Compare every case of a folder; raises SystemExit(1) when one is outside tolerance.
 
     Args:

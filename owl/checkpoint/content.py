@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint holds, as dist_checkpointing sees it: the same when saving and loading."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from torch import nn
+
+from owl.mcore.parameters import unwrapped
+from owl.mcore.process_groups import ProcessGroups
+
+# megatron-core's default sharding of the distributed optimizer raises in 0.16.1; this one stores
+# each state as a tensor shaped like its parameter, so that any layout can load it.
+OPTIMIZER_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+def weight_shards(chunks: Sequence[nn.Module], groups: ProcessGroups) -> dict[str, Any]:
+    """Describe this rank's weights."""
+    shards: dict[str, Any] = {}
+    for chunk in chunks:
+        metadata = {"dp_cp_group": groups.collection.dp_cp}
+        shards |= unwrapped(chunk).sharded_state_dict(metadata=metadata)
+    return shards
+
+
+def random_states(groups: ProcessGroups) -> ShardedObject:
+    """Describe this rank's random states: they belong to a place in the layout, not to a weight."""
+    states = {
+        "torch": torch.get_rng_state(),
+        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+    place = (groups.collection.pp.rank(), groups.collection.tp.rank())
+    return ShardedObject(
+        "random_states",
+        states,
+        (groups.pp_size, groups.tp_size),
+        place,
+        replica_id=groups.dp_rank,
+    )
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Undo random_states."""
+    torch.set_rng_state(states["torch"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(states["tracker"])

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a checkpoint: weights alone, or everything that a resumed run needs, in any layout."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron.core import dist_checkpointing
+from torch import Tensor, nn
+
+from owl.checkpoint.content import (
+    OPTIMIZER_SHARDING,
+    random_states,
+    restore_random_states,
+    weight_shards,
+)
+from owl.config.node import build_node
+from owl.config.run import ModelConfig
+from owl.errors import CheckpointError
+from owl.mcore.parameters import unwrapped
+from owl.mcore.process_groups import ProcessGroups
+from owl.checkpoint.state import TrainState
+
+# How a model runs, not what it is: these may differ between checkpoint and run.
+_FREE = {"name", "attention", "layer_backend", "init_std", "max_position_embeddings"}
+
+
+def load_weights(
+    checkpoint: Path, chunks: Sequence[nn.Module], model: ModelConfig, groups: ProcessGroups
+) -> None:
+    """Load weights into unwrapped or wrapped model chunks; every rank calls this together."""
+    check_same_model(checkpoint, model)
+    loaded = _load(weight_shards(chunks, groups), checkpoint)
+    _fill(chunks, loaded)
+
+
+def load_everything(
+    checkpoint: Path,
+    chunks: Sequence[nn.Module],
+    optimizer: Any,
+    model: ModelConfig,
+    groups: ProcessGroups,
+) -> TrainState:
+    """Load weights, optimizer, random states and training state; returns the last."""
+    check_same_model(checkpoint, model)
+    training = json.loads((checkpoint / "training.json").read_text())
+    weights = weight_shards(chunks, groups)
+    content = dict(weights)
+    content["optimizer"] = optimizer.sharded_state_dict(
+        weights, is_loading=True, metadata=OPTIMIZER_SHARDING
+    )
+    same_layout = training["layout"] == {"tensor": groups.tp_size, "pipeline": groups.pp_size}
+    if same_layout:
+        content["random_states"] = random_states(groups)
+    loaded = _load(content, checkpoint)
+    optimizer.load_state_dict(loaded.pop("optimizer"))
+    if same_layout:
+        restore_random_states(loaded.pop("random_states"))
+    _fill(chunks, loaded)
+    return TrainState.from_dict(training)
+
+
+def load_model_config(checkpoint: Path) -> ModelConfig:
+    """Read the architecture that a checkpoint was saved with."""
+    path = checkpoint / "model.json"
+    if not path.is_file():
+        raise CheckpointError(f"{checkpoint} has no model.json: it is not a checkpoint of ours.")
+    return build_node(ModelConfig, json.loads(path.read_text()))
+
+
+def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """Read all weights of a checkpoint whole, under the names of an unsplit model.
+
+    Needs a process group of one. The vocabulary may carry padding rows.
+    """
+    plain = dist_checkpointing.load_plain_tensors(str(checkpoint))
+    return {
+        name: tensor
+        for name, tensor in plain.items()
+        if isinstance(tensor, Tensor) and not name.startswith("optimizer.")
+    }
+
+
+def check_same_model(checkpoint: Path, model: ModelConfig) -> None:
+    """Raise CheckpointError, naming every difference, when a checkpoint is of another model."""
+    theirs = _flat(asdict(load_model_config(checkpoint)))
+    ours = _flat(asdict(model))
+    differences = [
+        f"  model.{name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in the run"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name) and name.split(".")[0] not in _FREE
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint} holds another model:\n"
+            + "\n".join(differences)
+            + "\nChoose the model= that the checkpoint was made with."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _load(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dist_checkpointing warns about its own internals
+        return dist_checkpointing.load(content, str(checkpoint))
+
+
+def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any]) -> None:
+    for chunk in chunks:
+        unwrapped(chunk).load_state_dict(loaded, strict=True)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrainState: what survives a restart besides weights and optimizer."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from owl.data.samples import Cursor
+
+
+@dataclass
+class TrainState:
+    """How far training is, in steps and in data."""
+
+    step: int = 0
+    consumed_tokens: int = 0  # text tokens over all ranks
+    consumed_tiles: int = 0  # over all ranks
+    skipped: dict[str, int] = field(default_factory=dict)  # error code -> samples, over all ranks
+    cursor: Cursor = field(default_factory=Cursor)
+
+    @property
+    def consumed_samples(self) -> int:
+        """Samples the optimizer has learned from: the data cursor counts them."""
+        return self.cursor.samples_consumed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainState":
+        """Undo to_dict; keys that are not ours are ignored."""
+        return cls(
+            step=values["step"],
+            consumed_tokens=values["consumed_tokens"],
+            consumed_tiles=values["consumed_tiles"],
+            skipped=dict(values["skipped"]),
+            cursor=Cursor(**values["cursor"]),
+        )

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Megatron's AdamW, sharded over data-parallel ranks or not, and its learning-rate schedule."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import nn
+
+from owl.config.run import LrDecay, OptimConfig, Precision
+from owl.mcore.process_groups import ProcessGroups
+from owl.mcore.transformer_config import DTYPES
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did."""
+
+    grad_norm: float
+    learning_rate: float  # the rate that was used
+    skipped: bool  # fp16: gradients overflowed, weights are unchanged
+    loss_scale: float
+
+
+class Optimizer:
+    """Megatron's optimizer and its schedule, stepped together."""
+
+    def __init__(self, megatron: Any, schedule: OptimizerParamScheduler) -> None:
+        self.megatron = megatron
+        self.schedule = schedule
+
+    def step(self) -> StepResult:
+        """Clip, update the weights, move the schedule on."""
+        learning_rate = self.learning_rate
+        scale = float(self.megatron.get_loss_scale())
+        updated, grad_norm, _ = self.megatron.step()
+        self.schedule.step(increment=1)
+        return StepResult(float(grad_norm or 0.0), learning_rate, not updated, scale)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the next step uses."""
+        schedule = self.schedule
+        return float(schedule.get_lr({"max_lr": schedule.max_lr, "min_lr": schedule.min_lr}))
+
+    def seek(self, steps_done: int) -> None:
+        """Set the schedule to where it stands after so many steps: it is a function of that alone.
+
+        Counting starts at 1, so that the first step of a warm-up is not one with rate 0.
+        """
+        self.schedule.num_steps = steps_done + 1
+        self.schedule.step(increment=0)
+
+    def zero_grad(self, chunks: list[nn.Module]) -> None:
+        """Forget the gradients of the previous step."""
+        for chunk in chunks:
+            chunk.zero_grad_buffer()
+        self.megatron.zero_grad()
+
+
+def build_optimizer(
+    optim: OptimConfig,
+    chunks: list[nn.Module],
+    groups: ProcessGroups,
+    *,
+    precision: Precision,
+    train_steps: int,
+) -> Optimizer:
+    """Build AdamW and its schedule for wrapped model chunks."""
+    megatron = get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=optim.learning_rate,
+            min_lr=optim.min_learning_rate,
+            weight_decay=optim.weight_decay,
+            adam_beta1=optim.beta1,
+            adam_beta2=optim.beta2,
+            adam_eps=optim.eps,
+            clip_grad=optim.clip_grad_norm,
+            params_dtype=DTYPES[precision],
+            bf16=precision is Precision.bf16,
+            fp16=precision is Precision.fp16,
+            initial_loss_scale=optim.initial_loss_scale,
+            min_loss_scale=1.0,
+            use_distributed_optimizer=optim.distributed,
+        ),
+        chunks,
+        use_gloo_process_groups=False,
+    )
+    optimizer = Optimizer(megatron, _schedule(megatron, optim, train_steps))
+    optimizer.seek(0)
+    return optimizer
+
+
+def _schedule(megatron: Any, optim: OptimConfig, train_steps: int) -> OptimizerParamScheduler:
+    """Warm up linearly, then decay to the minimum at the last step."""
+    decays = optim.decay is not LrDecay.constant
+    return OptimizerParamScheduler(
+        megatron,
+        init_lr=0.0,
+        max_lr=optim.learning_rate,
+        min_lr=optim.min_learning_rate if decays else optim.learning_rate,
+        lr_warmup_steps=warmup_steps(optim, train_steps),
+        lr_decay_steps=train_steps,
+        lr_decay_style=str(optim.decay),
+        start_wd=optim.weight_decay,
+        end_wd=optim.weight_decay,
+        wd_incr_steps=train_steps,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,  # `seek` sets it
+    )
+
+
+def warmup_steps(optim: OptimConfig, train_steps: int) -> int:
+    """Steps of linear warm-up; less than all of them."""
+    return min(round(optim.warmup_fraction * train_steps), train_steps - 1)

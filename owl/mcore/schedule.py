@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call: forward and backward over all micro-batches, through Megatron's pipeline schedule."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor, nn
+
+from owl.data.samples import PackedBatch
+from owl.mcore.parameters import unwrapped
+from owl.mcore.process_groups import ProcessGroups
+
+
+def forward_backward(
+    chunks: Sequence[nn.Module],
+    batches: Sequence[PackedBatch],
+    groups: ProcessGroups,
+    *,
+    total_weight: float,
+    forward_only: bool = False,
+) -> float:
+    """Run every micro-batch of this data-parallel rank and leave the summed gradient behind.
+
+    Args:
+        chunks: this rank's model, wrapped for data parallelism.
+        batches: micro-batches of this step, the same number on every rank.
+        groups: Megatron's process groups.
+        total_weight: sum of the loss weights of the *whole* global batch. Dividing by it here, and
+            by nothing anywhere else, makes the gradient independent of how the batch is cut.
+        forward_only: no backward pass.
+
+    Returns:
+        The loss of the global batch, on every rank.
+    """
+    results = get_forward_backward_func()(
+        forward_step_func=_ForwardStep(total_weight, groups.device),
+        data_iterator=iter(batches),
+        model=list(chunks),
+        num_microbatches=len(batches),
+        seq_length=1,  # shapes are agreed on as they go: every row has its own length
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )
+    return _sum_over_ranks(results, groups)
+
+
+def attach_to_schedule(chunks: Sequence[nn.Module], optimizer: Any, groups: ProcessGroups) -> None:
+    """Tell Megatron's schedule how to scale the loss and how to finish the gradients."""
+    config = unwrapped(chunks[0]).config
+    config.grad_scale_func = optimizer.scale_loss
+
+    def finalize(model: list[nn.Module], num_tokens: Tensor | None = None, **kwargs: Any) -> None:
+        # num_tokens would divide once more: the loss already is per token of the global batch.
+        finalize_model_grads(model, None, pg_collection=groups.collection)
+
+    config.finalize_model_grads_func = finalize
+
+
+def sum_over_data_parallel(value: float, groups: ProcessGroups) -> float:
+    """Add up a number over the data-parallel ranks."""
+    total = torch.tensor(value, dtype=torch.float64, device=groups.device)
+    dist.all_reduce(total, group=groups.collection.dp)
+    return float(total)
+
+
+class _ForwardStep:
+    """What Megatron calls for each micro-batch."""
+
+    def __init__(self, total_weight: float, device: torch.device) -> None:
+        self.total_weight = max(total_weight, 1e-12)
+        self.device = device
+
+    def __call__(self, batches: Iterator[PackedBatch], model: nn.Module) -> tuple[Tensor, Any]:
+        batch = next(batches).to(self.device)
+
+        def weigh(losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            loss = (losses * batch.loss_weights.to(losses.dtype)).sum() / self.total_weight
+            return loss, torch.zeros((), dtype=torch.int, device=self.device), loss.detach()
+
+        return model(batch), weigh
+
+
+def _sum_over_ranks(results: list[Tensor], groups: ProcessGroups) -> float:
+    """Add micro-batch losses over this rank and the data-parallel ranks; tell earlier stages."""
+    total = torch.zeros((), dtype=torch.float64, device=groups.device)
+    for loss in results:
+        total += loss.double()
+    dist.all_reduce(total, group=groups.collection.dp)
+    if groups.pp_size > 1:  # only the last stage has seen losses; the others hold zero
+        dist.all_reduce(total, group=groups.collection.pp)
+    return float(total)

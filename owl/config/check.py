@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from owl.config.run import LayerBackend, RunConfig, ScaleKind, SourceConfig
+from owl.config.run import LayerBackend, RunConfig, ScaleKind
 from owl.errors import ConfigError
+
+DEMO_MODEL = "owl3_tiny"
+"""The model that the embedded demo makes start weights for."""
 
 
 def check_run(run: RunConfig, world_size: int) -> None:
@@ -122,23 +125,22 @@ def _global_batch(run: RunConfig) -> tuple[str, int | None]:
 def _start_problems(run: RunConfig) -> Iterator[str]:
     """Frozen parts must come from somewhere, and the demo's start weights fit one model only."""
     start, frozen = run.checkpoint.start_from, run.stage.trainable.frozen
-    if run.dry_run:
-        return
-    if start is None and run.scale == ScaleKind.published and frozen:
-        yield (
-            f"checkpoint.start_from=null, but stage.trainable freezes {', '.join(frozen)}, which "
-            f"would stay random. Build a start with `python -m owl.convert init` and name it."
-        )
-    if start is None or not run.data.demo:
-        if start is not None and not Path(start).exists():
+    if start is None:
+        if run.scale == ScaleKind.published and frozen and not run.dry_run:
+            yield (
+                f"checkpoint.start_from=null, but stage.trainable freezes {', '.join(frozen)}, "
+                f"which would stay random. Build a start with `python -m owl.convert init` and "
+                f"name it."
+            )
+    elif not run.data.demo:
+        if not Path(start).exists():
             yield (
                 f"checkpoint.start_from={start} does not exist. Name a checkpoint or a run folder, "
                 f"or build one with `python -m owl.convert init`."
             )
-        return
-    if _in_demo(run, start) and run.model.name != "owl3_tiny":
+    elif _in_demo(run, start) and run.model.name != DEMO_MODEL and not run.dry_run:
         yield (
-            f"checkpoint.start_from={start} is the demo's, made for model=owl3_tiny, but "
+            f"checkpoint.start_from={start} is the demo's, made for model={DEMO_MODEL}, but "
             f"model.name={run.model.name}. Choose data= and checkpoint.start_from= of your own."
         )
 
@@ -168,20 +170,21 @@ def _package_problems(run: RunConfig) -> Iterator[str]:
 
 def _data_problems(run: RunConfig) -> Iterator[str]:
     """Ask the loader about folders and indices; what the demo makes on first use may be missing."""
-    data = run.data
-    if data.demo:
-        data = replace(data, sources=_without_demo(run))
-    if run.dry_run or not data.sources:
-        return
     from owl.data.loader import data_problems  # here, since it imports torch
 
-    yield from data_problems(data)
+    made_on_first_use = tuple(_settings_of_demo_folders(run))
+    for problem in data_problems(replace(run.data, demo=False)):
+        if not problem.startswith(made_on_first_use):
+            yield problem
 
 
-def _without_demo(run: RunConfig) -> dict[str, SourceConfig]:
-    """Sources that the embedded demo does not make."""
-    sources = run.data.sources.items()
-    return {name: source for name, source in sources if not _in_demo(run, source.path)}
+def _settings_of_demo_folders(run: RunConfig) -> Iterator[str]:
+    """How a sentence begins that is about a folder which the embedded demo makes."""
+    for name, source in run.data.sources.items():
+        if _in_demo(run, source.path):
+            yield f"data.sources.{name}.path="
+    if _in_demo(run, run.data.tokenizer):
+        yield "data.tokenizer="
 
 
 def _in_demo(run: RunConfig, path: str) -> bool:

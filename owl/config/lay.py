@@ -38,7 +38,7 @@ def lay_on(node: DictConfig, tree: Mapping[Any, Any], prefix: str, where: str) -
         if OmegaConf.get_type(node) is dict and key not in node:
             node[key] = SourceConfig() if prefix.startswith("data.sources.") else Amount()
         if key not in node:
-            problems.append(_unknown(name, value, where))
+            problems += _unknown(name, value, where)
             continue
         child = node._get_node(key)
         if isinstance(child, DictConfig) and isinstance(value, Mapping):
@@ -64,19 +64,27 @@ def _set(node: DictConfig, key: str, value: Any, name: str) -> Problems:
     return []
 
 
-def _unknown(name: str, value: Any, where: str) -> str:
+def _unknown(name: str, value: Any, where: str) -> Iterator[str]:
+    """Yield a sentence for each leaf under a name that the schema does not have."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _unknown(f"{name}.{key}", inner, where)
+        return
     guess = closest_setting(name)
     advice = f"Did you mean {guess}?" if guess else "--help lists every setting."
-    shown = "" if isinstance(value, Mapping) else f"={_shown(value)}"
-    return f"{name}{shown} (from {where}) is no setting: names must be in the list. {advice}"
+    yield f"{name}={_shown(value)} (from {where}) sets nothing: there is no such setting. {advice}"
 
 
 def _wrong_type(name: str, value: Any, members: Sequence[str]) -> str:
     setting = find_setting(name)
-    expects = setting.expects if setting else "a group of settings, written name.setting=value"
+    if setting is None:
+        return (
+            f"{name}={_shown(value)} does not fit: {name} is a group of settings. "
+            f"Write one of them, as in {name}.SETTING=VALUE; --help lists them."
+        )
     guess = closest(str(value), members)
-    advice = f"Did you mean {guess}?" if guess else f"Write {name}=VALUE with such a value."
-    return f"{name}={_shown(value)} does not fit: it takes {expects}. {advice}"
+    advice = f"Did you mean {guess}?" if guess else f"The default is {_shown(setting.default)}."
+    return f"{name}={_shown(value)} does not fit: it takes {setting.expects}. {advice}"
 
 
 def _shown(value: Any) -> str:

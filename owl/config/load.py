@@ -60,10 +60,7 @@ def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None
     problems += run_problems(run, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     if problems:
         _refuse(ConfigError(problems))
-    try:
-        main(run)
-    except ConfigError as error:
-        _refuse(error)
+    main(run)
 
 
 def compose(
@@ -161,6 +158,10 @@ def _sort_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> _Typed
             )
         elif key in groups and not isinstance(override.value(), dict):
             typed.problems += _choose(override, groups[key], typed.choices)
+        elif guess := _misspelt_group(override, groups):
+            typed.problems.append(
+                f"{text} names no group and no setting. Did you mean {guess}={override.value()}?"
+            )
         else:
             typed.values.append(override)
     return typed
@@ -173,6 +174,13 @@ def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
         for path in folder.glob("*/*.yaml"):
             found.setdefault(path.parent.name, set()).add(path.stem)
     return {group: sorted(names) for group, names in sorted(found.items())}
+
+
+def _misspelt_group(override: Override, groups: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the group that a name such as `experimnt` means, None when it may be a setting."""
+    key = override.key_or_group
+    is_choice = isinstance(override.value(), str) and "." not in key
+    return closest(key, groups) if is_choice and key not in RunConfig().__dict__ else None
 
 
 def _unreadable(text: str, groups: Mapping[str, Sequence[str]]) -> str:
@@ -208,26 +216,28 @@ def _compose_yaml(
     config_name: str, choices: Mapping[str, str | None], config_dirs: Sequence[Path]
 ) -> tuple[dict[str, Any], Problems]:
     """Let hydra merge the YAML files, without a schema; fall back to our own when it cannot."""
-    search = ",".join(f"file://{folder}" for folder in config_dirs)
+    folders = [CONFIGS, *config_dirs]
+    # Hydra looks for the file to start from in one folder only.
+    home = next((f for f in folders if (f / f"{config_name}.yaml").is_file()), CONFIGS)
+    search = ",".join(f"file://{folder}" for folder in folders if folder != home)
     overrides = [f"hydra.searchpath=[{search}]"] if search else []
-    overrides += _spell_choices(config_name, choices, [CONFIGS, *config_dirs])
+    overrides += _spell_choices(home / f"{config_name}.yaml", choices)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(home), version_base="1.3"):
         try:
             return _plain(hydra_compose(config_name, overrides)), []
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             problem = f"The YAML files do not compose: {_one_line(error)}. Mend what it names."
-            return _plain(hydra_compose("pretrain")), [problem]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return _plain(hydra_compose("pretrain")), [problem]
 
 
-def _spell_choices(
-    config_name: str, choices: Mapping[str, str | None], folders: Sequence[Path]
-) -> list[str]:
+def _spell_choices(primary: Path, choices: Mapping[str, str | None]) -> list[str]:
     """Write choices the way hydra insists on: a plus for groups the defaults list does not have.
 
     Users may write either; `+experiment=stage1` and `experiment=stage1` mean the same here.
     """
-    listed = _default_groups(config_name, folders)
+    listed = _default_groups(primary)
     spelled = {
         group: f"{group}={name}" if group in listed else f"+{group}={name}"
         for group, name in choices.items()
@@ -237,15 +247,14 @@ def _spell_choices(
     return [*spelled.values(), *dropped]
 
 
-def _default_groups(config_name: str, folders: Sequence[Path]) -> set[str]:
+def _default_groups(primary: Path) -> set[str]:
     """Groups in the defaults list of the YAML file that a run starts from."""
-    for folder in folders:
-        path = folder / f"{config_name}.yaml"
-        if path.is_file():
-            tree = yaml.safe_load(path.read_text()) or {}
-            entries = tree.get("defaults", []) if isinstance(tree, dict) else []
-            return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
-    return set()
+    try:
+        tree = yaml.safe_load(primary.read_text())
+    except (OSError, yaml.YAMLError):
+        return set()  # hydra will say what is wrong with it
+    entries = tree.get("defaults", []) if isinstance(tree, dict) else []
+    return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

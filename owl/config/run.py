@@ -270,19 +270,6 @@ class SourceConfig:
     cut: CutPolicy | None = None
     """Overrides `data.cut` for this source."""
 
-    def problems(self, name: str) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work; name is the source's own."""
-        if not self.path:
-            yield (
-                f"data.sources.{name}.path is empty. Give the folder that holds dataset.json, or "
-                f"drop the source with ~data.sources.{name}."
-            )
-        if self.weight <= 0:
-            yield (
-                f"data.sources.{name}.weight={self.weight} must be above 0. Give its share in the "
-                f"blend, or drop the source with ~data.sources.{name}."
-            )
-
 
 @dataclass(kw_only=True)
 class DataConfig:
@@ -309,19 +296,10 @@ class DataConfig:
     """Which of the demo's shards to read, stage1 or stage2: each experiment says."""
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work, without touching the disk."""
-        if not self.sources:
-            yield (
-                "data.sources={} names no data. Write data=demo for the embedded demo, or "
-                "data.sources.NAME.path=FOLDER for your own shards."
-            )
-        for name, source in self.sources.items():
-            yield from source.problems(name)
-        if not self.tokenizer:
-            yield (
-                "data.tokenizer is empty. Give a folder with tokenizer.json, or with vocab.json "
-                "and merges.txt; the language model's own folder will do."
-            )
+        """Yield one sentence for each number that cannot work.
+
+        Sources and tokenizer are `owl.data.loader.data_problems`'s to judge: it opens them.
+        """
         yield from _too_small("data.num_workers", self.num_workers, 0, "it counts processes")
         yield from _outside(
             "data.max_skipped_fraction", self.max_skipped_fraction, 0, 1, "it is a share of samples"

@@ -67,8 +67,7 @@ def closest_setting(name: str) -> str | None:
     The last part alone is tried too, so that `tensor=2` finds parallel.tensor.
     """
     names = [setting.name for setting in all_settings()]
-    nodes = {n.rsplit(".", 1)[0] for n in names if "." in n}
-    whole = closest(name, [*names, *sorted(nodes)])
+    whole = closest(name, names)
     if whole:
         return whole
     last_part = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
@@ -111,8 +110,13 @@ def _leaves(node: Any, prefix: str) -> Iterator[Setting]:
         elif dataclasses.is_dataclass(annotation):
             yield from _leaves(annotation, f"{name}.")
         else:
-            doc = docs.get(field.name, "")
+            doc = docs.get(field.name) or _enum_doc(annotation)
             yield Setting(name=name, annotation=annotation, default=_default(field), doc=doc)
+
+
+def _enum_doc(annotation: Any) -> str:
+    """What an enum says of itself, for a field that says nothing."""
+    return inspect.getdoc(annotation) or "" if enum_members(annotation) else ""
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

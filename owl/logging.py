@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says on the terminal: one logger, one line a step.
+
+Rank 0 speaks; another rank is heard only when it warns, and then says which rank it is.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+
+logger = logging.getLogger("owl")
+
+# Said at import by megatron-core, or by what it tries: the optional packages are choices of ours
+# (docs say how to get them), so nobody can act on these lines.
+_NOT_ACTIONABLE = (
+    ".*[Aa]pex.*",
+    ".*[Tt]ransformer[ _]?[Ee]ngine.*",
+    ".*nvidia_resiliency_ext.*",
+    ".*emerging[ _]optimizers.*",
+    ".*flash[ _-]?(attn|linear|mla).*",
+    ".*pynvml.*",
+    ".*DTensor.*deprecated.*",
+)
+
+
+def set_up_logging(rank: int | None = None) -> None:
+    """Let the logger "owl" write to stderr as this rank should. Safe to call twice.
+
+    Args:
+        rank: place among all processes; read from RANK when None.
+    """
+    rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if rank == 0 else _rank_format(rank)))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    logger.propagate = False
+    silence_imports()
+
+
+def silence_imports() -> None:
+    """Drop import-time warnings that nobody can act on. Call before megatron.core is imported."""
+    for pattern in _NOT_ACTIONABLE:
+        warnings.filterwarnings("ignore", message=pattern)
+    logging.getLogger("megatron.core").setLevel(logging.ERROR)
+
+
+def _rank_format(rank: int) -> str:
+    return f"[rank {rank}] %(levelname)s %(message)s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFigures:
+    """What one log line says. Rates are over the whole job, fills are fractions of the budgets."""
+
+    step: int
+    train_steps: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    samples: int  # consumed by this step, over all ranks
+    target_tokens: int  # supervised ones among them
+    text_tokens_per_second: float
+    tiles_per_second: float
+    text_fill: float
+    tile_fill: float
+    mfu: float | None  # None where the peak of the device is not known
+    step_seconds: float
+    eta_seconds: float
+    skipped_samples: int = 0  # content errors so far; said only when there are some
+
+
+def step_line(figures: StepFigures) -> str:
+    """Write a step as one line: units in it, same order for ever, for eyes and grep alike."""
+    parts = [
+        f"step {figures.step}/{figures.train_steps}",
+        f"loss {figures.loss:.4f}",
+        f"grad_norm {figures.grad_norm:.3g}",
+        f"lr {figures.learning_rate:.1e}",
+        f"{figures.samples} samples",
+        f"{_short(figures.target_tokens)} targets",
+        f"{_short(figures.text_tokens_per_second)} text tok/s",
+        f"{_short(figures.tiles_per_second)} img/s",
+        f"fill {figures.text_fill:.0%} tok {figures.tile_fill:.0%} img",
+        *([] if figures.mfu is None else [f"mfu {figures.mfu:.0%}"]),
+        f"{figures.step_seconds:.2f} s",
+        f"eta {duration(figures.eta_seconds)}",
+        *([f"skipped {figures.skipped_samples}"] if figures.skipped_samples else []),
+    ]
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write a time with its two largest units: "1d 8h", "12m 5s", "9s"."""
+    left = round(max(seconds, 0))
+    parts: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, left = divmod(left, size)
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def _short(number: float) -> str:
+    """Write a count with three digits at most: 87, 3.1k, 412k, 1.2M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            scaled = number / size
+            return f"{scaled:.0f}{unit}" if scaled >= 10 else f"{scaled:.1f}{unit}"
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# One machine: starts a script on PROCESSES processes (default: one per GPU, 1 without GPU).
+#   PROCESSES=2 scripts/launch.sh pretrain_owl3.py +experiment=stage1 parallel=tp2
+set -euo pipefail
+[[ $# -gt 0 ]] || { sed -n '3,4p' "$0"; exit 2; }
+
+gpus="$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)"
+processes="${PROCESSES:-$(( gpus > 0 ? gpus : 1 ))}"
+# Tensor parallelism overlaps its collectives with compute only with one connection to the device.
+export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
+exec torchrun --standalone --nproc-per-node "$processes" "$@"

@@ -22,6 +22,7 @@ _NOT_ACTIONABLE = (
     ".*flash[ _-]?(attn|linear|mla).*",
     ".*pynvml.*",
     ".*DTensor.*deprecated.*",
+    ".*non-leaf Tensor.*|.*not a leaf Tensor.*",  # its optimizer reads .grad of views of weights
 )
 
 

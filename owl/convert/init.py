@@ -17,7 +17,7 @@ from torch import Tensor
 from owl.checkpoint.save import CARRIED, write_checkpoint
 from owl.checkpoint.content import weight_shards
 from owl.checkpoint.state import TrainState
-from owl.config.run import ModelConfig, ParallelConfig, Precision
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.convert import layouts
 from owl.convert.hf_config import build_config
 from owl.convert.names import entries, is_carried
@@ -76,7 +76,7 @@ def init_checkpoint(
     model = _architecture(language, vision, options)
     source = _Source(language, vision, model)
     precision = _PRECISIONS[source.read("language_model.model.embed_tokens.weight").dtype]
-    parallel = ParallelConfig(device="cpu", backend="gloo")
+    parallel = ParallelConfig(device=DeviceKind.cpu)
     with process_groups(parallel, seed=options.seed) as groups:
         torch.manual_seed(options.seed)
         chunks = build_model(model, parallel, precision, groups)

@@ -21,11 +21,20 @@ ModelProvider = Callable[[bool, bool, int | None], Owl3Model]
 
 
 def model_provider(
-    model: ModelConfig, parallel: ParallelConfig, precision: Precision, groups: ProcessGroups
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: Precision,
+    groups: ProcessGroups,
+    *,
+    initialise: bool = True,
 ) -> ModelProvider:
-    """Make Megatron's kind of provider: (pre_process, post_process, vp_stage) to a stage's model."""
+    """Make Megatron's kind of provider: (pre_process, post_process, vp_stage) to a stage's model.
+
+    `initialise` off leaves weights as they are allocated: for models on the meta device.
+    """
     config = decoder_config(model, parallel, precision)
     vision = tower_config(model, parallel, precision)
+    config.perform_initialization = vision.perform_initialization = initialise
 
     def provide(pre_process: bool, post_process: bool, vp_stage: int | None = None) -> Owl3Model:
         return Owl3Model(

@@ -104,6 +104,7 @@ def _shared(parallel: ParallelConfig, precision: Precision) -> dict[str, Any]:
         "bias_dropout_fusion": False,
         "apply_rope_fusion": False,
         "deallocate_pipeline_outputs": False,
+        "cuda_graph_scope": [],  # the default's spelling is deprecated, and says so each time
         # The loss arrives divided by the weight of the whole global batch (train/loss.py).
         "calculate_per_token_loss": True,
         "hetereogenous_dist_checkpoint": True,  # mcore's spelling; hyper layers differ from others

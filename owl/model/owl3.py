@@ -2,6 +2,7 @@
 """Owl3Model: tower, projector, decoder, loss; or the part of them that one pipeline stage holds."""
 
 import torch
+from megatron.core.enums import ModelType
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -58,6 +59,7 @@ class Owl3Model(LanguageModule):
         super().__init__(config=config, pg_collection=pg_collection)
         self.model_config = model
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
+        self.model_type = ModelType.encoder_or_decoder
         self.share_embeddings_and_output_weights = model.tie_word_embeddings
         self.input_tensor: Tensor | None = None
         pp_rank = pg_collection.pp.rank()

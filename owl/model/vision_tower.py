@@ -54,6 +54,10 @@ class VisionTower(MegatronModule):
         Returns:
             [m, p, h_v] features: the output of the last layer but one of the published tower.
         """
+        if not len(pixel_values):
+            # A blank tile, of which nothing is kept: every parameter takes part in every
+            # micro-batch, so that no rank waits for a gradient that never comes.
+            return self.forward(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         patches = self._patches(self.normalise(pixel_values))
         hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
         return self.encoder(hidden_states, attention_mask=None).transpose(0, 1)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from owl.config.run import ModelConfig, ParallelConfig, Precision, Trainable
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, Trainable
 from owl.convert.hf_config import owl3_config
 from owl.convert.names import entries
 from owl.data.samples import IGNORE_INDEX, PackedBatch
@@ -73,7 +73,7 @@ def run_golden(folder: Path, tensor: int, packed: bool) -> None:
     from owl.mcore.process_groups import process_groups
 
     config, weights, cases = load_folder(folder)
-    parallel = ParallelConfig(tensor=tensor, device="cpu", timeout_minutes=2)
+    parallel = ParallelConfig(tensor=tensor, device=DeviceKind.cpu, timeout_minutes=2)
     with process_groups(parallel) as groups:
         chunk = _build(config, weights, parallel, groups)
         failed = False

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One optimizer step: count, forward and backward, update."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from owl.data.samples import IGNORE_INDEX, StepBatch
+from owl.errors import BatchError
+from owl.mcore.optimizer import Optimizer
+from owl.mcore.process_groups import ProcessGroups
+from owl.mcore.schedule import attach_to_schedule, forward_backward
+from owl.train.loop import StepReport
+
+
+def make_step(
+    chunks: list[nn.Module], optimizer: Optimizer, groups: ProcessGroups
+) -> Callable[[StepBatch], StepReport]:
+    """Make the function that the loop calls once a step.
+
+    Args:
+        chunks: this rank's model, wrapped for training.
+        optimizer: over its parameters.
+        groups: Megatron's process groups.
+    """
+    attach_to_schedule(chunks, optimizer.megatron, groups)
+
+    def step(batch: StepBatch) -> StepReport:
+        counts = _Counts.over_ranks(batch, groups)
+        optimizer.zero_grad(chunks)
+        loss = forward_backward(chunks, batch.microbatches, groups, total_weight=counts.weight)
+        if not math.isfinite(loss):
+            raise BatchError(_not_finite(loss, batch))
+        result = optimizer.step()
+        return StepReport(
+            loss=loss,
+            grad_norm=result.grad_norm,
+            learning_rate=result.learning_rate,
+            loss_scale=result.loss_scale,
+            update_skipped=result.skipped,
+            samples=counts.samples,
+            packs=counts.packs,
+            text_tokens=counts.text_tokens,
+            target_tokens=counts.target_tokens,
+            tiles=counts.tiles,
+            skipped=counts.skipped,
+        )
+
+    return step
+
+
+class _Counts:
+    """What the whole global batch holds. The weight is the denominator of its loss."""
+
+    def __init__(self, numbers: list[float], skipped: Counter[str]) -> None:
+        self.weight = numbers[0]
+        self.samples, self.packs, self.text_tokens, self.tiles, self.target_tokens = (
+            round(number) for number in numbers[1:6]
+        )
+        self.skipped = skipped
+
+    @classmethod
+    def over_ranks(cls, batch: StepBatch, groups: ProcessGroups) -> "_Counts":
+        """Add up this rank's counts and those of the other data-parallel ranks."""
+        report, packs = batch.report, batch.microbatches
+        targets = sum(int((pack.labels != IGNORE_INDEX).sum()) for pack in packs)
+        weight = sum(pack.supervised_weight for pack in packs)
+        mine = [weight, report.samples, report.packs, report.text_tokens, report.tiles, targets]
+        numbers = torch.tensor(
+            [*mine, sum(report.skipped.values())], dtype=torch.float64, device=groups.device
+        )
+        dist.all_reduce(numbers, group=groups.collection.dp)
+        skipped: Counter[str] = Counter()
+        if numbers[-1]:  # rare, so the names of the codes travel only then
+            everyone: list[dict[str, int]] = [{} for _ in range(groups.dp_size)]
+            dist.all_gather_object(everyone, dict(report.skipped), group=groups.collection.dp)
+            for rank in everyone:
+                skipped.update(rank)
+        return cls(numbers.tolist(), skipped)
+
+
+def _not_finite(loss: float, batch: StepBatch) -> str:
+    keys = [key for pack in batch.microbatches for key in pack.keys]
+    shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    return (
+        f"the loss of this step is {loss}. This rank's samples were {shown}. Lower "
+        f"optim.learning_rate, or look at these samples; the newest checkpoint is from before."
+    )

@@ -121,8 +121,13 @@ def load_yaml(path: Path) -> RunConfig:
 
 def _say(text: str) -> None:
     """Print from one rank only."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # `--help | head` is no error; without this, Python complains again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(error: ConfigError) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,6 +31,16 @@ CODECS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
 
 Pixels = NDArray[np.uint8]
 
@@ -126,7 +136,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
     else:
         with _open(data) as image:
             width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS:
+            if _orientation(image) in SIDEWAYS:
                 width, height = height, width
     check_size(width, height)
     return width, height
@@ -192,7 +202,15 @@ def _jpeg_orientation(data: bytes) -> int:
     if b"Exif\x00\x00" not in data[: 1 << 16]:
         return 1
     with _open(data) as image:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a picture that has been opened but not loaded."""
+    # For a PNG getexif() would decode all pixels to look for a block after them.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(EXIF_ORIENTATION, 1))
 
 
 def _decode_jpeg(data: bytes) -> Pixels:
@@ -218,12 +236,15 @@ def _open(data: bytes) -> Image.Image:
 
 def _decode_with_pillow(data: bytes) -> Pixels:
     with _open(data) as image:
+        orientation = _orientation(image)
         try:
             image.load()
-            upright = ImageOps.exif_transpose(image)
         except (OSError, ValueError, SyntaxError, struct.error) as error:
             raise DataError("E308", f"the picture cannot be decoded: {error}.") from error
-        return np.array(to_rgb(upright))
+        upright = to_rgb(image)
+        if orientation in UPRIGHT:
+            upright = upright.transpose(UPRIGHT[orientation])
+        return np.array(upright)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -27,7 +27,7 @@ class Member:
     """One file inside a tar: where its header and its data lie."""
 
     name: str
-    header_offset: int  # bytes from the start of what was scanned
+    header_offset: int  # of its first header, PAX block included
     data_offset: int
     size: int
 
@@ -44,7 +44,7 @@ class Member:
     @property
     def end(self) -> int:
         """First byte after the data and its padding."""
-        return self.data_offset + -(-self.size // BLOCK) * BLOCK
+        return self.data_offset + _padded(self.size)
 
 
 def scan_members(view: memoryview, *, shard: str) -> Iterator[Member]:
@@ -54,15 +54,8 @@ def scan_members(view: memoryview, *, shard: str) -> Iterator[Member]:
         DataError: E101 bad header, E102 truncated, E103 data after the end, E104 not a plain file.
     """
     offset = 0
-    while True:
-        header = bytes(view[offset : offset + BLOCK])
-        if len(header) < BLOCK:
-            raise DataError(
-                "E102", f"the tar ends at byte {len(view)} without an end marker.", shard=shard
-            )
-        if not any(header):
-            break
-        member = read_header(header, offset, shard=shard)
+    while any(_block(view, offset, shard=shard)):
+        member = read_member(view, offset, shard=shard)
         if member.end > len(view):
             raise DataError(
                 "E102",
@@ -78,14 +71,29 @@ def scan_members(view: memoryview, *, shard: str) -> Iterator[Member]:
         )
 
 
-def read_header(header: bytes, offset: int, *, shard: str) -> Member:
-    """Read one 512-byte header that lies at `offset`."""
-    try:
-        info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-    except (tarfile.HeaderError, UnicodeDecodeError) as error:
-        raise DataError(
-            "E101", f"no tar header at byte {offset}: {error}. Copy the shard again.", shard=shard
-        ) from error
+def split_members(data: bytes, *, shard: str) -> list[Member]:
+    """Members of one sample's byte range, which has no end marker."""
+    view = memoryview(data)
+    members: list[Member] = []
+    offset = 0
+    while offset < len(data):
+        members.append(read_member(view, offset, shard=shard))
+        offset = members[-1].end
+    return members
+
+
+def read_member(view: memoryview, offset: int, *, shard: str) -> Member:
+    """Read the header at `offset`, and the PAX block before it if there is one.
+
+    webdataset writes such a block for every member (its time stamps have fractions).
+    """
+    start, overrides = offset, dict[str, str]()
+    info = _read_header(view, offset, shard=shard)
+    while info.type == tarfile.XHDTYPE:
+        data = bytes(view[offset + BLOCK : offset + BLOCK + info.size])
+        overrides.update(_pax_records(data, offset, shard=shard))
+        offset += BLOCK + _padded(info.size)
+        info = _read_header(view, offset, shard=shard)
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise DataError(
             "E104",
@@ -93,7 +101,46 @@ def read_header(header: bytes, offset: int, *, shard: str) -> Member:
             "shards with owl.data.shards.ShardWriter, or with tar --format=ustar and no folders.",
             shard=shard,
         )
-    return Member(info.name, offset, offset + BLOCK, info.size)
+    size = int(overrides.get("size", info.size))
+    return Member(overrides.get("path", info.name), start, offset + BLOCK, size)
+
+
+def _block(view: memoryview, offset: int, *, shard: str) -> bytes:
+    block = bytes(view[offset : offset + BLOCK])
+    if len(block) < BLOCK:
+        raise DataError(
+            "E102",
+            f"the tar ends at byte {len(view)} without an end marker. Copy the shard again.",
+            shard=shard,
+        )
+    return block
+
+
+def _read_header(view: memoryview, offset: int, *, shard: str) -> tarfile.TarInfo:
+    try:
+        return tarfile.TarInfo.frombuf(_block(view, offset, shard=shard), "utf-8", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise DataError(
+            "E101", f"no tar header at byte {offset}: {error}. Copy the shard again.", shard=shard
+        ) from error
+
+
+def _pax_records(data: bytes, offset: int, *, shard: str) -> Iterator[tuple[str, str]]:
+    """Yield the "length key=value" lines of a PAX block."""
+    while data.strip(b"\0"):
+        length, _, rest = data.partition(b" ")
+        if not length.isdigit() or not len(length) + 1 < int(length) <= len(data):
+            raise DataError("E101", f"the PAX block at byte {offset} is broken.", shard=shard)
+        key, _, value = (
+            rest[: int(length) - len(length) - 2].decode("utf-8", "replace").partition("=")
+        )
+        yield key, value
+        data = data[int(length) :]
+
+
+def _padded(size: int) -> int:
+    """Bytes that a file of this size takes in a tar."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def group_by_key(members: Iterator[Member], *, shard: str) -> Iterator[list[Member]]:
@@ -179,17 +226,6 @@ class TarWriter:
             self._temporary.replace(self.path)
         else:
             self._temporary.unlink()
-
-
-def split_members(data: bytes, *, shard: str) -> Sequence[Member]:
-    """Members of one sample's byte range, which has no end marker."""
-    members = []
-    offset = 0
-    while offset < len(data):
-        member = read_header(data[offset : offset + BLOCK], offset, shard=shard)
-        members.append(member)
-        offset = member.end
-    return members
 
 
 def member_bytes(data: bytes, members: Sequence[Member]) -> Mapping[str, bytes]:

@@ -39,9 +39,7 @@ def chat(question="What is it?", answer="An owl.", *, pictures=0, **media):
         "schema": "owl3-sample/1",
         "id": "made/0",
         "kind": "chat",
-        "media": [
-            {"type": "image", "file": f"m{i:04}.jpg", **media} for i in range(pictures)
-        ],
+        "media": [{"type": "image", "file": f"m{i:04}.jpg", **media} for i in range(pictures)],
         "turns": [
             {
                 "role": "user",

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def prepare(*arguments):
+    return subprocess.run(
+        [sys.executable, "data_tools/prepare.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_good_folder_is_prepared_with_token_counts(tmp_path):
+    folder = write_chats(tmp_path / "a", shards=2)
+    (folder / "dataset.json").unlink()
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    result = prepare(folder, "--tokenizer", tokenizer, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert "indexed 2/2" in result.stdout
+    assert "counted 2/2" in result.stdout
+    assert (folder / "dataset.json").is_file()
+    assert len(list(folder.glob("*.tok.*"))) == 2
+
+
+def test_condemned_samples_are_named_and_give_exit_code_one(tmp_path):
+    bad = chat(pictures=1, w=999)
+    write_shard(tmp_path / "s.tar", [("x", bad, files_of(bad))])
+    result = prepare(tmp_path)
+    assert result.returncode == 1
+    assert "E306: shard s.tar: sample 'x'" in result.stderr
+
+
+def test_a_folder_without_shards_gives_exit_code_two(tmp_path):
+    result = prepare(tmp_path)
+    assert result.returncode == 2
+    assert "holds no *.tar" in result.stderr
+
+
+def test_help_says_what_the_exit_codes_mean():
+    result = prepare("--help")
+    assert result.returncode == 0
+    assert "Exit code" in result.stdout

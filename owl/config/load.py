@@ -36,6 +36,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """The YAML files, beside the entry scripts."""
 
 EXIT_BAD_CONFIG = 2
+_HINT = "Nothing was started. --help lists every setting; --cfg job prints the whole run."
 
 
 def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None:
@@ -60,7 +61,10 @@ def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None
     problems += run_problems(run, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     if problems:
         _refuse(ConfigError(problems))
-    main(run)
+    try:
+        main(run)
+    except ConfigError as error:
+        _refuse(error, hint="")
 
 
 def compose(
@@ -130,11 +134,10 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refuse(error: ConfigError) -> None:
+def _refuse(error: ConfigError, hint: str = _HINT) -> None:
     """Print the problems from one rank, and end the process without a traceback."""
     if os.environ.get("RANK", "0") == "0":
-        hint = "Nothing was started. --help lists every setting; --cfg job prints the whole run."
-        print(f"{error}\n{hint}", file=sys.stderr)
+        print(f"{error}\n{hint}".rstrip(), file=sys.stderr)
     sys.exit(EXIT_BAD_CONFIG)
 
 

@@ -33,8 +33,8 @@ def load_weights(
 ) -> None:
     """Load weights into unwrapped or wrapped model chunks; every rank calls this together."""
     check_same_model(checkpoint, model)
-    loaded = _load(weight_shards(chunks, groups), checkpoint)
-    _fill(chunks, loaded)
+    weights = weight_shards(chunks, groups)
+    _fill(chunks, _load(weights, checkpoint), weights)
 
 
 def load_everything(
@@ -56,10 +56,10 @@ def load_everything(
     if same_layout:
         content["random_states"] = random_states(groups)
     loaded = _load(content, checkpoint)
-    optimizer.load_state_dict(loaded.pop("optimizer"))
+    _fill(chunks, loaded, weights)
+    optimizer.load_state_dict(loaded["optimizer"])
     if same_layout:
-        restore_random_states(loaded.pop("random_states"))
-    _fill(chunks, loaded)
+        restore_random_states(loaded["random_states"])
     return TrainState.from_dict(training)
 
 
@@ -114,6 +114,7 @@ def _load(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
         return dist_checkpointing.load(content, str(checkpoint))
 
 
-def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any]) -> None:
+def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Put loaded weights into the model; what else a checkpoint has in common is left out."""
     for chunk in chunks:
-        unwrapped(chunk).load_state_dict(loaded, strict=True)
+        unwrapped(chunk).load_state_dict({name: loaded[name] for name in weights}, strict=True)

@@ -77,7 +77,7 @@ def init_checkpoint(
     source = _Source(language, vision, model)
     precision = _PRECISIONS[source.read("language_model.model.embed_tokens.weight").dtype]
     parallel = ParallelConfig(device=DeviceKind.cpu)
-    with process_groups(parallel, seed=options.seed) as groups:
+    with process_groups(parallel, seed=options.seed, alone=True) as groups:
         torch.manual_seed(options.seed)
         chunks = build_model(model, parallel, precision, groups)
         made = load_whole(chunks, source.weights(report))

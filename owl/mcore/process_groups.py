@@ -66,12 +66,15 @@ class ProcessGroups:
 
 
 @contextmanager
-def process_groups(parallel: ParallelConfig, *, seed: int = 1234) -> Iterator[ProcessGroups]:
+def process_groups(
+    parallel: ParallelConfig, *, seed: int = 1234, alone: bool = False
+) -> Iterator[ProcessGroups]:
     """Join the job that torchrun started (or be a job of one), and leave it at the end.
 
     Args:
         parallel: degrees, device and backend.
         seed: of Megatron's per-rank random states.
+        alone: a job of one, even where torchrun started several processes.
 
     Yields:
         The groups. An exception inside ends the process group at once, so that the other ranks
@@ -81,7 +84,7 @@ def process_groups(parallel: ParallelConfig, *, seed: int = 1234) -> Iterator[Pr
     device = _choose_device(parallel.device)
     if device.type == "cpu":
         cpu.install()
-    _start_distributed(parallel, device)
+    _start_distributed(parallel, device, alone=alone)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core import parallel_state, tensor_parallel
@@ -121,13 +124,15 @@ def _choose_device(wanted: str) -> torch.device:
     return device
 
 
-def _start_distributed(parallel: ParallelConfig, device: torch.device) -> None:
+def _start_distributed(
+    parallel: ParallelConfig, device: torch.device, *, alone: bool
+) -> None:
     """Initialise torch.distributed from torchrun's environment, or as a group of one."""
     backend = parallel.backend
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=parallel.timeout_minutes)
-    if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
+    if not alone and "MASTER_ADDR" in os.environ and "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(

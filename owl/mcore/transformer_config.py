@@ -39,6 +39,7 @@ def decoder_config(
         pipeline_dtype=DTYPES[precision],
         # A row is as long as its samples: stages agree on shapes as they go.
         variable_seq_lengths=parallel.pipeline > 1,
+        moe_token_dispatcher_type="alltoall",  # there is no MoE, but variable lengths ask for it
         **_recompute(parallel.recompute),
         **_shared(parallel, precision),
     )

@@ -35,14 +35,14 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
 def parameter_sizes(model: ModelConfig, precision: Precision) -> list[tuple[str, int]]:
     """Name and size of every parameter of the unsplit model, without allocating one.
 
-    Starts and ends a process group of one: call it where none exists.
+    Starts and ends a process group of one: call it before the real one.
     """
     from owl.mcore.parameters import global_names
     from owl.mcore.provider import model_provider
 
-    alone = ParallelConfig(device=DeviceKind.cpu)
-    with process_groups(alone) as groups, torch.device("meta"):
-        chunk = model_provider(model, alone, precision, groups, initialise=False)(True, True, None)
+    one = ParallelConfig(device=DeviceKind.cpu)
+    with process_groups(one, alone=True) as groups, torch.device("meta"):
+        chunk = model_provider(model, one, precision, groups, initialise=False)(True, True, None)
         return [(name, parameter.numel()) for name, parameter in global_names([chunk])]
 
 

@@ -9,6 +9,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
 from owl.config.run import LrDecay, OptimConfig, Precision
+from owl.mcore import adam_state
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.transformer_config import DTYPES
 
@@ -88,6 +89,7 @@ def build_optimizer(
         chunks,
         use_gloo_process_groups=False,
     )
+    adam_state.adopt(megatron)
     optimizer = Optimizer(megatron, _schedule(megatron, optim, train_steps))
     optimizer.seek(0)
     return optimizer

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Save and load the distributed optimizer when its AdamW is torch's.
+
+torch keeps `step` in each parameter's state; TE and apex keep it in the parameter group, and
+megatron-core 0.16.1 half expects the one and half the other: saving asserts on a rank without
+parameters, loading raises KeyError 'step' on a fresh optimizer, and after loading all parameters
+share one step tensor, so that a step counts once per parameter. `TorchAdamState` mends the three.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.optimizer import ChainedOptimizer, DistributedOptimizer
+from torch import Tensor
+
+
+class TorchAdamState(DistributedOptimizer):
+    """DistributedOptimizer with a state_dict that works for torch.optim.AdamW."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but per-parameter tensors; called by all ranks together."""
+        self._fill_state()
+        step = self._common_step()
+        groups = self.optimizer.state_dict()["param_groups"]
+        state: dict[str, Any] = {
+            "optimizer": {
+                "param_groups": [
+                    {key: value for key, value in group.items() if key != "params"} | {"step": step}
+                    for group in groups
+                ]
+            }
+        }
+        if self.grad_scaler:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo state_dict, and take the per-parameter tensors along."""
+        super().load_state_dict(state_dict)
+        for state in self.optimizer.state.values():
+            state["step"] = state["step"].clone()
+
+    def _set_main_param_and_optimizer_states(
+        self, model_param: Tensor, tensors: dict[str, Tensor]
+    ) -> None:
+        group, order = self.model_param_group_index_map[model_param]
+        main = self.optimizer.param_groups[group]["params"][order]
+        step = self.optimizer.state[main]["step"]
+        super()._set_main_param_and_optimizer_states(model_param, {"step": step, **tensors})
+
+    def _fill_state(self) -> None:
+        """Give a fresh optimizer the state that its first step would start from."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self.optimizer.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+
+    def _common_step(self) -> float:
+        """Updates so far. A rank may hold no parameter, so the ranks agree on the largest."""
+        steps = [float(state["step"]) for state in self.optimizer.state.values()]
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        step = torch.tensor(max(steps, default=0.0), device=device)
+        dist.all_reduce(step, dist.ReduceOp.MAX)
+        return float(step)
+
+
+def adopt(optimizer: Any) -> None:
+    """Turn the distributed optimizers inside Megatron's chain into TorchAdamState, where needed."""
+    parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+    for part in parts:
+        if type(part) is DistributedOptimizer and isinstance(part.optimizer, torch.optim.AdamW):
+            part.__class__ = TorchAdamState

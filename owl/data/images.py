@@ -7,7 +7,6 @@ are normalised on the device.
 """
 
 import io
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +126,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """Width and height as displayed, from the header alone.
 
     Raises:
-        DataError: E307 not a picture of a known format, E309 a size that is refused.
+        DataError: E307 not a picture of a known format, E308 a damaged header, E309 a size or
+            E310 a pixel format that is refused.
     """
     if _is_jpeg(data):
         width, height = _jpeg_size(data)
@@ -135,6 +135,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
             width, height = height, width
     else:
         with _open(data) as image:
+            check_mode(image)
             width, height = image.size
             if _orientation(image) in SIDEWAYS:
                 width, height = height, width
@@ -210,7 +211,10 @@ def _orientation(image: Image.Image) -> int:
     # For a PNG getexif() would decode all pixels to look for a block after them.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block: show the picture as it lies, as browsers do
+        return 1
 
 
 def _decode_jpeg(data: bytes) -> Pixels:
@@ -239,28 +243,35 @@ def _decode_with_pillow(data: bytes) -> Pixels:
         orientation = _orientation(image)
         try:
             image.load()
-        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            upright = to_rgb(image)
+        except DataError:
+            raise
+        except Exception as error:  # damaged bytes: Pillow raises whatever its parsers meet
             raise DataError("E308", f"the picture cannot be decoded: {error}.") from error
-        upright = to_rgb(image)
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
         return np.array(upright)
+
+
+def check_mode(image: Image.Image) -> None:
+    """Raise E310 for float and 32-bit pictures, whose range is anybody's guess."""
+    if image.mode in ("I", "F"):
+        raise DataError(
+            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode with an obvious meaning to RGB; alpha is laid on white.
 
     Raises:
-        DataError: E310 for float and 32-bit pictures, whose range is anybody's guess.
+        DataError: E310, see check_mode.
     """
+    check_mode(image)
     if image.mode.startswith("I;16"):
         # convert("RGB") would clip at 255 instead of scaling.
         high_byte: NDArray[Any] = np.asarray(image).astype(np.uint16) >> 8
         return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise DataError(
-            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
-        )
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import mmap
-import os
 import struct
+import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,7 +198,7 @@ def _content_hash(content: bytes | memoryview) -> bytes:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, never half."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
 

@@ -51,6 +51,7 @@ def load_counts(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
     if content.startswith(prefix) and len(content) == len(prefix) + num_samples * 3 * 2 * 4:
         flat = np.frombuffer(content, "<i4", offset=len(prefix))
         return flat.reshape(num_samples, len(CutChoice), 2)
+    logger.info("counting tokens of %s; prepare.py --tokenizer does it ahead", path.name)
     counts = count_shard(dataset, shard, encoder)
     try:
         replace_file(path, prefix + counts.astype("<i4").tobytes())

@@ -211,7 +211,9 @@ def build_loader(
         raise ConfigError(problems)
     tokenizer = load_tokenizer(data.tokenizer)
     encoder = SampleEncoder(tokenizer, template, image_size)
-    sources = [open_source(name, source, data, encoder) for name, source in data.sources.items()]
+    sources = [
+        open_source(name, source, data, encoder) for name, source in sorted(data.sources.items())
+    ]
     return Loader(
         Plan(sources, pack, data.seed),
         MicrobatchReader(sources, encoder, media_position_shift),
@@ -229,6 +231,11 @@ def open_source(
 ) -> PlannedSource:
     """Open one source. Raises DataError when it is stale, or too much of it is bad."""
     dataset = Dataset.open(source.path)
+    if not len(dataset):
+        raise ConfigError(
+            f"data.sources.{name}.path={source.path} holds no samples. Put shards there and run "
+            f"python data_tools/prepare.py {source.path}"
+        )
     if dataset.errors:
         code, count = dataset.errors.most_common(1)[0]
         check_skips(

@@ -24,7 +24,7 @@ from owl.data.mixture import epoch_quotas, taken_before
 from owl.data.packing import pack_window
 from owl.data.samples import Cursor
 from owl.data.shards import Dataset
-from owl.errors import DataError
+from owl.errors import ConfigError, DataError
 
 PLAN_VERSION = 1
 """Raised when the same settings would give other packs: it is part of the cursor's fingerprint."""
@@ -132,9 +132,20 @@ class Plan:
         self.samples_per_epoch = sum(len(source.dataset) for source in sources)
         self.windows_per_epoch = -(-self.samples_per_epoch // pack.window)
         self._quotas = epoch_quotas([source.weight for source in sources], self.samples_per_epoch)
+        self._check_quotas()
         self._orders = [SourceOrder(source.dataset, seed, source.name) for source in sources]
         self.window = lru_cache(maxsize=2)(self._make_window)
         """(epoch, window) -> Window."""
+
+    def _check_quotas(self) -> None:
+        problems = [
+            f"data.sources.{source.name}.weight={source.weight} gives it no sample in an epoch of "
+            f"{self.samples_per_epoch}. Raise the weight, or remove the source."
+            for source, quota in zip(self.sources, self._quotas, strict=True)
+            if not quota
+        ]
+        if problems:
+            raise ConfigError(problems)
 
     def steps(self, global_batch_size: int, start: Cursor) -> Iterator[PlannedStep]:
         """Yield global batches from a cursor on, for ever.

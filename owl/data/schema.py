@@ -6,7 +6,6 @@ character for character; media are referenced by index from where they stand in 
 """
 
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,6 +31,7 @@ LEFTOVER_LITERALS = ("<image>", "<video>")
 """Placeholders of other formats that a converter forgot to replace."""
 FORBIDDEN_LITERALS = CONTROL_LITERALS + MARKUP_LITERALS + LEFTOVER_LITERALS
 
+MAX_WEIGHT = 1e6
 CUT_MODES = ("auto", "on", "off")
 
 Json = Mapping[str, Any]
@@ -188,7 +188,8 @@ def _shape_problems(document: Json) -> Iterator[SampleProblem]:
 
 
 def _media_shape(name: str, media: object) -> Iterator[SampleProblem]:
-    fields = MEDIA_FIELDS.get(media.get("type", "")) if isinstance(media, dict) else None
+    # str(): the type may be anything that json can hold, and a list is not hashable.
+    fields = MEDIA_FIELDS.get(str(media.get("type"))) if isinstance(media, dict) else None
     if fields is None:
         yield SampleProblem("E203", f"{name} needs a type: one of {sorted(MEDIA_FIELDS)}.")
         return
@@ -325,10 +326,15 @@ def _turn_problems(document: Json) -> Iterator[SampleProblem]:
     for index, turn in enumerate(turns):
         if not turn["content"] and turn["role"] != "system":
             yield SampleProblem("E204", f"turns[{index}] has no content.")
-        for thing in (turn, *turn["content"]):
-            yield from _weight_problems(index, thing)
         yield from _text_problems(index, turn)
-    if not any(_teaches(turn) for turn in turns):
+    weights = [
+        problem
+        for index, turn in enumerate(turns)
+        for thing in (turn, *turn["content"])
+        for problem in _weight_problems(index, thing)
+    ]
+    yield from weights
+    if not weights and not any(_teaches(turn) for turn in turns):
         yield SampleProblem("E204", "no token of this sample is learned, so it teaches nothing.")
 
 
@@ -356,8 +362,10 @@ def _role_problems(kind: str, roles: Sequence[str]) -> Iterator[SampleProblem]:
 
 def _weight_problems(index: int, thing: Json) -> Iterator[SampleProblem]:
     weight = thing.get("weight", 1.0)
-    if not math.isfinite(weight) or weight < 0:
-        yield SampleProblem("E207", f"turns[{index}]: weight={weight} must be finite and >= 0.")
+    if not 0 <= weight <= MAX_WEIGHT:  # false for NaN too
+        yield SampleProblem(
+            "E207", f"turns[{index}]: weight={weight!r:.40} must be 0..{MAX_WEIGHT:g}."
+        )
 
 
 def _text_parts(turn: Json) -> list[Json]:

@@ -65,7 +65,7 @@ class ShardWriter:
         for file in ("json", *files):
             tar.check_name(key, file, shard=shard)
         self._keys.add(key.casefold())
-        self._tar.write(f"{key}.json", json.dumps(document, ensure_ascii=False).encode())
+        self._tar.write(f"{key}.json", _json_bytes(document, shard=shard, key=key))
         for file in listed_files(document):
             self._tar.write(f"{key}.{file}", files[file])
 
@@ -80,6 +80,15 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         self._tar.__exit__(kind, error, trace)
+
+
+def _json_bytes(document: Json, *, shard: str, key: str) -> bytes:
+    try:
+        return json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # in meta, say: the text itself has been checked
+        raise DataError(
+            "E208", f"the json holds an unpaired surrogate: {error}.", shard=shard, key=key
+        ) from error
 
 
 class Dataset:

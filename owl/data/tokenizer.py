@@ -42,6 +42,12 @@ class Tokenizer:
         self.content_hash = content_hash
         self.image_placeholder = self.encode(IMAGE_PLACEHOLDER)
         """Ids of `<|image|>`, tokenised on its own; five plain tokens with Qwen2."""
+        if not self.image_placeholder or self.decode(self.image_placeholder) != IMAGE_PLACEHOLDER:
+            raise DataError(
+                "E404",
+                f"the tokenizer cannot write {IMAGE_PLACEHOLDER!r}: some of its characters are not "
+                "in the vocabulary. Add them, or use a byte-level tokenizer.",
+            )
 
     @property
     def im_start(self) -> int:

@@ -4,6 +4,8 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from owl.data.images import (
@@ -143,3 +145,31 @@ def test_sizes_that_no_picture_has_are_refused(width, height):
     Image.new("1", (width, height)).save(stream, "PNG")
     with pytest.raises(DataError, match="E309"):
         picture_size(stream.getvalue())
+
+
+def test_float_pictures_are_refused_before_they_are_decoded():
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(stream, "TIFF")
+    with pytest.raises(DataError, match="E310"):
+        picture_size(stream.getvalue())
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on broken TIFF tags
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_give_a_picture_or_a_code_and_nothing_else(codec, data):
+    exif = {} if codec in ("GIF", "BMP") else {"exif": ORIENTED}
+    content = bytearray(picture(40, 30, codec=codec, **exif))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        size = picture_size(content)
+        assert decode_picture(content).shape == (size[1], size[0], 3)
+    except DataError as error:
+        assert error.code in ("E307", "E308", "E309", "E310")  # noqa: PT017
+
+
+ORIENTED = Image.Exif()
+ORIENTED[0x0112] = 6

@@ -7,10 +7,11 @@ import pytest
 from owl.config.run import PackConfig, SourceConfig
 from owl.data import plan as plan_module
 from owl.data.encode import CutChoice
+from owl.data.index import write_dataset
 from owl.data.plan import PlannedSample, SourceOrder, predicted_cost, share_packs
 from owl.data.samples import Cursor
 from owl.data.shards import Dataset
-from owl.errors import DataError
+from owl.errors import ConfigError, DataError
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats
 
 
@@ -136,3 +137,17 @@ def test_the_global_batch_is_the_same_however_many_ranks_share_it(dp_size):
     shares = share_packs(packs, dp_size)
     assert {planned for share in shares for planned in share} == set(packs)
     assert {len(share) for share in shares} == {16 // dp_size}
+
+
+def test_a_weight_that_gives_no_sample_is_named(tmp_path, folder):
+    config = data_config(tmp_path, folder, write_chats(tmp_path / "b", name="t"))
+    config.sources["b"].weight = 1e-6
+    with pytest.raises(ConfigError, match=r"data\.sources\.b\.weight=1e-06 gives it no sample"):
+        make_loader(config)
+
+
+def test_a_source_without_samples_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    write_dataset(tmp_path / "a", [])
+    with pytest.raises(ConfigError, match=r"data\.sources\.a\.path=.* holds no samples"):
+        make_loader(data_config(tmp_path, tmp_path / "a"))

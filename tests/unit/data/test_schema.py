@@ -2,6 +2,8 @@
 import copy
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from owl.data.schema import document_problems, parse_document, part_weight
 from owl.errors import DataError
@@ -92,8 +94,8 @@ def test_a_sample_that_teaches_nothing_is_refused():
     assert codes(document, ()) == ["E204"]
 
 
-def test_weights_must_be_finite_and_not_negative():
-    for weight in (-1.0, float("inf"), float("nan")):
+def test_weights_must_be_finite_and_neither_negative_nor_huge():
+    for weight in (-1.0, float("inf"), float("nan"), 10**400):
         document = chat()
         document["turns"][1]["weight"] = weight
         assert "E207" in codes(document, ())
@@ -111,3 +113,35 @@ def test_bytes_that_are_no_json_object_are_refused():
     for data in (b"\xff{}", b"{", b"[1]"):
         with pytest.raises(DataError, match="E201"):
             parse_document(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def places(value):
+    """Yield every (container, key) of a json value."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_json_gives_problems_and_never_an_exception(data):
+    document = chat(pictures=2, w=20, h=12, cut="on", alt="x")
+    document["media"].append({"type": "frames", "files": ["f.jpg"], "t": [0.5]})
+    document["turns"][0]["content"].append({"media": 2, "frames": [0, 1]})
+    document["turns"][1]["content"][0] |= {"loss": True, "weight": 0.5}
+    files = ("m0000.jpg", "m0001.jpg", "f.jpg")
+    assert codes(document, files) == []
+    container, key = data.draw(st.sampled_from(list(places(document))))
+    container[key] = data.draw(JSON | st.just(10**400))
+    for problem in document_problems(document, files):
+        assert problem.code.startswith(("E2", "E3"))

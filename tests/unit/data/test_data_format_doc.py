@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/data_format.md shows what the code really does: its blocks are made again here.
+
+Print them anew with `python -m tests.unit.data.test_data_format_doc`.
+"""
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+from owl.config.run import TemplateKind
+from owl.data.collate import collate
+from owl.data.encode import CutChoice, SampleEncoder
+from owl.data.prepare import prepare_folder
+from owl.data.shards import Dataset
+from owl.data.tokenizer import load_tokenizer
+from tests.unit.data.shard_factory import QWEN2, needs_qwen2, picture, write_shard
+
+ROOT = Path(__file__).parents[3]
+DOC = ROOT / "docs/data_format.md"
+
+DOCUMENT = {
+    "schema": "owl3-sample/1",
+    "id": "owls/000123",
+    "kind": "chat",
+    "media": [{"type": "image", "file": "m0000.png", "w": 64, "h": 64, "cut": "on"}],
+    "turns": [
+        {"role": "user", "content": [{"media": 0}, {"text": "What is it?"}]},
+        {"role": "assistant", "content": [{"text": "An owl."}]},
+    ],
+}
+
+
+def stations() -> list[str]:
+    """Print one sample at every station of the flow."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"m0000.png": picture(64, 64, codec="PNG")}
+        write_shard(Path(folder) / "owls-000.tar", [("owls/000123", DOCUMENT, files)])
+        assert prepare_folder(Path(folder)) == []
+        raw = Dataset.open(folder).read(0)
+    tokenizer = load_tokenizer(QWEN2)
+    encoder = SampleEncoder(tokenizer, TemplateKind.v3, 378)
+    encoded = encoder.encode(raw, source="owls", cut=CutChoice.marked)
+    batch = collate([encoded], media_position_shift=0)
+    names = {tokenizer.im_start: "<|im_start|>", tokenizer.im_end: "<|im_end|>"}
+    names[tokenizer.end_of_text] = "<|endoftext|>"
+    text = "".join(names.get(t) or tokenizer.decode([t]) for t in encoded.tokens.tolist())
+    learned = [t for t in batch.labels.tolist() if t >= 0]
+    return [
+        "{\n" + ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in raw.document.items()) + "\n}",
+        "\n".join(
+            [
+                f"RawSample.key         {raw.key!r}",
+                f"RawSample.shard       {raw.shard!r}",
+                f"RawSample.files       {{'m0000.png': {raw.files['m0000.png'][:4]!r}...}}",
+            ]
+        ),
+        text,
+        "\n".join(
+            [
+                f"EncodedSample.tokens        {shape(encoded.tokens)}  "
+                f"{encoded.tokens.tolist()[:8]}...",
+                f"EncodedSample.loss_weights  {shape(encoded.loss_weights)}  "
+                f"...{encoded.loss_weights.tolist()[-8:]}",
+                f"EncodedSample.tiles         {shape(encoded.tiles)}",
+                f"EncodedSample.media_offset  {encoded.media_offset}",
+            ]
+        ),
+        "\n".join(
+            [
+                f"PackedBatch.tokens          {shape(batch.tokens)}",
+                f"PackedBatch.labels          {shape(batch.labels)}  learned: {learned}",
+                f"PackedBatch.position_ids    {shape(batch.position_ids)}",
+                f"PackedBatch.cu_seqlens      {batch.cu_seqlens.tolist()}",
+                f"PackedBatch.pixel_values    {shape(batch.pixel_values)}",
+                f"PackedBatch.media_position  {batch.media_position.tolist()}",
+                f"PackedBatch.cu_media        {batch.cu_media.tolist()}",
+                f"PackedBatch.keys            {batch.keys}",
+            ]
+        ),
+    ]
+
+
+def shape(tensor):
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+@needs_qwen2
+def test_every_station_is_printed_as_it_is():
+    written = DOC.read_text(encoding="utf-8")
+    for station in stations():
+        assert station in written
+
+
+def test_every_error_code_in_the_code_is_explained():
+    sources = "".join(path.read_text() for path in (ROOT / "owl/data").glob("*.py"))
+    codes = set(re.findall(r'"(E\d{3})"', sources))
+    explained = set(re.findall(r"^\| (E\d{3}) \|", DOC.read_text(encoding="utf-8"), re.MULTILINE))
+    assert codes == explained
+
+
+if __name__ == "__main__":
+    print("\n\n".join(stations()))

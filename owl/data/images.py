@@ -129,16 +129,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
         DataError: E307 not a picture of a known format, E308 a damaged header, E309 a size or
             E310 a pixel format that is refused.
     """
-    if _is_jpeg(data):
-        width, height = _jpeg_size(data)
-        if _jpeg_orientation(data) in SIDEWAYS:
-            width, height = height, width
-    else:
-        with _open(data) as image:
-            check_mode(image)
-            width, height = image.size
-            if _orientation(image) in SIDEWAYS:
-                width, height = height, width
+    width, height = _plain_jpeg_size(data) or _pillow_size(data)
     check_size(width, height)
     return width, height
 
@@ -171,39 +162,42 @@ def decode_picture(data: bytes) -> Pixels:
         DataError: E307, E308 undecodable, E309, E310 a pixel format that has no RGB meaning.
     """
     picture_size(data)  # before any memory is spent on pixels
-    if _is_ordinary_jpeg(data):
-        return _decode_jpeg(data)
+    if _plain_jpeg_size(data):
+        try:
+            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            return pixels
+        except ValueError:
+            # It objects to every blemish. Pillow reads over stray bytes, which are common in
+            # pictures from the web, and refuses a file that ends too early.
+            pass
     return _decode_with_pillow(data)
 
 
-def _is_jpeg(data: bytes) -> bool:
-    return data.startswith(b"\xff\xd8\xff")
-
-
-def _jpeg_header(data: bytes) -> tuple[int, int, str]:
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that can be decoded as it lies, None for anything else."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise DataError("E308", f"the JPEG header cannot be read: {error}.") from error
-    return width, height, colorspace
+    except ValueError:
+        return None
+    is_plain = colorspace in ("YCbCr", "Gray", "RGB") and not _is_turned(data)
+    return (width, height) if is_plain else None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    return _jpeg_header(data)[:2]
-
-
-def _is_ordinary_jpeg(data: bytes) -> bool:
-    if not _is_jpeg(data):
+def _is_turned(jpeg: bytes) -> bool:
+    """Whether EXIF says so; Pillow is only asked when there is an EXIF block."""
+    if b"Exif\x00\x00" not in jpeg[: 1 << 16]:
         return False
-    return _jpeg_header(data)[2] in ("YCbCr", "Gray", "RGB") and _jpeg_orientation(data) == 1
+    with _open(jpeg) as image:
+        return _orientation(image) != 1
 
 
-def _jpeg_orientation(data: bytes) -> int:
-    """EXIF orientation, 1 where there is none. Pillow is only asked when there is an EXIF block."""
-    if b"Exif\x00\x00" not in data[: 1 << 16]:
-        return 1
+def _pillow_size(data: bytes) -> tuple[int, int]:
     with _open(data) as image:
-        return _orientation(image)
+        check_mode(image)
+        width, height = image.size
+        return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -215,14 +209,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # a broken EXIF block: show the picture as it lies, as browsers do
         return 1
-
-
-def _decode_jpeg(data: bytes) -> Pixels:
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError as error:  # strict: a truncated file is an error, not a grey rest
-        raise DataError("E308", f"the JPEG cannot be decoded: {error}.") from error
-    return pixels
 
 
 def _open(data: bytes) -> Image.Image:

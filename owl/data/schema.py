@@ -27,8 +27,8 @@ MARKUP_LITERALS = (
 )
 """What the templates write. To the tokenizer it is plain text, so a copy in user text would pass
 for the real thing."""
-LEFTOVER_LITERALS = ("<image>", "<video>")
-"""Placeholders of other formats that a converter forgot to replace."""
+LEFTOVER_LITERALS = ("<image>",)
+"""Placeholder of other formats (LLaVA) that a converter forgot to replace."""
 FORBIDDEN_LITERALS = CONTROL_LITERALS + MARKUP_LITERALS + LEFTOVER_LITERALS
 
 MAX_WEIGHT = 1e6

@@ -12,6 +12,7 @@ from tests.unit.data.shard_factory import (
     chat,
     files_of,
     needs_qwen2,
+    picture,
     write_tokenizer,
 )
 
@@ -111,8 +112,6 @@ def test_a_sample_without_pictures_has_no_tiles(encoder):
 def test_a_clip_shows_the_frames_it_is_asked_for(encoder):
     media = clip("f0.jpg", "f1.jpg", "f2.jpg")
     sample = document({"media": 0, "frames": [1, 3]}, {"text": "x"}, media=[media])
-    from tests.unit.data.shard_factory import picture
-
     files = {name: picture(seed=number) for number, name in enumerate(media["files"])}
     whole = RawSample(key="k", shard="s", document=sample, files=files)
     result = encoded(encoder, whole)

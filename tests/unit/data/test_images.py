@@ -3,6 +3,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,6 +131,14 @@ def test_a_truncated_picture_is_an_error_and_not_half_grey(codec):
     assert picture_size(data[: len(data) // 2]) == (400, 400)
     with pytest.raises(DataError, match="E308"):
         decode_picture(data[: len(data) // 2])
+
+
+def test_stray_bytes_in_a_jpeg_are_read_over_as_pillow_does():
+    data = picture(64, 48)
+    blemished = data[:-2] + b"\x00\x12\x34" + data[-2:]  # before the end marker
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(blemished)
+    assert np.array_equal(decode_picture(blemished), decode_picture(data))
 
 
 def test_bytes_that_are_no_picture_are_named():

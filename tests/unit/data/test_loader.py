@@ -94,6 +94,20 @@ def test_any_cursor_resumes_as_if_nothing_had_happened(tmp_path, folder):
         assert digest(resumed) == digest(straight[stop:])
 
 
+def test_a_blend_with_random_cuts_resumes_exactly_too(tmp_path, folder):
+    other = write_chats(tmp_path / "b", shards=1, samples=5, name="t")
+    config = data_config(tmp_path, folder, other, cut=CutPolicy.published)
+    config.sources["b"].weight = 0.3
+    pack = PackConfig(text_tokens=600, tiles=12, window=7)
+    straight = take(make_loader(config, pack), 12, size=2)
+    for stop in range(1, 12, 3):
+        resumed = take(
+            make_loader(config, pack), 12 - stop, size=2, start=straight[stop - 1].cursor
+        )
+        assert digest(resumed) == digest(straight[stop:])
+    assert straight[-1].cursor.epoch > 0
+
+
 def test_resuming_on_other_ranks_gives_the_same_global_batches(tmp_path, folder):
     config = data_config(tmp_path, folder)
     straight = take(make_loader(config), 8)

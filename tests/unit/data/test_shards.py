@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import os
 import shutil
 import tarfile
@@ -29,8 +30,6 @@ def raw_tar(path, *members):
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            import io
-
             tar.addfile(info, io.BytesIO(data))
     return path
 
@@ -188,11 +187,12 @@ def test_content_changed_behind_an_unchanged_time_stamp_is_refused_when_read(tmp
     assert dataset.read(1).key == "s0001"
 
 
-def test_a_copy_with_another_time_stamp_is_accepted(tmp_path):
+def test_a_copy_with_another_time_stamp_is_accepted_with_a_warning(tmp_path, caplog):
     write_chats(tmp_path / "here")
     shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
     original, copy = Dataset.open(tmp_path / "here"), Dataset.open(tmp_path / "there")
     assert copy.fingerprint == original.fingerprint
+    assert "comparing its content" in caplog.text
 
 
 def test_an_index_of_another_shard_is_refused(tmp_path):

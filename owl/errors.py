@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user may meet. Each names the setting or the sample, its value, the rule, the next step."""
+"""The errors a user may meet: each names setting or sample, its value, the rule, the next step."""
 
 from collections.abc import Sequence
 

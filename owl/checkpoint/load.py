@@ -17,12 +17,12 @@ from owl.checkpoint.content import (
     restore_random_states,
     weight_shards,
 )
+from owl.checkpoint.state import TrainState
 from owl.config.node import build_node
 from owl.config.run import ModelConfig
 from owl.errors import CheckpointError
 from owl.mcore.parameters import unwrapped
 from owl.mcore.process_groups import ProcessGroups
-from owl.checkpoint.state import TrainState
 
 # How a model runs, not what it is: these may differ between checkpoint and run.
 _FREE = {"name", "attention", "layer_backend", "init_std", "max_position_embeddings"}
@@ -104,7 +104,9 @@ def check_same_model(checkpoint: Path, model: ModelConfig) -> None:
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat
 
 

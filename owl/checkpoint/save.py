@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a sharded checkpoint: weights, optimizer, random states, training state, data cursor.
 
-    step_00000100/
-      *.distcp, .metadata, common.pt, metadata.json   megatron-core's dist_checkpointing
-      model.json              the architecture, so that a checkpoint explains itself
-      training.json           step, counters, data cursor, layout
-      carried.safetensors     published weights that influence no output, kept for export
+step_00000100/
+  *.distcp, .metadata, common.pt, metadata.json   megatron-core's dist_checkpointing
+  model.json              the architecture, so that a checkpoint explains itself
+  training.json           step, counters, data cursor, layout
+  carried.safetensors     published weights that influence no output, kept for export
 """
 
 import json
@@ -21,9 +21,9 @@ from torch import nn
 
 from owl.checkpoint.content import OPTIMIZER_SHARDING, random_states, weight_shards
 from owl.checkpoint.folder import checkpoint_path, remove_old
+from owl.checkpoint.state import TrainState
 from owl.config.run import ModelConfig
 from owl.mcore.process_groups import ProcessGroups
-from owl.checkpoint.state import TrainState
 
 CARRIED = "carried.safetensors"
 
@@ -82,7 +82,9 @@ def write_checkpoint(
     dist_checkpointing.save(content, str(partial))
     if groups.is_writer:
         (partial / "model.json").write_text(json.dumps(asdict(model), indent=2))
-        training = state.to_dict() | {"layout": {"tensor": groups.tp_size, "pipeline": groups.pp_size}}
+        training = state.to_dict() | {
+            "layout": {"tensor": groups.tp_size, "pipeline": groups.pp_size}
+        }
         (partial / "training.json").write_text(json.dumps(training, indent=2))
         if carried is not None:
             shutil.copyfile(carried, partial / CARRIED)

@@ -34,8 +34,8 @@ def variant_of(tensor_names: Collection[str]) -> str:
     if any(".self_attn.v_kv_proj." in name for name in tensor_names):
         return "241101"
     raise CheckpointError(
-        "no tensor is named *.self_attn.v_kv_proj.*: this is not an mPLUG-Owl3 checkpoint. To start "
-        "from a plain Qwen2 and SigLIP, run python -m owl.convert init."
+        "no tensor is named *.self_attn.v_kv_proj.*: this is not an mPLUG-Owl3 checkpoint. To "
+        "start from a plain Qwen2 and SigLIP, run python -m owl.convert init."
     )
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from owl.checkpoint.save import CARRIED, write_checkpoint
 from owl.checkpoint.content import weight_shards
+from owl.checkpoint.save import CARRIED, write_checkpoint
 from owl.checkpoint.state import TrainState
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.convert import layouts
@@ -108,9 +108,7 @@ def _architecture(language: HfFolder, vision: HfFolder, options: InitOptions) ->
         layers or _spread_layers(num_layers),
         options.name,
     )
-    vocabulary = options.vocab_size or min(
-        model.vocab_size, _PUBLISHED_VOCABULARY[options.variant]
-    )
+    vocabulary = options.vocab_size or min(model.vocab_size, _PUBLISHED_VOCABULARY[options.variant])
     model = replace(model, vocab_size=vocabulary)
     problems = list(model.problems())
     if problems:
@@ -165,7 +163,9 @@ class _Source:
         return {name: self.read(name) for name in names if is_carried(name, self.model)}
 
     def _media_kv(self, name: str) -> Tensor:
-        key, value = (self.language.read(name.replace("v_kv_proj", p)) for p in ("k_proj", "v_proj"))
+        key, value = (
+            self.language.read(name.replace("v_kv_proj", p)) for p in ("k_proj", "v_proj")
+        )
         return layouts.merge_media_kv(key, value, self.model.num_kv_heads)
 
     def _vocabulary_rows(self, table: Tensor) -> Tensor:
@@ -192,5 +192,3 @@ def _save_carried(source: _Source, output: Path) -> Path | None:
     path = output.with_name(f"{output.name}.{CARRIED}")
     save_file(carried, path)
     return path
-
-

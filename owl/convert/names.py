@@ -25,7 +25,7 @@ _TOWER = [
     ("embeddings.position_embedding.weight",             "position_embedding"),
 ]
 _TOWER_LAYER = [
-    # published, below vision_model.encoder.layers.{i}.  ours, below vision_tower.encoder.layers.{i}.
+    # published, below vision_model.encoder.layers.{i}.  ours, below vision_tower.encoder.layers.{i}
     ("layer_norm1.{p}",                                  "input_layernorm.{p}"),
     ("self_attn.{q,k,v}_proj.{p}",                       "self_attention.linear_qkv.{p}"),
     ("self_attn.out_proj.{p}",                           "self_attention.linear_proj.{p}"),
@@ -131,6 +131,11 @@ def _parameters(table: list[tuple[str, str]]) -> list[tuple[str, str]]:
     ]
 
 
+def _merge_qkv(parts: Tensors, num_kv_heads: int) -> Tensor:
+    query, key, value = parts
+    return layouts.merge_qkv(query, key, value, num_kv_heads)
+
+
 class _Merge:
     """Chooses the re-layout that a row of the table needs."""
 
@@ -146,7 +151,7 @@ class _Merge:
             return Entry(
                 ours,
                 names,
-                lambda parts: layouts.merge_qkv(*parts, self.groups),
+                partial(_merge_qkv, num_kv_heads=self.groups),
                 partial(layouts.split_qkv, num_heads=self.heads, num_kv_heads=self.groups),
             )
         if "{gate,up}" in theirs:

@@ -189,7 +189,7 @@ class _Event:
 
 
 def _redirect_random_state() -> None:
-    """Let Megatron's per-rank random states, and so dropout and recompute, use the CPU generator."""
+    """Let Megatron's random states, and so dropout and recompute, use the CPU generator."""
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: (
@@ -210,5 +210,5 @@ def _redirect_tensor_methods() -> None:
             return _TYPE_NAMES[tensor.dtype]
         return plain_type(tensor, dtype, *args, **kwargs) if dtype else plain_type(tensor)
 
-    torch.Tensor.type = type_as_on_cuda  # type: ignore[method-assign]
+    torch.Tensor.type = type_as_on_cuda  # type: ignore[method-assign, assignment]
     torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor  # type: ignore[method-assign]

@@ -40,7 +40,7 @@ def run_in_processes(function: Callable[..., None], processes: int, *arguments: 
 
 
 def _worker(
-    rank: int, processes: int, port: int, function: Callable[..., None], arguments: tuple
+    rank: int, processes: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
     os.environ.update(
         RANK=str(rank),

@@ -2,6 +2,7 @@
 """Parameters by their global names, and whole tensors to and from a rank's share of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,8 +25,8 @@ def global_names(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Paramete
 
 def unwrapped(chunk: nn.Module) -> nn.Module:
     """Take Megatron's data-parallel wrapper off a model chunk."""
-    while hasattr(chunk, "module"):
-        chunk = chunk.module
+    while isinstance(inner := getattr(chunk, "module", None), nn.Module):
+        chunk = inner
     return chunk
 
 
@@ -58,9 +59,7 @@ def whole_of(shares: Sequence[Tensor], parameter: nn.Parameter) -> Tensor:
     return torch.cat([torch.cat(block, dim) for block in blocks], dim)
 
 
-def gather_whole(
-    share: Tensor, parameter: nn.Parameter, tp_group: dist.ProcessGroup
-) -> Tensor:
+def gather_whole(share: Tensor, parameter: nn.Parameter, tp_group: dist.ProcessGroup) -> Tensor:
     """Collect a tensor shaped like a parameter (its gradient, say) from the tensor group."""
     shares = [torch.empty_like(share) for _ in range(tp_group.size())]
     dist.all_gather(shares, share.contiguous(), group=tp_group)
@@ -74,12 +73,13 @@ def load_whole(chunks: Sequence[nn.Module], weights: Iterable[tuple[str, Tensor]
         Names of this rank's parameters that no weight was given for.
     """
     mine = dict(global_names(chunks))
-    tp_group = unwrapped(chunks[0]).pg_collection.tp
+    collection: Any = unwrapped(chunks[0]).pg_collection
+    tp_rank, tp_size = collection.tp.rank(), collection.tp.size()
     for name, whole in weights:
         parameter = mine.pop(name, None)
         if parameter is None:
             continue
-        share = shard_of(whole, parameter, tp_rank=tp_group.rank(), tp_size=tp_group.size())
+        share = shard_of(whole, parameter, tp_rank=tp_rank, tp_size=tp_size)
         if share.shape != parameter.shape:
             raise ValueError(
                 f"{name}: the weight is {tuple(whole.shape)}, which gives this rank "

@@ -124,11 +124,9 @@ def _choose_device(wanted: str) -> torch.device:
     return device
 
 
-def _start_distributed(
-    parallel: ParallelConfig, device: torch.device, *, alone: bool
-) -> None:
+def _start_distributed(parallel: ParallelConfig, device: torch.device, *, alone: bool) -> None:
     """Initialise torch.distributed from torchrun's environment, or as a group of one."""
-    backend = parallel.backend
+    backend: str = parallel.backend
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=parallel.timeout_minutes)

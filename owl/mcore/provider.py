@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model provider: which part of Owl3 this rank holds, built, frozen and wrapped for training."""
+"""The model provider: this rank's part of Owl3, built, frozen and wrapped for training."""
 
 from collections.abc import Callable
 

@@ -8,7 +8,7 @@
 Each works on the heads of this rank; a row that sees no tile keeps its text output exactly.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -110,8 +110,11 @@ class StaticGate(nn.Module):
         return _mix(text, media, gate, pack)
 
     def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
-    ) -> dict:
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Describe the gate to dist_checkpointing: sharded along its only axis."""
         return make_sharded_tensors_for_checkpoint(
             self.state_dict(prefix="", keep_vars=True),

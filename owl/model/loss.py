@@ -71,9 +71,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         used_weight = weight[: ctx.used]
         grad_hidden = torch.zeros_like(hidden_states) if needs_hidden else None
-        grad_weight = at_least_float32(weight.new_empty(0)).new_zeros(
-            weight.shape
-        ) if needs_weight else None
+        grad_weight = (
+            at_least_float32(weight.new_empty(0)).new_zeros(weight.shape) if needs_weight else None
+        )
         for rows in _chunks(len(labels), ctx.rows_per_chunk):
             logits = at_least_float32(hidden_states[rows] @ used_weight.t())
             grad = (logits - log_total[rows, None]).exp()

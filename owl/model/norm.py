@@ -41,6 +41,4 @@ class LayerNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise the last dimension of [..., h]."""
-        return F.layer_norm(
-            hidden_states, self.weight.shape, self.weight, self.bias, self.eps
-        )
+        return F.layer_norm(hidden_states, self.weight.shape, self.weight, self.bias, self.eps)

@@ -12,7 +12,7 @@ from owl.config.run import ModelConfig, ProjectorKind
 
 
 class LinearProjector(MegatronModule):
-    """One linear layer (240728, 241014), whole on every rank: 4 M weights are not worth a gather."""
+    """One linear layer (240728, 241014), whole on every rank: 4 M weights need no gather."""
 
     def __init__(
         self, config: TransformerConfig, model: ModelConfig, pg_collection: ProcessGroupCollection

@@ -88,15 +88,13 @@ def _layer(
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
-            mlp=ModuleSpec(
-                module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row)
-            ),
+            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row)),
             mlp_bda=get_bias_dropout_add,
         ),
     )
 
 
-def _core_attention(model: ModelConfig) -> partial:
+def _core_attention(model: ModelConfig) -> partial[CoreAttention]:
     return partial(CoreAttention, backend=attention_backend(model.attention))
 
 

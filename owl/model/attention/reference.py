@@ -33,9 +33,7 @@ class ReferenceAttention:
         """Attend to visible patches and tokens under one softmax."""
         media_visible = pack.media_visibility().repeat_interleave(pack.patches, dim=1)
         visible = torch.cat([media_visible, pack.text_visibility()], dim=1)
-        return _attend(
-            query, torch.cat([media_key, key]), torch.cat([media_value, value]), visible
-        )
+        return _attend(query, torch.cat([media_key, key]), torch.cat([media_value, value]), visible)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ class HyperAttentionSubmodules(SelfAttentionSubmodules):
 
 
 class CoreAttention(nn.Module):
-    """Fills megatron-core's `core_attention` slot; holds no weights."""
+    """Fills megatron-core's `core_attention` slot; holds no weights; the tower's has no backend."""
 
-    def __init__(self, *, backend: AttentionBackend, **_: Any) -> None:
+    def __init__(self, *, backend: AttentionBackend | None, **_: Any) -> None:
         super().__init__()
         self.backend = backend
 
@@ -56,9 +56,7 @@ class PackedSelfAttention(SelfAttention):
         pack = packed_seq_params
         query, key, value = self._text_heads(hidden_states, pack)
         attend = self.core_attention.backend.text
-        heads = self._maybe_recomputed(
-            lambda q, k, v: attend(q, k, v, pack), query, key, value
-        )
+        heads = self._maybe_recomputed(lambda q, k, v: attend(q, k, v, pack), query, key, value)
         return self.linear_proj(heads.flatten(1)[:, None])
 
     def _text_heads(
@@ -149,6 +147,10 @@ class HyperAttention(PackedSelfAttention):
             lambda *heads: self.fusion(backend, *heads, pack),
             *(query, key, value, media_key, media_value),
         )
+        if not len(media_key):
+            # Adds nothing, but gives the image side its (zero) gradients also in a pack without
+            # tiles, so that no rank waits for a gradient that never comes.
+            heads = heads + media_key.sum() + media_value.sum()
         return self.linear_proj(heads.flatten(1)[:, None])
 
     def _media_heads(self, media_features: Tensor, pack: PackContext) -> tuple[Tensor, Tensor]:

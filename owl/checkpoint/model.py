@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint as a function: for evaluation and for looking at what a model says."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from owl.checkpoint.folder import resolve_checkpoint
+from owl.checkpoint.load import load_model_config, load_weights
+from owl.config.run import ModelConfig, ParallelConfig, Precision
+from owl.data.samples import PackedBatch
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import build_model
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A whole model in one process."""
+
+    config: ModelConfig
+    logits: Callable[[PackedBatch], Tensor]  # to [t, v], without gradients
+
+
+@contextmanager
+def loaded_model(path: Path, precision: Precision = Precision.fp32) -> Iterator[LoadedModel]:
+    """Load a checkpoint, or the newest of a run folder, whatever layout saved it.
+
+    Holds a process group of one while open: use it where no other is.
+
+    Args:
+        path: checkpoint or run folder.
+        precision: to compute in.
+    """
+    checkpoint = resolve_checkpoint(path, "checkpoint")
+    config, alone = load_model_config(checkpoint), ParallelConfig()
+    with process_groups(alone, alone=True) as groups:
+        (chunk,) = build_model(config, alone, precision, groups)
+        load_weights(checkpoint, [chunk], config, groups)
+        chunk.eval()
+
+        def logits(batch: PackedBatch) -> Tensor:
+            with torch.no_grad():
+                return chunk(batch.to(groups.device), return_logits=True)
+
+        yield LoadedModel(config, logits)

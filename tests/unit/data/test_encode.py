@@ -181,6 +181,14 @@ def test_an_open_prompt_ends_where_the_answer_begins_and_learns_nothing(encoder)
     assert prompt.tiles.equal(encoded(encoder, whole).tiles)
 
 
+def test_earlier_answers_in_an_open_prompt_are_context(encoder):
+    sample = chat("A?", "B.")
+    sample["turns"] += chat("C?", "D.")["turns"]
+    prompt = encoder.encode_prompt(raw(sample))
+    assert "B.<|im_end|>" in readable(encoder, prompt)
+    assert prompt.loss_weights.tolist() == [0.0] * prompt.num_tokens
+
+
 def test_an_open_prompt_may_come_without_an_answer(encoder):
     asked = chat("Who?")
     asked["turns"].pop()

@@ -144,6 +144,14 @@ def test_the_report_counts_what_the_step_holds(tmp_path, folder):
     assert report.skipped == {}
 
 
+def test_what_the_plan_dropped_is_reported_by_one_rank(tmp_path, folder):
+    config = data_config(tmp_path, folder)
+    pack = PackConfig(text_tokens=58, tiles=1, window=30)
+    ranks = [take(make_loader(config, pack, dp_rank=rank, dp_size=2), 1) for rank in range(2)]
+    dropped = make_loader(config, pack).plan.window(0, 0).dropped
+    assert [steps[0].report.skipped for steps in ranks] == [dropped, {}]
+
+
 def test_cut_pictures_arrive_as_planned(tmp_path, folder):
     config = data_config(tmp_path, folder, cut=CutPolicy.published)
     loader = make_loader(config, PackConfig(text_tokens=600, tiles=12, window=20))
@@ -264,6 +272,16 @@ def test_counts_are_kept_beside_the_shards_and_used_again(tmp_path, folder):
     stamps = [path.stat().st_mtime_ns for path in kept]
     make_loader(data_config(tmp_path, folder)).plan.window(0, 0)
     assert [path.stat().st_mtime_ns for path in kept] == stamps
+
+
+def test_counts_of_an_earlier_version_of_a_shard_are_made_again(tmp_path):
+    def tokens_of(text):
+        write_shard(tmp_path / "a/s.tar", [("k", chat(text), {})])
+        prepare_folder(tmp_path / "a")
+        plan = make_loader(data_config(tmp_path, tmp_path / "a")).plan
+        return plan.window(0, 0).packs[0][0].tokens
+
+    assert tokens_of("longer by ten") - tokens_of("lon") == 10
 
 
 def test_all_missing_folders_are_named_at_once(tmp_path):

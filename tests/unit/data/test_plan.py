@@ -85,6 +85,14 @@ def test_too_long_and_too_many_tiles_are_dropped_and_counted(tmp_path, folder):
     assert step.dropped == window.dropped
 
 
+def test_what_a_window_dropped_is_not_counted_again_on_resume(tmp_path, folder):
+    plan = plan_of(tmp_path, folder, pack=PackConfig(text_tokens=58, tiles=1, window=30))
+    first, second = islice(plan.steps(2, Cursor()), 2)
+    assert first.dropped
+    assert second.dropped == {}
+    assert next(plan.steps(2, first.cursor)) == second
+
+
 def test_budgets_that_fit_nothing_are_an_error_and_not_a_hang(tmp_path, folder):
     plan = plan_of(tmp_path, folder, pack=PackConfig(text_tokens=3, window=10))
     with pytest.raises(DataError, match=r"E401.*pack\.text_tokens=3"):
@@ -121,7 +129,7 @@ def test_sources_are_blended_by_weight(tmp_path, folder):
 
 
 def test_ranks_get_equally_many_packs_and_about_equal_work():
-    packs = [pack(tokens) for tokens in (50, 48, 46, 45, 20, 18, 17, 15)]
+    packs = [pack(tokens) for tokens in (15, 48, 20, 50, 17, 46, 18, 45)]
     shares = share_packs(packs, 2)
     assert [len(share) for share in shares] == [4, 4]
     loads = [sum(map(predicted_cost, share)) for share in shares]
@@ -129,6 +137,14 @@ def test_ranks_get_equally_many_packs_and_about_equal_work():
     assert [predicted_cost(planned) for planned in shares[0]] == sorted(
         (predicted_cost(planned) for planned in shares[0]), reverse=True
     )
+
+
+def test_a_rank_with_one_huge_pack_still_gets_its_number_of_packs():
+    shares = share_packs([pack(tokens) for tokens in (1, 2, 1000, 3)], 2)
+    assert [[predicted_cost(planned) for planned in share] for share in shares] == [
+        [1000, 1],
+        [3, 2],
+    ]
 
 
 @pytest.mark.parametrize("dp_size", [1, 2, 4, 8])

@@ -42,10 +42,9 @@ def shard_of(whole: Tensor, parameter: nn.Parameter, *, tp_rank: int, tp_size: i
     if not getattr(parameter, "tensor_model_parallel", False):
         return whole
     dim, stride = parameter.partition_dim, parameter.partition_stride
-    wanted = parameter.shape[dim] * tp_size
-    if whole.shape[dim] < wanted:  # vocabulary padding
-        padding = [0, 0] * (whole.ndim - dim - 1) + [0, wanted - whole.shape[dim]]
-        whole = nn.functional.pad(whole, padding)
+    missing = parameter.shape[dim] * tp_size - whole.shape[dim]
+    if 0 < missing < tp_size:  # vocabulary padding
+        whole = nn.functional.pad(whole, [0, 0] * (whole.ndim - dim - 1) + [0, missing])
     pieces = [block.chunk(tp_size, dim)[tp_rank] for block in whole.chunk(stride, dim)]
     return torch.cat(pieces, dim)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from owl.checkpoint.folder import newest_checkpoint, resolve_checkpoint
-from owl.checkpoint.load import load_everything, load_weights
+from owl.checkpoint.load import check_same_model, load_everything, load_weights
 from owl.checkpoint.save import CARRIED, save_checkpoint
 from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
@@ -36,15 +36,15 @@ def train(run: RunConfig) -> None:
         return dry_run(run)
     if run.data.demo:
         prepare_demo_data(run)
+    folder = Path(run.output)
+    newest = newest_to_resume(run, folder)
+    start = None if newest else start_checkpoint(run)
     sizes = overview.parameter_sizes(run.model, run.precision)
     with process_groups(run.parallel, seed=run.seed) as groups:
         loader = open_loader(run, dp_rank=groups.dp_rank, dp_size=groups.dp_size)
         global_batch_size = packs_per_step(run, loader, groups.dp_size)
         introduce(run, sizes, global_batch_size, groups)
 
-        folder = Path(run.output)
-        newest = newest_to_resume(run, folder)
-        start = None if newest else _start_checkpoint(run)
         chunks, optimizer = build_trainable(run, start, groups)
         state = TrainState()
         if newest:
@@ -146,6 +146,16 @@ def newest_to_resume(run: RunConfig, folder: Path) -> Path | None:
     )
 
 
+def start_checkpoint(run: RunConfig) -> Path | None:
+    """Find the weights that a new run starts from. Raises CheckpointError when they do not fit."""
+    if run.checkpoint.start_from is None:
+        logger.info("checkpoint.start_from is not set: every weight starts at random")
+        return None
+    checkpoint = resolve_checkpoint(Path(run.checkpoint.start_from), "checkpoint.start_from")
+    check_same_model(checkpoint, run.model)
+    return checkpoint
+
+
 def build_trainable(
     run: RunConfig, start: Path | None, groups: ProcessGroups
 ) -> tuple[list[nn.Module], Optimizer]:
@@ -169,13 +179,6 @@ def build_trainable(
         run.optim, chunks, groups, precision=run.precision, train_steps=run.stage.train_steps
     )
     return chunks, optimizer
-
-
-def _start_checkpoint(run: RunConfig) -> Path | None:
-    if run.checkpoint.start_from is None:
-        logger.warning("checkpoint.start_from is not set: every weight starts at random")
-        return None
-    return resolve_checkpoint(Path(run.checkpoint.start_from), "checkpoint.start_from")
 
 
 def _carried(checkpoint: Path | None) -> Path | None:

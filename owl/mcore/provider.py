@@ -34,7 +34,11 @@ def model_provider(
     """
     config = decoder_config(model, parallel, precision)
     vision = tower_config(model, parallel, precision)
-    config.perform_initialization = vision.perform_initialization = initialise
+    for each in (config, vision):
+        each.perform_initialization = initialise
+        # On a GPU the CPU initialiser would take minutes for billions of weights that a checkpoint
+        # replaces; on a CPU it gives the same random start in any layout.
+        each.use_cpu_initialization = groups.device.type == "cpu"
 
     def provide(pre_process: bool, post_process: bool, vp_stage: int | None = None) -> Owl3Model:
         return Owl3Model(

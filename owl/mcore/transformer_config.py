@@ -97,8 +97,7 @@ def _shared(parallel: ParallelConfig, precision: Precision) -> dict[str, Any]:
         "fp16": precision is Precision.fp16,
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
-        # The CPU initialiser draws the whole weight and keeps a slice: the same start in any TP.
-        "use_cpu_initialization": True,
+        "use_cpu_initialization": True,  # the provider decides by device
         "gradient_accumulation_fusion": False,
         "masked_softmax_fusion": False,
         "bias_activation_fusion": False,

@@ -25,6 +25,7 @@ class ProcessGroups:
     """This process's place in the layout, and Megatron's own collection of groups."""
 
     collection: "ProcessGroupCollection"
+    solo: dist.ProcessGroup  # this rank alone, as a group
     device: torch.device
     rank: int
     world_size: int
@@ -90,22 +91,23 @@ def process_groups(
         from megatron.core import parallel_state, tensor_parallel
         from megatron.core.process_groups_config import ProcessGroupCollection
 
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
-        distributed_timeout_minutes=max(1, round(parallel.timeout_minutes)),
-        create_gloo_process_groups=False,
-    )
-    tensor_parallel.model_parallel_cuda_manual_seed(seed)
     try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor,
+            pipeline_model_parallel_size=parallel.pipeline,
+            distributed_timeout_minutes=max(1, round(parallel.timeout_minutes)),
+            create_gloo_process_groups=False,
+        )
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
         yield ProcessGroups(
             collection=ProcessGroupCollection.use_mpu_process_groups(),
+            solo=dist.new_group([dist.get_rank()], use_local_synchronization=True),
             device=device,
             rank=dist.get_rank(),
             world_size=dist.get_world_size(),
         )
-        parallel_state.destroy_model_parallel()
     finally:
+        parallel_state.destroy_model_parallel()  # forgets; waits for nobody
         dist.destroy_process_group()
 
 

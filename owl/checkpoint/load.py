@@ -25,7 +25,10 @@ from owl.mcore.parameters import unwrapped
 from owl.mcore.process_groups import ProcessGroups
 
 # How a model runs, not what it is: these may differ between checkpoint and run.
-_FREE = {"name", "attention", "layer_backend", "init_std", "max_position_embeddings"}
+_FREE = {
+    *("name", "attention", "layer_backend", "init_std", "max_position_embeddings"),
+    "vision_tower.parallelism",
+}
 
 
 def load_weights(
@@ -91,7 +94,7 @@ def check_same_model(checkpoint: Path, model: ModelConfig) -> None:
     differences = [
         f"  model.{name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in the run"
         for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name) and name.split(".")[0] not in _FREE
+        if theirs.get(name) != ours.get(name) and name not in _FREE
     ]
     if differences:
         raise CheckpointError(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from owl.config.run import LayerBackend, Precision, RunConfig, ScaleKind
+from owl.config.run import LayerBackend, Precision, RunConfig, ScaleKind, VisionParallelism
 from owl.errors import ConfigError
 
 DEMO_MODEL = "owl3_tiny"
@@ -50,13 +50,15 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
 def _divided_by_tensor(run: RunConfig) -> dict[str, int]:
     """What tensor parallelism shares out evenly; the vocabulary is padded and may be any size."""
     model, tower = run.model, run.model.vision_tower
-    return {
+    shared = {
         "model.num_attention_heads": model.num_attention_heads,
         "model.num_kv_heads": model.num_kv_heads,
         "model.ffn_hidden_size": model.ffn_hidden_size,
-        "model.vision_tower.num_attention_heads": tower.num_attention_heads,
-        "model.vision_tower.ffn_hidden_size": tower.ffn_hidden_size,
     }
+    if tower.parallelism is VisionParallelism.tensor:
+        shared["model.vision_tower.num_attention_heads"] = tower.num_attention_heads
+        shared["model.vision_tower.ffn_hidden_size"] = tower.ffn_hidden_size
+    return shared
 
 
 def _tensor_parallel_problems(run: RunConfig) -> Iterator[str]:

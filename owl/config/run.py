@@ -52,6 +52,7 @@ class VisionParallelism(StrEnum):
     """How a tensor-parallel group shares the vision tower."""
 
     tensor = "tensor"  # every rank holds a slice of each layer
+    image = "image"  # every rank holds the whole tower and encodes its share of the tiles
 
 
 class Precision(StrEnum):
@@ -442,6 +443,15 @@ class ParallelConfig:
     sequence: bool = False
     """Shard norms and residuals along the sequence inside a tensor-parallel group."""
     recompute: Recompute = Recompute.none
+    """Of the decoder's layers."""
+    recompute_tower: Recompute = Recompute.none
+    """Of the vision tower's layers; matters only where the tower learns."""
+    virtual_pipeline: int = 1
+    """Model chunks on each pipeline stage (interleaved schedule); needs pipeline > 1."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients over data-parallel ranks while the backward pass goes on."""
+    overlap_param_gather: bool = False
+    """Gather updated weights while the next forward pass goes on; needs the distributed optimizer."""
     backend: CommBackend = CommBackend.auto
     """auto: nccl where a GPU is, else gloo."""
     device: DeviceKind = DeviceKind.auto
@@ -453,10 +463,10 @@ class ParallelConfig:
         """Yield one sentence for each setting that cannot work."""
         yield from _too_small("parallel.tensor", self.tensor, 1, "it counts ranks")
         yield from _too_small("parallel.pipeline", self.pipeline, 1, "it counts stages")
-        if self.sequence:
+        if self.sequence and self.tensor < 2:
             yield (
-                "parallel.sequence=true is not built yet in this version. Set it to false; "
-                "parallel.recompute=full also saves activation memory."
+                f"parallel.sequence=true shares rows inside a tensor-parallel group, but "
+                f"parallel.tensor={self.tensor}. Raise it, or set parallel.sequence=false."
             )
         if self.backend == CommBackend.nccl and self.device == DeviceKind.cpu:
             yield (

@@ -2,11 +2,12 @@
 """The model provider: this rank's part of Owl3, built, frozen and wrapped for training."""
 
 from collections.abc import Callable
+from copy import copy
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from torch import nn
 
-from owl.config.run import ModelConfig, ParallelConfig, Precision, Trainable
+from owl.config.run import ModelConfig, ParallelConfig, Precision, Trainable, VisionParallelism
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.transformer_config import (
     DTYPES,
@@ -40,6 +41,10 @@ def model_provider(
         # replaces; on a CPU it gives the same random start in any layout.
         each.use_cpu_initialization = groups.device.type == "cpu"
 
+    tower_groups = copy(groups.collection)
+    if model.vision_tower.parallelism is VisionParallelism.image:
+        tower_groups.tp = groups.solo
+
     def provide(pre_process: bool, post_process: bool, vp_stage: int | None = None) -> Owl3Model:
         return Owl3Model(
             config,
@@ -47,6 +52,7 @@ def model_provider(
             model,
             padded_vocab_size=padded_vocab_size(model.vocab_size, parallel.tensor),
             pg_collection=groups.collection,
+            tower_pg_collection=tower_groups,
             pre_process=pre_process,
             post_process=post_process,
             vp_stage=vp_stage,

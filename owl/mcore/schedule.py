@@ -56,6 +56,7 @@ def attach_to_schedule(chunks: Sequence[nn.Module], optimizer: Any, groups: Proc
     def finalize(model: list[nn.Module], num_tokens: Tensor | None = None, **kwargs: Any) -> None:
         # num_tokens would divide once more: the loss already is per token of the global batch.
         finalize_model_grads(model, None, pg_collection=groups.collection)
+        _add_partial_gradients(model, groups.collection.tp)
 
     config.finalize_model_grads_func = finalize
 
@@ -65,6 +66,24 @@ def sum_over_data_parallel(value: float, groups: ProcessGroups) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=groups.device)
     dist.all_reduce(total, group=groups.collection.dp)
     return float(total)
+
+
+def _add_partial_gradients(chunks: Sequence[nn.Module], tp_group: dist.ProcessGroup) -> None:
+    """Add up the gradients of weights that each rank of a tensor group saw other tiles with."""
+    if tp_group.size() == 1:
+        return
+    gradients = [
+        parameter.main_grad
+        for chunk in chunks
+        for parameter in chunk.parameters()
+        if parameter.requires_grad and getattr(parameter, "partial_over_tensor_group", False)
+    ]
+    if gradients:
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat, group=tp_group)
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, total in zip(gradients, flat.split(sizes), strict=True):
+            gradient.copy_(total.view_as(gradient))
 
 
 class _ForwardStep:

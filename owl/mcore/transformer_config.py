@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from owl.config.run import ModelConfig, ParallelConfig, Precision, Recompute
+from owl.config.run import ModelConfig, ParallelConfig, Precision, Recompute, VisionParallelism
 
 DTYPES = {
     Precision.fp32: torch.float32,
@@ -40,8 +40,9 @@ def decoder_config(
         # A row is as long as its samples: stages agree on shapes as they go.
         variable_seq_lengths=parallel.pipeline > 1,
         moe_token_dispatcher_type="alltoall",  # there is no MoE, but variable lengths ask for it
+        sequence_parallel=parallel.sequence,
         **_recompute(parallel.recompute),
-        **_shared(parallel, precision),
+        **_shared(parallel.tensor, precision),
     )
 
 
@@ -50,6 +51,7 @@ def tower_config(
 ) -> TransformerConfig:
     """Describe the SigLIP tower to megatron-core. It lives whole on the first pipeline stage."""
     tower = model.vision_tower
+    whole = tower.parallelism is VisionParallelism.image
     return TransformerConfig(
         num_layers=tower.num_layers - 1,
         hidden_size=tower.hidden_size,
@@ -61,7 +63,8 @@ def tower_config(
         activation_func=_gelu_tanh,
         add_bias_linear=True,
         init_method_std=model.init_std,
-        **_shared(parallel, precision),
+        **_recompute(parallel.recompute_tower),
+        **_shared(1 if whole else parallel.tensor, precision),
     )
 
 
@@ -87,11 +90,10 @@ def _recompute(kind: Recompute) -> dict[str, Any]:
     return {}
 
 
-def _shared(parallel: ParallelConfig, precision: Precision) -> dict[str, Any]:
+def _shared(tensor: int, precision: Precision) -> dict[str, Any]:
     """What tower and decoder have in common: layout, number format, and no fused CUDA extras."""
     return {
-        "tensor_model_parallel_size": parallel.tensor,
-        "sequence_parallel": parallel.sequence,
+        "tensor_model_parallel_size": tensor,
         "params_dtype": DTYPES[precision],
         "bf16": precision is Precision.bf16,
         "fp16": precision is Precision.fp16,

@@ -156,6 +156,7 @@ class HyperAttention(PackedSelfAttention):
     def _media_heads(self, media_features: Tensor, pack: PackContext) -> tuple[Tensor, Tensor]:
         """Project patches to rotated keys and to values, each [m * p, k, d]."""
         merged, _ = self.linear_media_kv(media_features)
+        merged = merged[: len(pack.media_position) * pack.patches]  # rows added to share them out
         key, value = (
             merged.squeeze(1)
             .unflatten(-1, (self.num_query_groups_per_partition, 2, -1))

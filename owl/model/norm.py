@@ -22,6 +22,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        # Each rank of a tensor group then sees its rows only: Megatron adds the gradients up.
+        self.weight.sequence_parallel = config.sequence_parallel
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise the last dimension of [..., h]."""

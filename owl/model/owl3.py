@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Owl3Model: tower, projector, decoder, loss; or the part of them that one pipeline stage holds."""
 
+from copy import copy
+
 import torch
 from megatron.core.enums import ModelType
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
@@ -8,6 +10,7 @@ from megatron.core.models.common.language_module.language_module import Language
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
+    gather_from_sequence_parallel_region,
     gather_from_tensor_model_parallel_region,
 )
 from megatron.core.transformer.transformer_block import (
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from owl.config.run import ModelConfig
 from owl.data.samples import IGNORE_INDEX, PackedBatch
-from owl.model import pipeline_wire
+from owl.model import pipeline_wire, sequence_sharding
 from owl.model.loss import linear_cross_entropy
 from owl.model.media import pack_context
 from owl.model.norm import RMSNorm
@@ -39,6 +42,8 @@ class Owl3Model(LanguageModule):
         model: what the variant chooses.
         padded_vocab_size: rows of embedding and output layer over all ranks of the tensor group.
         pg_collection: Megatron's process groups.
+        tower_pg_collection: those of the tower; its tensor group is this rank alone when the tower
+            is image-parallel.
         pre_process: this stage embeds tokens and encodes pictures.
         post_process: this stage computes losses.
         vp_stage: virtual pipeline stage, if there are several.
@@ -52,6 +57,7 @@ class Owl3Model(LanguageModule):
         *,
         padded_vocab_size: int,
         pg_collection: ProcessGroupCollection,
+        tower_pg_collection: ProcessGroupCollection,
         pre_process: bool = True,
         post_process: bool = True,
         vp_stage: int | None = None,
@@ -68,8 +74,13 @@ class Owl3Model(LanguageModule):
         self.media_go_on = any(i >= here.stop for i in model.hyper_attention.layer_indices)
 
         if pre_process:
-            self.vision_tower = VisionTower(tower_config, model, pg_collection)
-            self.projector = PROJECTORS[model.projector](config, model, pg_collection)
+            self.vision_tower = VisionTower(
+                tower_config, model, pg_collection=tower_pg_collection, tile_group=pg_collection.tp
+            )
+            # Projects whole tiles on every rank: rows are shared out afterwards.
+            whole_rows = copy(config)
+            whole_rows.sequence_parallel = False
+            self.projector = PROJECTORS[model.projector](whole_rows, model, pg_collection)
             self.embedding = LanguageModelEmbedding(
                 config,
                 vocab_size=padded_vocab_size,
@@ -118,12 +129,16 @@ class Owl3Model(LanguageModule):
             On earlier stages: what the next one needs (see owl/model/pipeline_wire.py).
         """
         batch.check()
+        num_tokens = batch.num_tokens
+        if self.config.sequence_parallel:
+            batch = sequence_sharding.pad_batch(batch, self.pg_collection.tp.size())
         if self.pre_process:
             hidden_states = self.embedding(batch.tokens[None], position_ids=None)
             media_features = self.encode(batch.pixel_values)
         else:
             assert self.input_tensor is not None
-            hidden_states, media_features = pipeline_wire.split(self.input_tensor, batch.num_tokens)
+            rows_here = batch.num_tokens // self._rows_shared_by()
+            hidden_states, media_features = pipeline_wire.split(self.input_tensor, rows_here)
             self.decoder.set_input_tensor(hidden_states)
         hidden_states = self.decoder(
             hidden_states,
@@ -134,21 +149,29 @@ class Owl3Model(LanguageModule):
         if not self.post_process:
             return pipeline_wire.join(hidden_states, media_features if self.media_go_on else None)
         if return_logits:
-            return self._logits(hidden_states)
-        return self._losses(hidden_states.squeeze(1), batch.labels)
+            return self._logits(hidden_states)[:num_tokens]
+        return self._losses(hidden_states, batch.labels)[:num_tokens]
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles and project them to decoder width: [m, 3, s, s] to [m * p, 1, h].
 
         With no tiles the result is empty but still has the projector behind it, so that every
-        parameter gets a gradient in every micro-batch, on every rank.
+        parameter gets a gradient in every micro-batch, on every rank. Under sequence parallelism
+        each rank keeps its share of the rows.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
             features = self.vision_tower(pixel_values)
-        return self.projector(features.flatten(0, 1)[:, None])
+        projected = self.projector(features.flatten(0, 1)[:, None])
+        if self.config.sequence_parallel:
+            return sequence_sharding.share_rows(projected, self.pg_collection.tp)
+        return projected
 
     def _tower_learns(self) -> bool:
         return any(parameter.requires_grad for parameter in self.vision_tower.parameters())
+
+    def _rows_shared_by(self) -> int:
+        """Ranks that share the rows of hidden states between linear layers."""
+        return self.pg_collection.tp.size() if self.config.sequence_parallel else 1
 
     def _output_weight(self) -> Tensor:
         if self.share_embeddings_and_output_weights:
@@ -162,13 +185,19 @@ class Owl3Model(LanguageModule):
         return logits.squeeze(1)[:, : self.model_config.vocab_size]
 
     def _losses(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
-        """Compute the loss of each supervised row of [t, h], and 0 elsewhere."""
+        """Compute the loss of each supervised row of [t, 1, h], and 0 elsewhere."""
+        tp_group = self.pg_collection.tp
+        if self.config.sequence_parallel:
+            # The loss gives every rank the whole gradient, so each takes its rows of it back.
+            hidden_states = gather_from_sequence_parallel_region(
+                hidden_states, tensor_parallel_output_grad=False, group=tp_group
+            )
         rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
         losses = linear_cross_entropy(
-            hidden_states[rows],
+            hidden_states.squeeze(1)[rows],
             self._output_weight(),
             labels[rows],
             vocab_size=self.model_config.vocab_size,
-            tp_group=self.pg_collection.tp,
+            tp_group=tp_group,
         )
         return losses.new_zeros(len(labels)).index_copy(0, rows, losses)

@@ -6,6 +6,7 @@ not influence it. They are not built here; a checkpoint carries them along for e
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
@@ -16,17 +17,33 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from owl.config.run import ModelConfig
+from owl.config.run import ModelConfig, VisionParallelism
 from owl.model.specs import tower_layer_spec
+from owl.model.tile_sharding import gather_tiles, tile_shares
 
 
 class VisionTower(MegatronModule):
-    """Tiles to patch features."""
+    """Tiles to patch features.
+
+    Args:
+        config: of the tower's layers.
+        model: sizes of the tower.
+        pg_collection: groups that its layers are cut over.
+        tile_group: ranks that share the tiles out when the tower is image-parallel.
+    """
 
     def __init__(
-        self, config: TransformerConfig, model: ModelConfig, pg_collection: ProcessGroupCollection
+        self,
+        config: TransformerConfig,
+        model: ModelConfig,
+        *,
+        pg_collection: ProcessGroupCollection,
+        tile_group: dist.ProcessGroup,
     ) -> None:
         super().__init__(config=config)
+        self.tile_group = (
+            tile_group if model.vision_tower.parallelism is VisionParallelism.image else None
+        )
         tower = model.vision_tower
         self.patch_embedding = nn.Conv2d(
             3, tower.hidden_size, tower.patch_size, stride=tower.patch_size,
@@ -44,6 +61,11 @@ class VisionTower(MegatronModule):
             post_layer_norm=False,
             pg_collection=pg_collection,
         )
+        if self.tile_group is not None:
+            for parameter in self.parameters():
+                # A copy, whatever its layer thinks; and this rank's tiles give part of its gradient.
+                parameter.tensor_model_parallel = False
+                parameter.partial_over_tensor_group = True
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles.
@@ -54,13 +76,32 @@ class VisionTower(MegatronModule):
         Returns:
             [m, p, h_v] features: the output of the last layer but one of the published tower.
         """
+        if self.tile_group is None:
+            return self._encode(pixel_values)
+        tiles = len(pixel_values)
+        mine = tile_shares(tiles, self.tile_group.size())[self.tile_group.rank()]
+        return gather_tiles(self._encode(pixel_values[mine]), tiles, self.tile_group)
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        """Encode the tiles of this rank."""
         if not len(pixel_values):
             # A blank tile, of which nothing is kept: every parameter takes part in every
             # micro-batch, so that no rank waits for a gradient that never comes.
-            return self.forward(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
+            return self._encode(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         patches = self._patches(self.normalise(pixel_values))
         hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
         return self.encoder(hidden_states, attention_mask=None).transpose(0, 1)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
+    ) -> dict:
+        """Describe the weights; image-parallel ranks hold copies, of which one is saved."""
+        shards = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        if self.tile_group is not None:
+            for shard in shards.values():
+                stage, _, replica = shard.replica_id
+                shard.replica_id = (stage, self.tile_group.rank(), replica)
+        return shards
 
     def normalise(self, pixel_values: Tensor) -> Tensor:
         """Map bytes to the dtype of the tower with mean 0.5 and deviation 0.5 per channel."""

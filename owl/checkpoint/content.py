@@ -18,12 +18,13 @@ OPTIMIZER_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def weight_shards(chunks: Sequence[nn.Module], groups: ProcessGroups) -> dict[str, Any]:
-    """Describe this rank's weights."""
-    shards: dict[str, Any] = {}
-    for chunk in chunks:
-        metadata = {"dp_cp_group": groups.collection.dp_cp}
-        shards |= unwrapped(chunk).sharded_state_dict(metadata=metadata)
-    return shards
+    """Describe this rank's weights, chunk by chunk: local names repeat, sharded keys do not."""
+    return {
+        f"model{index}": unwrapped(chunk).sharded_state_dict(
+            metadata={"dp_cp_group": groups.collection.dp_cp}
+        )
+        for index, chunk in enumerate(chunks)
+    }
 
 
 def random_states(groups: ProcessGroups) -> ShardedObject:

@@ -36,8 +36,7 @@ def load_weights(
 ) -> None:
     """Load weights into unwrapped or wrapped model chunks; every rank calls this together."""
     check_same_model(checkpoint, model)
-    weights = weight_shards(chunks, groups)
-    _fill(chunks, _load(weights, checkpoint), weights)
+    _fill(chunks, _load(weight_shards(chunks, groups), checkpoint))
 
 
 def load_everything(
@@ -59,7 +58,7 @@ def load_everything(
     if same_layout:
         content["random_states"] = random_states(groups)
     loaded = _load(content, checkpoint)
-    _fill(chunks, loaded, weights)
+    _fill(chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])
     if same_layout:
         restore_random_states(loaded["random_states"])
@@ -119,7 +118,6 @@ def _load(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
         return dist_checkpointing.load(content, str(checkpoint))
 
 
-def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Put loaded weights into the model; what else a checkpoint has in common is left out."""
-    for chunk in chunks:
-        unwrapped(chunk).load_state_dict({name: loaded[name] for name in weights}, strict=True)
+def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any]) -> None:
+    for index, chunk in enumerate(chunks):
+        unwrapped(chunk).load_state_dict(loaded[f"model{index}"], strict=True)

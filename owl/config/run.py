@@ -25,6 +25,7 @@ class ProjectorKind(StrEnum):
 
     linear = "linear"  # 240728, 241014
     mlp = "mlp"  # 241101: linear, exact GELU, linear
+    abstractor = "abstractor"  # mPLUG-Owl2's: learned queries read the tile and stand for it
 
 
 class TemplateKind(StrEnum):
@@ -39,6 +40,8 @@ class AttentionKind(StrEnum):
 
     reference = "reference"  # dense masks for the whole pack: for tests
     per_sample = "per_sample"  # torch SDPA, sample by sample: CPU and GPU
+    lse_merge = "lse_merge"  # per_sample, but joint_softmax merges an image and a text part
+    flex = "flex"  # compiled FlexAttention with a block mask: GPU only
 
 
 class LayerBackend(StrEnum):
@@ -70,6 +73,28 @@ class CutPolicy(StrEnum):
     off = "off"
     on = "on"
     published = "published"  # as in SFT: text-rich 100 %, other single pictures 20 %, several 0 %
+
+
+class OversizePolicy(StrEnum):
+    """What becomes of a sample that is longer than a pack. Each case is counted by its code."""
+
+    drop = "drop"
+    truncate = "truncate"  # fewer video frames, then leading turns or parts only
+    split = "split"  # as truncate, but a document goes on in further samples
+
+
+class LiteralPolicy(StrEnum):
+    """What becomes of text that contains the template's own markup, such as `<|image|>` (E206)."""
+
+    reject = "reject"
+    escape = "escape"  # kept as plain text, tokenised so that it can never pass for the markup
+
+
+class ChangePolicy(StrEnum):
+    """What a resumed run does when data, tokenizer, template, budgets or blend have changed."""
+
+    refuse = "refuse"
+    next_window = "next_window"  # go on with the new plan at its next window, and log what changed
 
 
 class ScaleKind(StrEnum):
@@ -155,7 +180,7 @@ class VisionTowerConfig:
 
     @property
     def patches_per_tile(self) -> int:
-        """Keys that one tile costs in each hyper layer (729 as published)."""
+        """Patches that the tower makes of one tile (729 as published)."""
         return (self.image_size // self.patch_size) ** 2
 
     def problems(self) -> Iterator[str]:
@@ -211,6 +236,40 @@ class HyperAttentionConfig:
 
 
 @dataclass(kw_only=True)
+class AbstractorConfig:
+    """The visual abstractor of mPLUG-Owl2; read only where model.projector=abstractor.
+
+    It is as wide as the tower. The defaults are the published ones.
+    """
+
+    num_queries: int = 64
+    """Vectors that stand for a tile, besides its end vector."""
+    num_layers: int = 6
+    num_attention_heads: int = 16
+    ffn_hidden_size: int = 2816
+    ffn_layer_norm_eps: float = 1e-6
+    """Of the norm inside the MLP; the others have 1e-5, as published."""
+
+    def problems(self, tower_width: int) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        name = "model.abstractor"
+        for size in ("num_queries", "num_layers", "ffn_hidden_size"):
+            yield from _too_small(f"{name}.{size}", getattr(self, size), 1, "it counts something")
+        yield from _not_dividing(
+            f"{name}.num_attention_heads",
+            self.num_attention_heads,
+            "model.vision_tower.hidden_size",
+            tower_width,
+        )
+        if tower_width % 4:
+            yield (
+                f"model.vision_tower.hidden_size={tower_width} is not a multiple of 4, but the "
+                f"abstractor's positions have a sine and a cosine half for row and column each. "
+                f"Use model.projector=linear, or another width."
+            )
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """A Qwen2 decoder with hyper-attention layers, a SigLIP tower and a projector."""
 
@@ -229,6 +288,7 @@ class ModelConfig:
     init_std: float = 0.02
     template: TemplateKind = TemplateKind.v2
     projector: ProjectorKind = ProjectorKind.linear
+    abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)
     hyper_attention: HyperAttentionConfig = field(default_factory=HyperAttentionConfig)
     vision_tower: VisionTowerConfig = field(default_factory=VisionTowerConfig)
     attention: AttentionKind = AttentionKind.per_sample
@@ -238,6 +298,13 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def keys_per_tile(self) -> int:
+        """Keys that one tile costs in each hyper layer: its patches, or what stands for them."""
+        if self.projector is ProjectorKind.abstractor:
+            return self.abstractor.num_queries + 1  # and the end vector
+        return self.vision_tower.patches_per_tile
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""
@@ -258,6 +325,8 @@ class ModelConfig:
             )
         yield from self.hyper_attention.problems(self.num_layers)
         yield from self.vision_tower.problems()
+        if self.projector is ProjectorKind.abstractor:
+            yield from self.abstractor.problems(self.vision_tower.hidden_size)
 
 
 @dataclass(kw_only=True)
@@ -268,8 +337,15 @@ class SourceConfig:
     """Folder that holds dataset.json (written by `python data_tools/prepare.py`)."""
     weight: float = 1.0
     """Share in the blend, relative to the other sources."""
+    epochs: float | None = None
+    """Passes over this source in an epoch of the blend, instead of a weight. All sources or none
+    say it."""
     cut: CutPolicy | None = None
     """Overrides `data.cut` for this source."""
+    max_frames: int | None = None
+    """Overrides `data.max_frames` for this source."""
+    oversize: OversizePolicy | None = None
+    """Overrides `data.oversize` for this source."""
 
 
 @dataclass(kw_only=True)
@@ -281,12 +357,23 @@ class DataConfig:
     tokenizer: str = ""
     """Folder with tokenizer.json, or with vocab.json and merges.txt."""
     cut: CutPolicy = CutPolicy.off
+    max_frames: int | None = None
+    """Frames that a video shows at most, evenly spaced; null for all that are stored (paper: 8)."""
+    oversize: OversizePolicy = OversizePolicy.drop
+    special_literals: LiteralPolicy = LiteralPolicy.reject
+    quarantine: str = ""
+    """File that lists what to leave out, one SHARD/KEY or SHARD a line; # begins a comment."""
+    on_change: ChangePolicy = ChangePolicy.refuse
     seed: int = 1234
     """Order of samples and packs, and every random choice made while encoding."""
     num_workers: int = 0
     """Processes that read and decode beside the trainer. The batches do not depend on it."""
+    prefetch: int = 2
+    """Micro-batches that each of them may be ahead."""
+    read_attempts: int = 3
+    """Times a failing read is tried, with growing pauses, before the run ends."""
     max_skipped_fraction: float = 0.001
-    """Abort when more than this share of the samples read had content errors..."""
+    """Abort when more than this share of a source's samples had content errors..."""
     max_skipped_samples: int = 20
     """...but only above this many."""
     demo: bool = False
@@ -302,6 +389,8 @@ class DataConfig:
         Sources and tokenizer are `owl.data.loader.data_problems`'s to judge: it opens them.
         """
         yield from _too_small("data.num_workers", self.num_workers, 0, "it counts processes")
+        yield from _too_small("data.prefetch", self.prefetch, 1, "a worker works on a micro-batch")
+        yield from _too_small("data.read_attempts", self.read_attempts, 1, "data have to be read")
         yield from _outside(
             "data.max_skipped_fraction", self.max_skipped_fraction, 0, 1, "it is a share of samples"
         )
@@ -322,12 +411,17 @@ class PackConfig:
     """Tiles per row: one tile is 5 text tokens but 729 keys."""
     window: int = 1024
     """Samples that are packed together; packs never span two windows."""
+    tile_cost: float | None = None
+    """Text tokens that one tile weighs when packs are dealt to ranks; null: from the model's
+    sizes."""
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""
         yield from _too_small("pack.text_tokens", self.text_tokens, 2, "a sample predicts a token")
         yield from _too_small("pack.tiles", self.tiles, 1, "rows without images teach no seeing")
         yield from _too_small("pack.window", self.window, 1, "packs are made of its samples")
+        if self.tile_cost is not None:
+            yield from _too_small("pack.tile_cost", self.tile_cost, 0, "work is not negative")
 
 
 @dataclass(kw_only=True)

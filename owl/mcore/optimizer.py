@@ -67,6 +67,7 @@ def build_optimizer(
     *,
     precision: Precision,
     train_steps: int,
+    overlap_param_gather: bool = False,
 ) -> Optimizer:
     """Build AdamW and its schedule for wrapped model chunks."""
     megatron = get_megatron_optimizer(
@@ -85,6 +86,7 @@ def build_optimizer(
             initial_loss_scale=optim.initial_loss_scale,
             min_loss_scale=1.0,
             use_distributed_optimizer=optim.distributed,
+            overlap_param_gather=overlap_param_gather,
         ),
         chunks,
         use_gloo_process_groups=False,

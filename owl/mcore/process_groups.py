@@ -81,24 +81,44 @@ def process_groups(
         The groups. An exception inside ends the process group at once, so that the other ranks
         fail too instead of waiting for this one.
     """
+    with job(parallel, alone=alone) as device, layout(parallel, device, seed=seed) as groups:
+        yield groups
+
+
+@contextmanager
+def job(parallel: ParallelConfig, *, alone: bool = False) -> Iterator[torch.device]:
+    """Start torch.distributed and leave it at the end; yields this process's device."""
     check_version()
     device = _choose_device(parallel.device)
     if device.type == "cpu":
         cpu.install()
     _start_distributed(parallel, device, alone=alone)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def layout(
+    parallel: ParallelConfig, device: torch.device, *, seed: int = 1234
+) -> Iterator[ProcessGroups]:
+    """Lay Megatron's groups over the running job. One job may take on one layout after another."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core import parallel_state, tensor_parallel
         from megatron.core.process_groups_config import ProcessGroupCollection
 
+    virtual = parallel.virtual_pipeline
     try:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tensor,
             pipeline_model_parallel_size=parallel.pipeline,
+            virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
             distributed_timeout_minutes=max(1, round(parallel.timeout_minutes)),
             create_gloo_process_groups=False,
         )
-        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
         yield ProcessGroups(
             collection=ProcessGroupCollection.use_mpu_process_groups(),
             solo=dist.new_group([dist.get_rank()], use_local_synchronization=True),
@@ -108,7 +128,6 @@ def process_groups(
         )
     finally:
         parallel_state.destroy_model_parallel()  # forgets; waits for nobody
-        dist.destroy_process_group()
 
 
 def world_size() -> int:

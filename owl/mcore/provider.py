@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model provider: this rank's part of Owl3, built, frozen and wrapped for training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -66,13 +67,21 @@ def build_model(
 ) -> list[nn.Module]:
     """Build this rank's model chunks, on its device, without a data-parallel wrapper."""
     provide = model_provider(model, parallel, precision, groups)
-    chunk = provide(groups.is_first_stage, groups.is_last_stage, None)
-    return [chunk.to(device=groups.device, dtype=DTYPES[precision])]
+    count = parallel.virtual_pipeline
+    return [
+        provide(
+            groups.is_first_stage and index == 0,
+            groups.is_last_stage and index == count - 1,
+            index if count > 1 else None,
+        ).to(device=groups.device, dtype=DTYPES[precision])
+        for index in range(count)
+    ]
 
 
 def wrap_for_training(
     chunks: list[nn.Module],
     trainable: Trainable,
+    parallel: ParallelConfig,
     *,
     precision: Precision,
     distributed_optimizer: bool,
@@ -85,7 +94,8 @@ def wrap_for_training(
         # Float64 gradients would lose their point in float32 buffers.
         grad_reduce_in_fp32=precision is not Precision.fp64,
         use_distributed_optimizer=distributed_optimizer,
-        overlap_grad_reduce=False,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
     )
     for chunk in chunks:
         freeze(chunk, trainable)
@@ -93,3 +103,14 @@ def wrap_for_training(
         DistributedDataParallel(config=chunk.config, ddp_config=settings, module=chunk)
         for chunk in chunks
     ]
+
+
+@contextmanager
+def whole_weights(chunks: list[nn.Module]) -> Iterator[None]:
+    """Finish what `overlap_param_gather` still has under way, so that weights can be read."""
+    waiting = [chunk for chunk in chunks if chunk.ddp_config.overlap_param_gather]
+    for chunk in waiting:
+        chunk.disable_forward_pre_hook(param_sync=True)
+    yield
+    for chunk in waiting:
+        chunk.enable_forward_pre_hook()

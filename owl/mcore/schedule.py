@@ -38,7 +38,8 @@ def forward_backward(
     """
     results = get_forward_backward_func()(
         forward_step_func=_ForwardStep(total_weight, groups.device),
-        data_iterator=iter(batches),
+        # Each virtual stage sees every micro-batch.
+        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
         model=list(chunks),
         num_microbatches=len(batches),
         seq_length=1,  # shapes are agreed on as they go: every row has its own length
@@ -59,6 +60,9 @@ def attach_to_schedule(chunks: Sequence[nn.Module], optimizer: Any, groups: Proc
         _add_partial_gradients(model, groups.collection.tp)
 
     config.finalize_model_grads_func = finalize
+    if chunks[0].ddp_config.overlap_grad_reduce:
+        no_sync = [chunk.no_sync for chunk in chunks]
+        config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
 
 
 def sum_over_data_parallel(value: float, groups: ProcessGroups) -> float:

@@ -36,6 +36,13 @@ def decoder_config(
         add_qkv_bias=True,
         init_method_std=model.init_std,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=(
+            parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None
+        ),
+        # One message at a time between two ranks: with two stages each is the other's next *and*
+        # previous, and a batch of sends and receives would be matched the wrong way round.
+        overlap_p2p_comm=parallel.virtual_pipeline > 1,
+        batch_p2p_comm=parallel.virtual_pipeline == 1,
         pipeline_dtype=DTYPES[precision],
         # A row is as long as its samples: stages agree on shapes as they go.
         variable_seq_lengths=parallel.pipeline > 1,

@@ -18,7 +18,7 @@ from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
 from owl.mcore.optimizer import Optimizer, build_optimizer
 from owl.mcore.process_groups import ProcessGroups, process_groups, world_size
-from owl.mcore.provider import build_model, wrap_for_training
+from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.train import overview
 from owl.train.batch_size import choose_global_batch_size
 from owl.train.hooks.checkpoint import CheckpointHook
@@ -170,13 +170,19 @@ def build_trainable(
     chunks = wrap_for_training(
         chunks,
         run.stage.trainable,
+        run.parallel,
         precision=run.precision,
         distributed_optimizer=run.optim.distributed,
     )
     for chunk in chunks:
         chunk.train()
     optimizer = build_optimizer(
-        run.optim, chunks, groups, precision=run.precision, train_steps=run.stage.train_steps
+        run.optim,
+        chunks,
+        groups,
+        precision=run.precision,
+        train_steps=run.stage.train_steps,
+        overlap_param_gather=run.parallel.overlap_param_gather,
     )
     return chunks, optimizer
 
@@ -195,16 +201,17 @@ def _saver(
     carried: Path | None,
 ) -> Callable[[TrainState], Path]:
     def save(state: TrainState) -> Path:
-        return save_checkpoint(
-            Path(run.output),
-            chunks,
-            optimizer.megatron,
-            state,
-            run.model,
-            groups,
-            carried=carried,
-            keep=run.checkpoint.keep,
-        )
+        with whole_weights(chunks):
+            return save_checkpoint(
+                Path(run.output),
+                chunks,
+                optimizer.megatron,
+                state,
+                run.model,
+                groups,
+                carried=carried,
+                keep=run.checkpoint.keep,
+            )
 
     return save
 

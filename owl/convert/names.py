@@ -33,6 +33,17 @@ _TOWER_LAYER = [
     ("mlp.fc1.{p}",                                      "mlp.linear_fc1.{p}"),
     ("mlp.fc2.{p}",                                      "mlp.linear_fc2.{p}"),
 ]
+_CARRIED = [
+    # published, below vision_model.
+    "post_layernorm.{p}",
+    "head.probe",
+    "head.attention.in_proj_weight",
+    "head.attention.in_proj_bias",
+    "head.attention.out_proj.{p}",
+    "head.layernorm.{p}",
+    "head.mlp.fc1.{p}",
+    "head.mlp.fc2.{p}",
+]
 _PROJECTOR = {
     ProjectorKind.linear: [
         ("vision2text_model.{p}",                        "projector.linear.{p}"),
@@ -41,7 +52,28 @@ _PROJECTOR = {
         ("vision2text_model.0.{p}",                      "projector.linear_fc1.{p}"),
         ("vision2text_model.2.{p}",                      "projector.linear_fc2.{p}"),
     ],
+    # No Owl3 with an abstractor is published: these are mPLUG-Owl2's names in the projector's
+    # place, without the position tables: constants, which the released Owl2 files lack as well.
+    ProjectorKind.abstractor: [
+        ("vision2text_model.query_embeds",               "projector.queries"),
+        ("vision2text_model.visual_fc.{p}",              "projector.linear_out.{p}"),
+        ("vision2text_model.vit_eos",                    "projector.end_vector"),
+    ],
 }
+_ABSTRACTOR_LAYER = [
+    # published, below ...encoder.layers.{i}.crossattention.   ours, below projector.layers.{i}.
+    ("norm1.{p}",                                        "input_layernorm.{p}"),
+    ("normk.{p}",                                        "media_layernorm.{p}"),
+    ("attention.query.{p}",                              "linear_q.{p}"),
+    ("attention.key.{p}",                                "linear_k.{p}"),
+    ("attention.value.{p}",                              "linear_v.{p}"),
+    ("output.out_proj.{p}",                              "linear_proj.{p}"),
+    ("output.norm2.{p}",                                 "pre_mlp_layernorm.{p}"),
+    ("output.mlp.w1.{p}",                                "mlp.linear_gate.{p}"),
+    ("output.mlp.w3.{p}",                                "mlp.linear_up.{p}"),
+    ("output.mlp.ffn_ln.{p}",                            "mlp.layernorm.{p}"),
+    ("output.mlp.w2.{p}",                                "mlp.linear_down.{p}"),
+]
 _DECODER = [
     # published, below language_model.                   ours
     ("model.embed_tokens.weight",                        "embedding.word_embeddings.weight"),
@@ -96,7 +128,7 @@ def entries(model: ModelConfig) -> Iterator[Entry]:
                 f"vision_model.encoder.layers.{i}.{theirs}",
                 f"vision_tower.encoder.layers.{i}.{ours}",
             )
-    for theirs, ours in _parameters(_PROJECTOR[model.projector]):
+    for theirs, ours in _projector(model):
         yield merge.entry(theirs, ours)
     for theirs, ours in _DECODER:
         yield merge.entry(f"language_model.{theirs}", ours)
@@ -120,6 +152,29 @@ def is_carried(published: str, model: ModelConfig) -> bool:
     last = model.vision_tower.num_layers - 1
     prefixes = (f"encoder.layers.{last}.", "post_layernorm.", "head.")
     return published.startswith(tuple(f"vision_model.{prefix}" for prefix in prefixes))
+
+
+def carried_names(model: ModelConfig) -> list[str]:
+    """Name every published tensor that is_carried, as the released checkpoints hold them."""
+    last = f"vision_model.encoder.layers.{model.vision_tower.num_layers - 1}"
+    layer = [
+        f"{last}.{theirs.replace('{q,k,v}', part)}"
+        for theirs, _ in _parameters(_TOWER_LAYER)
+        for part in ("qkv" if "{q,k,v}" in theirs else " ")
+    ]
+    rest = [f"vision_model.{name}" for name, _ in _parameters([(name, "") for name in _CARRIED])]
+    return layer + rest
+
+
+def _projector(model: ModelConfig) -> Iterator[tuple[str, str]]:
+    yield from _parameters(_PROJECTOR[model.projector])
+    if model.projector is ProjectorKind.abstractor:
+        for i in range(model.abstractor.num_layers):
+            for theirs, ours in _parameters(_ABSTRACTOR_LAYER):
+                yield (
+                    f"vision2text_model.encoder.layers.{i}.crossattention.{theirs}",
+                    f"projector.layers.{i}.{ours}",
+                )
 
 
 def _parameters(table: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -76,11 +76,11 @@ def pack_context(batch: PackedBatch, model: ModelConfig, dtype: torch.dtype) -> 
 
     Args:
         batch: on the device of the model.
-        model: its head size, rotary base, position shift and patches per tile.
+        model: its head size, rotary base, position shift and keys per tile.
         dtype: of the model's activations.
     """
     device = batch.tokens.device
-    patches = model.vision_tower.patches_per_tile
+    patches = model.keys_per_tile
     samples = tuple(_views(batch, model.hyper_attention.media_position_shift, patches))
     index = torch.arange(len(samples), device=device)
 

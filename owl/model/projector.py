@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tower width to decoder width: the published linear layer, or the two-layer MLP."""
+"""From tower width to decoder width: the published linear layer, MLP, or visual abstractor.
+
+Each maps [m * p, 1, h_v], tile after tile, to [m * keys, 1, h]: `ModelConfig.keys_per_tile` says
+how many keys a tile costs behind it.
+"""
 
 import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -9,6 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from owl.config.run import ModelConfig, ProjectorKind
+from owl.model.abstractor import VisualAbstractor
 
 
 class LinearProjector(MegatronModule):
@@ -65,4 +70,5 @@ class MlpProjector(MegatronModule):
 PROJECTORS: dict[ProjectorKind, type[MegatronModule]] = {
     ProjectorKind.linear: LinearProjector,
     ProjectorKind.mlp: MlpProjector,
+    ProjectorKind.abstractor: VisualAbstractor,
 }

@@ -26,7 +26,7 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     tower = model.vision_tower
     lines.append(
         f"fusion {model.hyper_attention.fusion}, projector {model.projector}, a tile is "
-        f"{tower.image_size} px and {tower.patches_per_tile} keys, tower layers "
+        f"{tower.image_size} px and {model.keys_per_tile} keys, tower layers "
         f"0-{tower.num_layers - 2} of {tower.num_layers} are computed"
     )
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two projectors are the published ones."""
+"""The projectors are the published ones; the abstractor has tests of its own."""
 
 import pytest
 import torch

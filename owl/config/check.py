@@ -75,12 +75,25 @@ def _tensor_parallel_problems(run: RunConfig) -> Iterator[str]:
 
 
 def _pipeline_problems(run: RunConfig) -> Iterator[str]:
-    stages, layers = run.parallel.pipeline, run.model.num_layers
-    if stages > 1 and layers % stages:
+    parallel, layers = run.parallel, run.model.num_layers
+    stages, chunks = parallel.pipeline, parallel.virtual_pipeline
+    if stages < 1 or chunks < 1 or (stages == 1 and chunks == 1):
+        return
+    held = parallel.stages(layers)
+    placed = sum(len(chunk) for stage in held for chunk in stage)
+    if placed != layers or not all(chunk for stage in held for chunk in stage):
+        uneven = ""
+        if parallel.first_stage_layers is not None or parallel.last_stage_layers is not None:
+            uneven = (
+                f", parallel.first_stage_layers={parallel.first_stage_layers} and "
+                f"parallel.last_stage_layers={parallel.last_stage_layers}"
+            )
         legal = [n for n in range(1, layers + 1) if layers % n == 0]
         yield (
-            f"parallel.pipeline={stages} does not divide model.num_layers={layers} into equal "
-            f"stages with a layer each. Use {_either(legal)}."
+            f"parallel.pipeline={stages} x parallel.virtual_pipeline={chunks}{uneven} do not "
+            f"divide model.num_layers={layers} into stages of whole, equal chunks with a layer "
+            f"each. Use {_either(legal)} chunks in all, or set parallel.first_stage_layers and "
+            f"parallel.last_stage_layers."
         )
 
 
@@ -107,6 +120,12 @@ def _batch_problems(run: RunConfig, world_size: int) -> Iterator[str]:
         return
     data_parallel = max(1, world_size // ranks)
     unit = micro * data_parallel
+    if run.parallel.virtual_pipeline > 1 and size // unit % run.parallel.pipeline:
+        yield (
+            f"{name}={size} gives {size // unit} micro-batches, but the interleaved schedule takes "
+            f"them in groups of parallel.pipeline={run.parallel.pipeline}. Use a multiple of "
+            f"{unit * run.parallel.pipeline}."
+        )
     if size % unit == 0:
         return
     below, above = size // unit * unit, -(-size // unit) * unit

@@ -80,7 +80,8 @@ class OversizePolicy(StrEnum):
 
     drop = "drop"
     truncate = "truncate"  # fewer video frames, then leading turns or parts only
-    split = "split"  # as truncate, but a document goes on in further samples
+    # Hides str.split, which nobody calls on a policy.
+    split = "split"  # type: ignore[assignment]  # as truncate, but a document goes on in further samples
 
 
 class LiteralPolicy(StrEnum):
@@ -542,6 +543,10 @@ class ParallelConfig:
     """Of the vision tower's layers; matters only where the tower learns."""
     virtual_pipeline: int = 1
     """Model chunks on each pipeline stage (interleaved schedule); needs pipeline > 1."""
+    first_stage_layers: int | None = None
+    """Decoder layers on the first stage, which also holds tower and embedding; null: an equal share."""
+    last_stage_layers: int | None = None
+    """Decoder layers on the last stage, which also computes the loss; null: an equal share."""
     overlap_grad_reduce: bool = False
     """Reduce gradients over data-parallel ranks while the backward pass goes on."""
     overlap_param_gather: bool = False
@@ -557,6 +562,17 @@ class ParallelConfig:
         """Yield one sentence for each setting that cannot work."""
         yield from _too_small("parallel.tensor", self.tensor, 1, "it counts ranks")
         yield from _too_small("parallel.pipeline", self.pipeline, 1, "it counts stages")
+        yield from _too_small("parallel.virtual_pipeline", self.virtual_pipeline, 1, "it counts chunks")
+        if self.virtual_pipeline > 1 and self.pipeline < 2:
+            yield (
+                f"parallel.virtual_pipeline={self.virtual_pipeline} interleaves pipeline stages, but "
+                f"parallel.pipeline={self.pipeline}. Raise it, or set parallel.virtual_pipeline=1."
+            )
+        if self.overlap_param_gather and not self.overlap_grad_reduce:
+            yield (
+                "parallel.overlap_param_gather=true needs parallel.overlap_grad_reduce=true: both "
+                "work on the same buckets. Set both."
+            )
         if self.sequence and self.tensor < 2:
             yield (
                 f"parallel.sequence=true shares rows inside a tensor-parallel group, but "
@@ -572,6 +588,29 @@ class ParallelConfig:
                 f"parallel.timeout_minutes={self.timeout_minutes} must be above 0. "
                 f"Allow at least the slowest step, 10 by default."
             )
+
+
+    def stages(self, num_layers: int) -> list[list[range]]:
+        """Which decoder layers each pipeline stage holds, chunk by chunk.
+
+        Returns:
+            [stage][chunk], empty ranges where layers do not suffice; the caller checks that the
+            layers divide.
+        """
+        sizes = [self.first_stage_layers, *([None] * (self.pipeline - 2)), self.last_stage_layers]
+        sizes = sizes[: self.pipeline] if self.pipeline > 1 else [None]
+        open_stages = sizes.count(None)
+        left = num_layers - sum(size for size in sizes if size is not None)
+        share = left // open_stages if open_stages else 0
+        layers = [share if size is None else size for size in sizes]
+        per_chunk = [count // self.virtual_pipeline for count in layers]
+        held: list[list[range]] = [[] for _ in layers]
+        start = 0
+        for _ in range(self.virtual_pipeline):
+            for stage, count in enumerate(per_chunk):
+                held[stage].append(range(start, start + count))
+                start += count
+        return held
 
 
 @dataclass(kw_only=True)

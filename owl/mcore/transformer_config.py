@@ -43,6 +43,8 @@ def decoder_config(
         # previous, and a batch of sends and receives would be matched the wrong way round.
         overlap_p2p_comm=parallel.virtual_pipeline > 1,
         batch_p2p_comm=parallel.virtual_pipeline == 1,
+        num_layers_in_first_pipeline_stage=parallel.first_stage_layers,
+        num_layers_in_last_pipeline_stage=parallel.last_stage_layers,
         pipeline_dtype=DTYPES[precision],
         # A row is as long as its samples: stages agree on shapes as they go.
         variable_seq_lengths=parallel.pipeline > 1,

@@ -14,15 +14,15 @@ from owl.model.freeze import part_sizes, part_table
 
 def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     """Draw which decoder layers look at images, and which pipeline stage holds them."""
-    per_stage = model.num_layers // parallel.pipeline
     hyper = set(model.hyper_attention.layer_indices)
-    lines = [f"{'stage':<8}{'layers':<10}{'look at images'}"]
-    for stage in range(parallel.pipeline):
-        here = range(stage * per_stage, (stage + 1) * per_stage)
-        looking = ", ".join(str(i) for i in here if i in hyper) or "-"
+    lines = [f"{'stage':<8}{'layers':<14}{'look at images'}"]
+    stages = parallel.stages(model.num_layers)
+    for stage, chunks in enumerate(stages):
+        held = " and ".join(f"{chunk[0]}-{chunk[-1]}" for chunk in chunks)
+        looking = ", ".join(str(i) for chunk in chunks for i in chunk if i in hyper) or "-"
         extra = " + vision tower, projector, embedding" if stage == 0 else ""
-        extra += " + output layer" if stage == parallel.pipeline - 1 else ""
-        lines.append(f"{stage:<8}{f'{here[0]}-{here[-1]}':<10}{looking}{extra}")
+        extra += " + output layer" if stage == len(stages) - 1 else ""
+        lines.append(f"{stage:<8}{held:<14}{looking}{extra}")
     tower = model.vision_tower
     lines.append(
         f"fusion {model.hyper_attention.fusion}, projector {model.projector}, a tile is "

@@ -24,7 +24,11 @@ class Training:
         torch.manual_seed(0)
         chunks = build_model(tiny_model(), ParallelConfig(), Precision.fp32, groups)
         self.chunks = wrap_for_training(
-            chunks, EVERYTHING, precision=Precision.fp32, distributed_optimizer=True
+            chunks,
+            EVERYTHING,
+            ParallelConfig(),
+            precision=Precision.fp32,
+            distributed_optimizer=True,
         )
         self.optimizer = build_optimizer(
             OptimConfig(warmup_fraction=0.0),

@@ -23,6 +23,7 @@ def make(alone):
         chunks = wrap_for_training(
             build_model(tiny_model(), ParallelConfig(), Precision.fp32, alone),
             trainable,
+            ParallelConfig(),
             precision=Precision.fp32,
             distributed_optimizer=True,
         )

@@ -87,7 +87,7 @@ def chunks(alone):
 
 def test_names_are_those_of_the_unwrapped_model(chunks):
     wrapped = wrap_for_training(
-        chunks, EVERYTHING, precision=Precision.fp32, distributed_optimizer=False
+        chunks, EVERYTHING, ParallelConfig(), precision=Precision.fp32, distributed_optimizer=False
     )
 
     names = [name for name, _ in global_names(wrapped)]

@@ -30,6 +30,7 @@ def start(alone):
         chunks = wrap_for_training(
             build_model(tiny_model(), ParallelConfig(), Precision.fp32, alone),
             EVERYTHING,
+            ParallelConfig(),
             precision=Precision.fp32,
             distributed_optimizer=True,
         )

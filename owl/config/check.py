@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from owl.config.run import LayerBackend, Precision, RunConfig, ScaleKind, VisionParallelism
+from owl.config.run import LayerBackend, RunConfig, ScaleKind, VisionParallelism
 from owl.errors import ConfigError
 
 DEMO_MODEL = "owl3_tiny"
@@ -40,7 +40,6 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
         *_pipeline_problems(run),
         *_world_problems(run, world_size),
         *_batch_problems(run, world_size),
-        *_precision_problems(run),
         *_start_problems(run),
         *_package_problems(run),
         *_data_problems(run),
@@ -142,15 +141,6 @@ def _global_batch(run: RunConfig) -> tuple[str, int | None]:
     if run.pack.enabled:
         return "batch.samples_per_step", None
     return "batch.samples_per_step", run.batch.samples_per_step
-
-
-def _precision_problems(run: RunConfig) -> Iterator[str]:
-    """Megatron's distributed optimizer keeps gradients in float32 whatever the weights are."""
-    if run.precision == Precision.fp64 and run.optim.distributed:
-        yield (
-            "precision=fp64 needs optim.distributed=false: the distributed optimizer keeps its "
-            "gradients in float32. Set it, or use precision=fp32."
-        )
 
 
 def _start_problems(run: RunConfig) -> Iterator[str]:

@@ -15,6 +15,9 @@ from megatron.core.optimizer import ChainedOptimizer, DistributedOptimizer
 from torch import Tensor
 
 
+_TORCH_OPTIMIZERS = (torch.optim.AdamW, torch.optim.SGD)
+
+
 class TorchAdamState(DistributedOptimizer):
     """DistributedOptimizer with a state_dict that works for torch.optim.AdamW."""
 
@@ -49,6 +52,17 @@ class TorchAdamState(DistributedOptimizer):
         step = self.optimizer.state[main]["step"]
         super()._set_main_param_and_optimizer_states(model_param, {"step": step, **tensors})
 
+    def _copy_model_grads_to_main_grads(self) -> None:
+        """Give float64 weights their gradients as they are: the original casts to float32."""
+        groups = zip(self.model_fp32_groups, self.shard_fp32_groups, strict=True)
+        pairs = [pair for group in groups for pair in zip(*group, strict=True)]
+        if not any(parameter.dtype == torch.float64 for parameter, _ in pairs):
+            super()._copy_model_grads_to_main_grads()
+            return
+        for parameter, main in pairs:
+            share = self._get_model_param_range_map(parameter)["param"]
+            main.grad = parameter.main_grad.view(-1)[share.start : share.end]
+
     def _fill_state(self) -> None:
         """Give a fresh optimizer the state that its first step would start from."""
         for group in self.optimizer.param_groups:
@@ -72,5 +86,5 @@ def adopt(optimizer: Any) -> None:
     """Turn the distributed optimizers inside Megatron's chain into TorchAdamState, where needed."""
     parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
     for part in parts:
-        if type(part) is DistributedOptimizer and isinstance(part.optimizer, torch.optim.AdamW):
+        if type(part) is DistributedOptimizer and isinstance(part.optimizer, _TORCH_OPTIMIZERS):
             part.__class__ = TorchAdamState

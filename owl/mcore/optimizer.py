@@ -70,31 +70,39 @@ def build_optimizer(
     overlap_param_gather: bool = False,
 ) -> Optimizer:
     """Build AdamW and its schedule for wrapped model chunks."""
-    megatron = get_megatron_optimizer(
-        OptimizerConfig(
-            optimizer="adam",
-            lr=optim.learning_rate,
-            min_lr=optim.min_learning_rate,
-            weight_decay=optim.weight_decay,
-            adam_beta1=optim.beta1,
-            adam_beta2=optim.beta2,
-            adam_eps=optim.eps,
-            clip_grad=optim.clip_grad_norm,
-            params_dtype=DTYPES[precision],
-            bf16=precision is Precision.bf16,
-            fp16=precision is Precision.fp16,
-            initial_loss_scale=optim.initial_loss_scale,
-            min_loss_scale=1.0,
-            use_distributed_optimizer=optim.distributed,
-            overlap_param_gather=overlap_param_gather,
-        ),
-        chunks,
-        use_gloo_process_groups=False,
-    )
-    adam_state.adopt(megatron)
+    config = optimizer_config(optim, precision)
+    config.overlap_param_gather = overlap_param_gather
+    megatron = build_megatron_optimizer(config, chunks)
     optimizer = Optimizer(megatron, _schedule(megatron, optim, train_steps))
     optimizer.seek(0)
     return optimizer
+
+
+def optimizer_config(optim: OptimConfig, precision: Precision) -> OptimizerConfig:
+    """Say in Megatron's words what the optimizer is."""
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=optim.learning_rate,
+        min_lr=optim.min_learning_rate,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.beta1,
+        adam_beta2=optim.beta2,
+        adam_eps=optim.eps,
+        clip_grad=optim.clip_grad_norm,
+        params_dtype=DTYPES[precision],
+        bf16=precision is Precision.bf16,
+        fp16=precision is Precision.fp16,
+        initial_loss_scale=optim.initial_loss_scale,
+        min_loss_scale=1.0,
+        use_distributed_optimizer=optim.distributed,
+    )
+
+
+def build_megatron_optimizer(config: OptimizerConfig, chunks: list[nn.Module]) -> Any:
+    """Build Megatron's optimizer over wrapped model chunks, mended where torch's AdamW is inside."""
+    megatron = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
+    adam_state.adopt(megatron)
+    return megatron
 
 
 def _schedule(megatron: Any, optim: OptimConfig, train_steps: int) -> OptimizerParamScheduler:

@@ -22,6 +22,7 @@ def forward_backward(
     *,
     total_weight: float,
     forward_only: bool = False,
+    whole_gradients: bool = False,
 ) -> float:
     """Run every micro-batch of this data-parallel rank and leave the summed gradient behind.
 
@@ -32,6 +33,8 @@ def forward_backward(
         total_weight: sum of the loss weights of the *whole* global batch. Dividing by it here, and
             by nothing anywhere else, makes the gradient independent of how the batch is cut.
         forward_only: no backward pass.
+        whole_gradients: leave the whole gradient on every data-parallel rank, where a distributed
+            optimizer needs a share of it only.
 
     Returns:
         The loss of the global batch, on every rank.
@@ -45,6 +48,7 @@ def forward_backward(
         seq_length=1,  # shapes are agreed on as they go: every row has its own length
         micro_batch_size=1,
         forward_only=forward_only,
+        force_all_reduce=whole_gradients,
     )
     return _sum_over_ranks(results, groups)
 
@@ -56,7 +60,12 @@ def attach_to_schedule(chunks: Sequence[nn.Module], optimizer: Any, groups: Proc
 
     def finalize(model: list[nn.Module], num_tokens: Tensor | None = None, **kwargs: Any) -> None:
         # num_tokens would divide once more: the loss already is per token of the global batch.
-        finalize_model_grads(model, None, pg_collection=groups.collection)
+        finalize_model_grads(
+            model,
+            None,
+            pg_collection=groups.collection,
+            force_all_reduce=kwargs.get("force_all_reduce", False),
+        )
         _add_partial_gradients(model, groups.collection.tp)
 
     config.finalize_model_grads_func = finalize

@@ -5,7 +5,7 @@ import pytest
 
 from owl.config.check import check_run, run_problems
 from owl.config.load import compose
-from owl.config.run import Precision, RunConfig
+from owl.config.run import RunConfig
 from owl.errors import ConfigError
 
 
@@ -124,12 +124,3 @@ def test_check_run_raises_with_all_of_them():
     with pytest.raises(ConfigError, match="3 problems") as caught:
         check_run(run, world_size=3)
     assert len(caught.value.problems) == 3
-
-
-def test_float64_asks_for_the_plain_optimizer():
-    run = RunConfig(precision=Precision.fp64)
-
-    problems = [text for text in run_problems(run, world_size=1) if "fp64" in text]
-
-    assert len(problems) == 1
-    assert "optim.distributed=false" in problems[0]

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An account of every sample of a folder: good, or bad with shard, key or byte, code and message.
+
+Unlike prepare.py, which stops at a sample's first fault and leaves a broken tar out, this reads on:
+all faults of a sample are named, pictures are decoded to their last pixel, and what lies behind
+damage is found. The strict rules are the same functions that training uses.
+"""
+
+import mmap
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from owl.config.run import TemplateKind
+from owl.data import tar
+from owl.data.encode import CutChoice, SampleEncoder, Sizes
+from owl.data.images import decode_picture, picture_size
+from owl.data.index import DATASET_FILE, ShardRecord, prepare_hint, read_records
+from owl.data.lint_index import IndexCheck, check_index, missing_shard
+from owl.data.salvage import FoundSample, salvage
+from owl.data.schema import Json, SampleProblem, document_problems, media_files, parse_document
+from owl.data.tokenizer import load_tokenizer
+from owl.errors import DataError
+
+SHAPE_CODES = frozenset({"E202", "E203"})
+"""A document that breaks one of these cannot be looked into any further."""
+
+Problem = SampleProblem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """What makes a sample too long for a run: tokens are counted as that run would count them."""
+
+    tokenizer: Path
+    template: TemplateKind
+    image_size: int
+    text_tokens: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """How closely to look."""
+
+    pixels: bool = True  # decode pictures; otherwise only their headers are read
+    budgets: Budgets | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProblem:
+    """A fault of the shard as a whole."""
+
+    code: str
+    message: str
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A sample that cannot be used, and every reason for that."""
+
+    key: str | None  # None: its name cannot be read
+    offset: int | None  # byte of its first header; None: the shard itself is gone
+    problems: Sequence[Problem]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardReport:
+    """Every sample of one shard is either good or named in `bad`."""
+
+    file: str
+    samples: int
+    bad: Sequence[BadSample] = ()
+    problems: Sequence[ShardProblem] = ()
+
+    @property
+    def good(self) -> int:
+        """Samples without a fault of their own."""
+        return self.samples - len(self.bad)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is nothing to say."""
+        return not self.bad and not self.problems
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the tar itself is at fault, so that prepare.py leaves the whole shard out."""
+        return any("E101" <= code <= "E108" for code in self.codes())
+
+    def codes(self) -> Counter[str]:
+        """Samples and shard faults by code; a sample counts once for each of its codes."""
+        total = Counter(problem.code for problem in self.problems)
+        for sample in self.bad:
+            total.update({problem.code for problem in sample.problems})
+        return total
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for json."""
+        return {
+            "file": self.file,
+            "samples": self.samples,
+            "good": self.good,
+            "left_out": self.is_broken,
+            "bad": [
+                {
+                    "key": sample.key,
+                    "offset": sample.offset,
+                    "problems": [{"code": p.code, "message": p.message} for p in sample.problems],
+                }
+                for sample in self.bad
+            ],
+            "problems": [
+                {"code": p.code, "message": p.message, "offset": p.offset} for p in self.problems
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FolderReport:
+    """The account of a whole folder."""
+
+    folder: Path
+    shards: Sequence[ShardReport]
+    problems: Sequence[ShardProblem] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        """Samples of all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def good(self) -> int:
+        """Samples without a fault."""
+        return sum(shard.good for shard in self.shards)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems and all(shard.is_clean for shard in self.shards)
+
+    def codes(self) -> Counter[str]:
+        """What was found, by code."""
+        total = Counter(problem.code for problem in self.problems)
+        for shard in self.shards:
+            total.update(shard.codes())
+        return total
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for json."""
+        return {
+            "schema": "owl3-lint/1",
+            "folder": str(self.folder),
+            "samples": self.samples,
+            "good": self.good,
+            "bad": self.samples - self.good,
+            "codes": dict(sorted(self.codes().items())),
+            "problems": [{"code": p.code, "message": p.message} for p in self.problems],
+            "shards": [shard.describe() for shard in self.shards],
+        }
+
+
+def lint_folder(
+    folder: Path,
+    checks: Checks,
+    *,
+    workers: int = 1,
+    report: Callable[[Path, ShardReport], None] = lambda path, shard: None,
+) -> FolderReport:
+    """Look at every sample of every `*.tar` of a folder, and at each shard that should be there.
+
+    Args:
+        folder: holds the shards; it may be prepared or not.
+        checks: how closely to look.
+        workers: processes.
+        report: told of each shard as it is done, in order.
+    """
+    records, problems = _records(folder)
+    paths = sorted(folder.glob("*.tar"))
+    lint = partial(_lint_listed, records=records, checks=checks)
+    shards = []
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        reports = pool.map(lint, paths) if pool else map(lint, paths)
+        for path, shard in zip(paths, reports, strict=True):
+            report(path, shard)
+            shards.append(shard)
+    present = {path.name for path in paths}
+    shards += [_missing(folder, r) for name, r in sorted(records.items()) if name not in present]
+    if records:
+        problems += [p for shard in shards if (p := _unlisted(folder, shard, records))]
+    return FolderReport(folder, shards, problems)
+
+
+def lint_shard(path: Path, record: ShardRecord | None, checks: Checks) -> ShardReport:
+    """Account for every sample of one shard.
+
+    Args:
+        path: the tar.
+        record: what dataset.json says of it, where it says anything.
+        checks: how closely to look.
+    """
+    with _mapped(path) as view:
+        found = salvage(view, shard=path.name)
+        index = check_index(path, view, record, found)
+        bad = list(_bad_samples(view, found.samples, index, checks))
+        bad += [BadSample(None, offset, [problem]) for offset, problem in index.lost]
+        return ShardReport(
+            file=path.name,
+            samples=len(found.samples) + len(index.lost),
+            bad=bad,
+            problems=[
+                *(
+                    ShardProblem(scar.code, scar.message, scar.offset)
+                    for scar in found.scars
+                    if not scar.holds_file or not found.samples  # else a sample names it
+                ),
+                *(ShardProblem("E109", message) for message in index.problems),
+            ],
+        )
+
+
+def _records(folder: Path) -> tuple[dict[str, ShardRecord], list[ShardProblem]]:
+    """What dataset.json says of each shard; nothing for a folder that is not prepared yet."""
+    if not (folder / DATASET_FILE).is_file():
+        return {}, []
+    try:
+        return {record.file: record for record in read_records(folder)}, []
+    except DataError as error:
+        return {}, [ShardProblem(error.code, error.message)]
+
+
+def _lint_listed(path: Path, records: Mapping[str, ShardRecord], checks: Checks) -> ShardReport:
+    return lint_shard(path, records.get(path.name), checks)
+
+
+def _missing(folder: Path, record: ShardRecord) -> ShardReport:
+    problem = missing_shard(folder)
+    return ShardReport(
+        file=record.file,
+        samples=record.samples,
+        bad=[BadSample(None, None, [problem])] * record.samples,
+        problems=[ShardProblem(problem.code, problem.message)],
+    )
+
+
+def _unlisted(
+    folder: Path, shard: ShardReport, records: Mapping[str, ShardRecord]
+) -> ShardProblem | None:
+    """A sound shard that dataset.json does not know is never read; a broken one cannot be."""
+    if shard.file in records or shard.problems:
+        return None
+    return ShardProblem(
+        "E109", f"{shard.file} is not in {DATASET_FILE}, so it is not read. {prepare_hint(folder)}"
+    )
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """Map a shard into memory; an empty one too, which mmap refuses."""
+    if not path.stat().st_size:
+        yield memoryview(b"")
+        return
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+        memoryview(whole) as view,
+    ):
+        yield view
+
+
+# One sample.
+
+
+def _bad_samples(
+    view: memoryview, samples: Sequence[FoundSample], index: IndexCheck, checks: Checks
+) -> Iterator[BadSample]:
+    for sample in samples:
+        problems = [*sample.problems, *_content_problems(view, sample, checks)]
+        if changed := index.changed.get(sample.offset):
+            problems.append(changed)
+        if problems:
+            yield BadSample(sample.key, sample.offset, list(dict.fromkeys(problems)))
+
+
+def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> Iterator[Problem]:
+    """Yield what is wrong with a sample's json and pictures, as far as they can be read."""
+    files = {member.file: _data(view, member) for member in reversed(sample.members)}
+    if "json" not in files:
+        return
+    try:
+        document = parse_document(files.pop("json"))
+    except DataError as error:
+        yield Problem(error.code, error.message)
+        return
+    problems = list(document_problems(document, files.keys()))
+    yield from problems
+    is_shaped = not any(problem.code in SHAPE_CODES for problem in problems)
+    videos = _video_files(document) if is_shaped else set()
+    sizes: dict[str, tuple[int, int]] = {}
+    for file in sorted(files.keys() - videos):
+        try:
+            sizes[file] = _look_at(files[file], checks)
+        except DataError as error:
+            yield Problem(error.code, f"{file!r}: {error.message}")
+    if is_shaped:
+        yield from _declared_problems(document, sizes)
+    if checks.budgets and not problems and len(sizes) == len(files):
+        yield from _budget_problems(document, sizes, checks.budgets)
+
+
+def _data(view: memoryview, member: tar.Member) -> bytes:
+    return bytes(view[member.data_offset : member.data_offset + member.size])
+
+
+def _video_files(document: Json) -> set[str]:
+    """Files that are no pictures, as E313 says of them already."""
+    return {m["file"] for m in document.get("media", []) if m["type"] == "video"}
+
+
+def _look_at(picture: bytes, checks: Checks) -> tuple[int, int]:
+    """Width and height of a picture. Raises DataError E307..E310."""
+    size = picture_size(picture)
+    if checks.pixels:
+        decode_picture(picture)
+    return size
+
+
+def _declared_problems(document: Json, sizes: Sizes) -> Iterator[Problem]:
+    for index, media in enumerate(document.get("media", [])):
+        for file in media_files(media):
+            found = sizes.get(file)
+            if found is None:
+                continue
+            said = (media.get("w", found[0]), media.get("h", found[1]))
+            if said != found:
+                yield Problem(
+                    "E306",
+                    f"media[{index}] declares {said[0]}x{said[1]}, but {file!r} is "
+                    f"{found[0]}x{found[1]} (upright). Correct w and h, or leave them out.",
+                )
+
+
+def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:
+    """Compare a sample with the budgets of a run, every picture cut that may be cut."""
+    encoder = _encoder(budgets.tokenizer, budgets.template, budgets.image_size)
+    tokens, tiles = encoder.measure(document, sizes, CutChoice.single)
+    expected = sum(layout.tiles for layout in encoder.layouts(document, sizes, CutChoice.single))
+    if tiles != expected:
+        yield Problem("E405", f"the template writes {tiles} placeholders for {expected} tiles.")
+    for code, name, amount, budget in (
+        ("E401", "text tokens", tokens, budgets.text_tokens),
+        ("E402", "tiles", tiles, budgets.tiles),
+    ):
+        if amount > budget:
+            yield Problem(
+                code,
+                f"{amount} {name} are more than the {budget} of a pack, so the plan drops it. "
+                "Raise the budget, or split the sample.",
+            )
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer: Path, template: TemplateKind, image_size: int) -> SampleEncoder:
+    """Loaded once in each process."""
+    return SampleEncoder(load_tokenizer(tokenizer), template, image_size)

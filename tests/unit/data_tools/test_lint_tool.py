@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+
+from owl.data.index import index_path
+from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
+from tests.unit.data_tools.command import run_tool
+
+
+def lint(*arguments):
+    return run_tool("data_tools/lint.py", *arguments)
+
+
+def test_a_good_folder_gives_exit_code_zero(tmp_path):
+    folder = write_chats(tmp_path / "a", shards=2)
+    result = lint(folder, "--workers", 2)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == "2 shards, 20 samples: 20 good, 0 bad"
+
+
+def test_problems_are_named_in_text_and_in_json_with_exit_code_one(tmp_path):
+    bad = chat(pictures=1, w=999)
+    write_shard(tmp_path / "s.tar", [("x", chat(), {}), ("y", bad, files_of(bad))])
+    text, machine = lint(tmp_path), lint(tmp_path, "--json")
+    assert text.returncode == machine.returncode == 1
+    assert "E306 sample 'y' (byte 1024): media[0] declares 999x12" in text.stdout
+    account = json.loads(machine.stdout)
+    assert (account["samples"], account["good"], account["bad"]) == (2, 1, 1)
+    assert account["codes"] == {"E306": 1}
+    assert account["shards"][0]["bad"][0]["key"] == "y"
+
+
+def test_an_index_of_another_shard_is_named(tmp_path):
+    folder = write_chats(tmp_path / "a", shards=2)
+    shutil.copy(index_path(folder / "s-001.tar"), index_path(folder / "s-000.tar"))
+    result = lint(folder)
+    assert result.returncode == 1
+    assert "E109 shard: its index is not the one that dataset.json was written with" in result.stdout
+    assert "20 good, 0 bad" in result.stdout
+
+
+def test_budgets_are_counted_when_a_tokenizer_is_given(tmp_path):
+    folder = write_chats(tmp_path / "a", shards=1)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    result = lint(folder, "--tokenizer", tokenizer, "--text-tokens", 100, "--tiles", 10)
+    assert result.returncode == 1
+    assert "text tokens are more than the 100 of a pack" in result.stdout
+
+
+def test_long_lists_of_bad_samples_are_cut_in_text(tmp_path):
+    document = chat(pictures=1, w=999)
+    triples = [(f"k{i}", document, files_of(document)) for i in range(5)]
+    write_shard(tmp_path / "s.tar", triples)
+    result = lint(tmp_path, "--show", 2)
+    assert "and 3 more bad samples" in result.stdout
+
+
+def test_what_cannot_be_looked_at_gives_exit_code_two(tmp_path):
+    assert "is not a folder" in lint(tmp_path / "nowhere").stderr
+    assert "holds no *.tar" in lint(tmp_path).stderr
+    write_shard(tmp_path / "s.tar", [("x", chat(), {})])
+    for option, complaint in (
+        (["--workers", 0], "--workers 0: use at least 1"),
+        (["--tokenizer", tmp_path], "E404"),
+    ):
+        result = lint(tmp_path, *option)
+        assert result.returncode == 2
+        assert complaint in result.stderr

@@ -81,11 +81,7 @@ def write_checkpoint(
     dist.barrier()
     dist_checkpointing.save(content, str(partial))
     if groups.is_writer:
-        (partial / "model.json").write_text(json.dumps(asdict(model), indent=2))
-        training = state.to_dict() | {
-            "layout": {"tensor": groups.tp_size, "pipeline": groups.pp_size}
-        }
-        (partial / "training.json").write_text(json.dumps(training, indent=2))
+        describe(partial, model, state, tensor=groups.tp_size, pipeline=groups.pp_size)
         if carried is not None:
             shutil.copyfile(carried, partial / CARRIED)
         shutil.rmtree(final, ignore_errors=True)
@@ -93,3 +89,20 @@ def write_checkpoint(
         remove_old(final.parent.parent, keep)
     dist.barrier()
     return final
+
+
+def describe(
+    folder: Path, model: ModelConfig, state: TrainState, *, tensor: int = 1, pipeline: int = 1
+) -> None:
+    """Write the two files that say what a checkpoint is: model.json and training.json.
+
+    Args:
+        folder: of the checkpoint.
+        model: architecture.
+        state: training state.
+        tensor: tensor-parallel degree of the job that saves.
+        pipeline: its pipeline-parallel degree.
+    """
+    (folder / "model.json").write_text(json.dumps(asdict(model), indent=2))
+    training = state.to_dict() | {"layout": {"tensor": tensor, "pipeline": pipeline}}
+    (folder / "training.json").write_text(json.dumps(training, indent=2))

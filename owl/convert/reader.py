@@ -6,10 +6,39 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from owl.checkpoint.tensor_spec import TensorSpec
+from owl.convert.safetensors_file import DTYPES, INDEX
 from owl.errors import CheckpointError
+
+
+class SafetensorsReader:
+    """Safetensors files that read like one.
+
+    All headers are read at once: a truncated or missing file is met before any work is done.
+
+    Args:
+        files: the files.
+    """
+
+    def __init__(self, *files: Path) -> None:
+        self._files: dict[str, Path] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        """Name to shape and dtype, in the order of the files."""
+        for file in files:
+            for name, spec in _read_header(file):
+                self._files[name], self.specs[name] = file, spec
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor."""
+        with safe_open(self._files[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def file_of(self, name: str) -> str | None:
+        """Name the file that holds a tensor; None where none does."""
+        return self._files[name].name if name in self._files else None
 
 
 class HfFolder:
@@ -19,43 +48,94 @@ class HfFolder:
         folder: the folder.
 
     Raises:
-        CheckpointError: config.json or the weights are missing.
+        CheckpointError: config.json or the weights are missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        config = folder / "config.json"
-        if not config.is_file():
-            raise CheckpointError(
-                f"{config} does not exist. Give a folder as transformers' save_pretrained writes "
-                f"it: config.json and model.safetensors."
-            )
-        self.config: Mapping[str, Any] = json.loads(config.read_text())
-        self._files = dict(self._find_tensors())
+        self.config: Mapping[str, Any] = _read_json(
+            folder / "config.json",
+            "Give a folder as transformers' save_pretrained writes it: config.json and "
+            "model.safetensors.",
+        )
+        index = self.folder / INDEX
+        if index.is_file():
+            places = _read_json(index, "")["weight_map"]
+            self._tensors = SafetensorsReader(*(folder / file for file in _unique(places)))
+            self._check_index(places)
+        else:
+            self._tensors = SafetensorsReader(self._single_file())
 
     @property
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the files."""
-        return list(self._files)
+        return list(self._tensors.specs)
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Name to shape and dtype of all tensors."""
+        return self._tensors.specs
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        if name not in self._files:
+        if name not in self._tensors.specs:
             raise CheckpointError(f"{self.folder} has no tensor {name}.")
-        with safe_open(self.folder / self._files[name], framework="pt") as file:
-            return file.get_tensor(name)
+        return self._tensors.read(name)
 
-    def _find_tensors(self) -> Iterator[tuple[str, str]]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.is_file():
-            yield from json.loads(index.read_text())["weight_map"].items()
-            return
+    def _single_file(self) -> Path:
         single = self.folder / "model.safetensors"
         if not single.is_file():
             raise CheckpointError(
-                f"{self.folder} holds neither model.safetensors nor model.safetensors.index.json. "
-                f"Older *.bin files: load them with transformers and save_pretrained them again."
+                f"{self.folder} holds neither model.safetensors nor {INDEX}. Older *.bin files: "
+                f"load them with transformers and save_pretrained them again."
             )
-        with safe_open(single, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, single.name
+        return single
+
+    def _check_index(self, places: Mapping[str, str]) -> None:
+        """Every tensor lies in the file that the index names, and nowhere else."""
+        for name, file in places.items():
+            found = self._tensors.file_of(name)
+            if found != file:
+                raise CheckpointError(
+                    f"{self.folder / INDEX} says that {name} is in {file}, but it is in "
+                    f"{found or 'no file'}. Download the folder again."
+                )
+
+
+def _read_header(file: Path) -> Iterator[tuple[str, TensorSpec]]:
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} does not exist, but {INDEX} names it. Download the missing file."
+        )
+    try:
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a dict
+                about = stored.get_slice(name)
+                yield name, TensorSpec(tuple(about.get_shape()), _dtype(file, name, about))
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file} is not a whole safetensors file ({error}). Download it again."
+        ) from error
+
+
+def _dtype(file: Path, name: str, about: Any) -> Any:
+    kind = about.get_dtype()
+    if kind not in DTYPES:
+        raise CheckpointError(
+            f"{name} in {file} has dtype {kind}. Weights come as {', '.join(DTYPES)}: convert a "
+            f"quantised model back before."
+        )
+    return DTYPES[kind]
+
+
+def _read_json(path: Path, next_step: str) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist. {next_step}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}). Download it again.") from error
+
+
+def _unique(places: Mapping[str, str]) -> list[str]:
+    return list(dict.fromkeys(places.values()))

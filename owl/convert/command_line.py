@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `python -m owl.convert`, and what each calls.
+
+Imports stand in the functions: megatron-core takes seconds, and --help and --dry-run need none of
+it.
+"""
+
+import argparse
+import math
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from owl.config.run import ModelConfig, Precision
+from owl.convert.hf_config import VARIANTS
+from owl.errors import OwlError
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_PARTS = ("owl3", "language-model", "vision-model")
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse() -> tuple[Callable[[Namespace], None], Namespace]:
+    """Read the command line: what to call, and with what."""
+    parser = argparse.ArgumentParser(
+        prog="python -m owl.convert",
+        description="Convert between checkpoints and Hugging Face folders.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_import, _add_export, _add_verify, _add_init):
+        add(commands)
+    options = parser.parse_args()
+    return options.run, options
+
+
+def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("import", help="a published Owl3 folder to a checkpoint")
+    command.set_defaults(run=_import)
+    command.add_argument("--hf", type=Path, required=True, metavar="DIR")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR")
+    command.add_argument("--name", help="what to call the model (default: the folder's name)")
+    for degree in ("--tensor", "--pipeline"):
+        command.add_argument(
+            degree, type=int, metavar="N", help="not needed: the checkpoint loads in any layout"
+        )
+    command.add_argument("--replace", action="store_true", help="replace an --output that exists")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("export", help="a checkpoint to a Hugging Face folder")
+    command.set_defaults(run=_export)
+    command.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="checkpoint, or run folder (its newest)"
+    )
+    command.add_argument("--output", type=Path, metavar="DIR")
+    command.add_argument(
+        "--base", type=Path, metavar="DIR",
+        help="copy tokenizer, generation config and code from this folder",
+    )  # fmt: skip
+    command.add_argument(
+        "--shard-size", type=_bytes, default="5GB", metavar="SIZE",
+        help='most bytes in a file: "5GB" (the default), "256MB"; "0" for a single file',
+    )  # fmt: skip
+    command.add_argument("--dtype", choices=_DTYPES, help="default: as in the checkpoint")
+    command.add_argument("--part", choices=_PARTS, default="owl3")
+    command.add_argument("--with-code", action="store_true", help="for trust_remote_code users")
+    command.add_argument("--replace", action="store_true", help="replace an --output that exists")
+    command.add_argument(
+        "--dry-run", action="store_true", help="print names and shapes, write nothing"
+    )
+    command.add_argument(
+        "--model", metavar="NAME", help="of configs/model, for --dry-run without a checkpoint"
+    )
+
+
+def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "verify", help="compare folder and checkpoint, tensor by tensor and in logits"
+    )
+    command.set_defaults(run=_verify)
+    command.add_argument("--hf", type=Path, required=True, metavar="DIR")
+    command.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--tensors-only", action="store_true", help="compute no logits: needs no whole model"
+    )
+    command.add_argument(
+        "--precision", choices=[str(each) for each in Precision], default="fp32",
+        help="of the logits (default fp32)",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=1234, help="of the probe")
+
+
+def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "init", help="a starting checkpoint from a Qwen2 and a SigLIP folder (safetensors)"
+    )
+    command.set_defaults(run=_init)
+    command.add_argument("--language-model", type=Path, required=True, metavar="DIR")
+    command.add_argument("--vision-model", type=Path, required=True, metavar="DIR")
+    command.add_argument("--variant", choices=list(VARIANTS), required=True)
+    command.add_argument("--output", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--layer-indices", type=int, nargs="+", metavar="N",
+        help="hyper layers, counted from 0 (default: the variant's own)",
+    )  # fmt: skip
+    command.add_argument(
+        "--vocab-size", type=int, help="embedding rows to keep (default: the variant's own)"
+    )
+    command.add_argument("--name", default="owl3", help="what to call the model")
+    command.add_argument("--seed", type=int, default=1234, help="of projector and gates")
+
+
+def _import(options: Namespace) -> None:
+    from owl.convert.from_hf import import_checkpoint
+
+    if options.tensor or options.pipeline:
+        _say("--tensor and --pipeline are not needed: the checkpoint loads in any layout")
+    model = import_checkpoint(
+        options.hf, options.output, name=options.name, replace=options.replace, report=_say
+    )
+    _say_how_to_train(model, options.output)
+
+
+def _export(options: Namespace) -> None:
+    if options.dry_run:
+        _dry_run(options)
+        return
+    if options.checkpoint is None or options.output is None:
+        raise OwlError("export needs --checkpoint and --output, or --dry-run and --model.")
+    import torch
+
+    from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
+
+    specs = export_checkpoint(
+        options.checkpoint,
+        options.output,
+        ExportOptions(
+            part=Part(options.part),
+            base=options.base,
+            shard_bytes=options.shard_size,
+            dtype=getattr(torch, options.dtype) if options.dtype else None,
+            with_code=options.with_code,
+            replace=options.replace,
+        ),
+        report=_say,
+    )
+    _say(f"{options.output}: {len(specs)} tensors")
+
+
+def _dry_run(options: Namespace) -> None:
+    """Print what an export would write, one `name<TAB>shape` a line."""
+    from owl.convert.to_hf import Part, planned_tensors
+
+    for name, shape in planned_tensors(_planned_model(options), Part(options.part)).items():
+        _say(f"{name}\t{shape}")
+
+
+def _planned_model(options: Namespace) -> ModelConfig:
+    if options.checkpoint is not None:
+        from owl.checkpoint.folder import resolve_checkpoint
+        from owl.checkpoint.load import load_model_config
+
+        return load_model_config(resolve_checkpoint(options.checkpoint, "--checkpoint"))
+    import yaml
+
+    from owl.config.load import CONFIGS
+    from owl.config.node import build_node
+
+    known = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+    if options.model not in known:
+        raise OwlError(
+            f"--model {options.model} is none of {', '.join(known)}. --dry-run needs one of these, "
+            f"or --checkpoint."
+        )
+    text = (CONFIGS / "model" / f"{options.model}.yaml").read_text(encoding="utf-8")
+    return build_node(ModelConfig, yaml.safe_load(text))
+
+
+def _verify(options: Namespace) -> None:
+    from owl.convert.verify import verify
+
+    report = verify(
+        options.hf,
+        options.checkpoint,
+        logits=not options.tensors_only,
+        precision=Precision(options.precision),
+        seed=options.seed,
+        report=_say,
+    )
+    _say(str(report))
+    if not report.is_equal:
+        sys.exit(1)
+
+
+def _init(options: Namespace) -> None:
+    from owl.convert.init import InitOptions, init_checkpoint
+
+    model = init_checkpoint(
+        options.language_model,
+        options.vision_model,
+        options.output,
+        InitOptions(
+            variant=options.variant,
+            layer_indices=options.layer_indices,
+            vocab_size=options.vocab_size,
+            name=options.name,
+            seed=options.seed,
+        ),
+        report=_say,
+    )
+    _say_how_to_train(model, options.output)
+
+
+def _say_how_to_train(model: ModelConfig, output: Path) -> None:
+    _say(
+        f"hyper layers {model.hyper_attention.layer_indices}, vocabulary {model.vocab_size}\n"
+        f"Train from it with: torchrun pretrain_owl3.py +experiment=stage1 "
+        f"checkpoint.start_from={output} model=..."
+    )
+
+
+def _bytes(text: str) -> int:
+    """Read "5GB" or "256MiB"; 0 means without bound."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B|)", text.strip().upper())
+    if match is None or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB, 256MB or 0")
+    return math.floor(float(match[1]) * _UNITS[match[2]]) or sys.maxsize
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

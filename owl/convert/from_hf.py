@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A published Owl3 folder to a checkpoint that training starts from, in any layout.
+
+One tensor is in memory at a time, so a 7B model converts on a laptop.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from torch import Tensor
+
+from owl.checkpoint.content import weight_shards
+from owl.checkpoint.save import CARRIED, describe
+from owl.checkpoint.state import TrainState
+from owl.checkpoint.stream import write_weights
+from owl.checkpoint.tensor_spec import TensorSpec
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
+from owl.convert.check import check_published
+from owl.convert.hf_config import owl3_config
+from owl.convert.names import Entry, carried_names, entries, is_carried
+from owl.convert.progress import Progress
+from owl.convert.reader import HfFolder
+from owl.convert.safetensors_file import SafetensorsFile
+from owl.convert.shapes import our_shape, published_shapes
+from owl.convert.whole_folder import check_free, whole_folder
+from owl.errors import CheckpointError
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import model_provider
+
+_EMBEDDING = "language_model.model.embed_tokens.weight"
+_LM_HEAD = "language_model.lm_head.weight"
+
+
+def import_checkpoint(
+    hf: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> ModelConfig:
+    """Write a published folder as a checkpoint.
+
+    Args:
+        hf: config.json and safetensors files; tokenizer and code are not needed.
+        output: checkpoint to write; nothing is there until it is whole.
+        name: what to call the model; the folder's name when None.
+        replace: whether an `output` that exists may go.
+        report: gets lines about progress.
+
+    Returns:
+        The architecture, as stored in the checkpoint.
+
+    Raises:
+        CheckpointError: the folder is damaged, or of another architecture. Nothing is written.
+    """
+    check_free(output, replace=replace)
+    folder = HfFolder(hf)
+    model = owl3_config(folder.config, folder.names, name or hf.resolve().name)
+    source = _PublishedWeights(folder, model, report)
+    with whole_folder(output, replace=replace) as partial:
+        write_weights(partial, source.specs, source.read, _stored_objects(model))
+        source.copy_carried(partial / CARRIED)
+        describe(partial, model, TrainState())
+    return model
+
+
+class _PublishedWeights:
+    """A published folder that reads like a checkpoint of ours."""
+
+    def __init__(self, folder: HfFolder, model: ModelConfig, report: Callable[[str], None]) -> None:
+        self._folder = folder
+        published = _without_tied_copy(folder, model, report)
+        check_published(str(folder.folder), published, model, optional=carried_names(model))
+        self._entries = {entry.ours: entry for entry in entries(model)}
+        self.specs = dict(_our_specs(self._entries, published, model))
+        self._carried = {n: spec for n, spec in published.items() if is_carried(n, model)}
+        total = sum(spec.nbytes for spec in published.values())
+        self._progress = Progress("import", total, report)
+
+    def read(self, ours: str) -> Tensor:
+        """Make one weight of ours out of the published tensors."""
+        entry = self._entries[ours]
+        weight = entry.to_ours(tuple(self._folder.read(name) for name in entry.published))
+        self._progress.advance(weight.nbytes)
+        return weight
+
+    def copy_carried(self, path: Path) -> None:
+        """Keep what influences no output for export; an empty file says that there is none."""
+        file = SafetensorsFile(path, self._carried)
+        for name, spec in self._carried.items():
+            file.write(name, self._folder.read(name))
+            self._progress.advance(spec.nbytes)
+        file.close()
+
+
+def _our_specs(
+    table: Mapping[str, Entry], published: Mapping[str, TensorSpec], model: ModelConfig
+) -> Iterator[tuple[str, TensorSpec]]:
+    """Yield name, shape and dtype of each weight of ours."""
+    shapes = published_shapes(model)
+    for ours, entry in table.items():
+        dtypes = {name: published[name].dtype for name in entry.published}
+        if len(set(dtypes.values())) > 1:
+            raise CheckpointError(
+                f"{ours} is one tensor here, but its parts have different dtypes: {dtypes}. Save "
+                f"the folder again with one dtype."
+            )
+        yield ours, TensorSpec(our_shape(entry, shapes), next(iter(dtypes.values())))
+
+
+def _without_tied_copy(
+    folder: HfFolder, model: ModelConfig, report: Callable[[str], None]
+) -> dict[str, TensorSpec]:
+    """Drop an output layer that repeats the embedding it is tied to, as some savers write it."""
+    specs = dict(folder.specs)
+    if not model.tie_word_embeddings or _LM_HEAD not in specs or _EMBEDDING not in specs:
+        return specs
+    if not torch.equal(folder.read(_LM_HEAD), folder.read(_EMBEDDING)):
+        raise CheckpointError(
+            f"{folder.folder}: config.json says tie_word_embeddings=true, but {_LM_HEAD} differs "
+            f"from {_EMBEDDING}. Set it to false to keep both."
+        )
+    report(f"{_LM_HEAD} repeats {_EMBEDDING} and is stored once")
+    del specs[_LM_HEAD]
+    return specs
+
+
+def _stored_objects(model: ModelConfig) -> dict[str, Any]:
+    """Collect what dist_checkpointing stores beside tensors: each linear layer's extra state.
+
+    A model on the meta device is asked: which layers have one is megatron-core's choice.
+    """
+    one = ParallelConfig(device=DeviceKind.cpu)
+    with process_groups(one, alone=True) as groups, torch.device("meta"):
+        provide = model_provider(model, one, Precision.fp32, groups, initialise=False)
+        return dict(_objects(weight_shards([provide(True, True, None)], groups)))
+
+
+def _objects(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for value in content.values():
+        if isinstance(value, Mapping):
+            yield from _objects(value)
+        elif isinstance(value, ShardedObject):
+            yield value.unique_key, value.data

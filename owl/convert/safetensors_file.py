@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write safetensors files tensor by tensor: names and sizes are known first, values come later.
+
+safetensors' own save_file wants all values of a file at once. The format is a length, a JSON
+header and the bytes, so room is made first and each tensor is written to its place. Order and
+header are those of save_file: the files are the same, byte for byte.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from owl.checkpoint.tensor_spec import TensorSpec
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""The format's names of the number formats that weights come in."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ALIGNMENT = 8  # the header is padded with spaces so that values start at a multiple
+INDEX = "model.safetensors.index.json"
+
+
+class SafetensorsFile:
+    """One file whose tensors are written in any order.
+
+    Args:
+        path: file to make.
+        specs: all its tensors.
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        self.path, self._specs, self._missing = path, specs, set(specs)
+        self._offsets, end = _lay_out(specs)
+        header = _header(specs, self._offsets)
+        self._start = len(header)
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(self._start + end)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor into its place."""
+        spec = self._specs[name]
+        found = TensorSpec(tuple(tensor.shape), tensor.dtype)
+        assert found == spec, f"{name}: room was made for {spec}, not for {found}"
+        self._missing.remove(name)
+        with self.path.open("r+b") as file:
+            file.seek(self._start + self._offsets[name])
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+    def close(self) -> None:
+        """Check that every tensor has come."""
+        assert not self._missing, f"{self.path.name} lacks {sorted(self._missing)}"
+
+
+class ShardedSafetensors:
+    """A model's files: `model.safetensors`, or several of at most `shard_bytes` with an index.
+
+    Args:
+        folder: where they go.
+        specs: all tensors, in the order in which they fill the files.
+        shard_bytes: most bytes of values in a file; a larger tensor gets a file of its own.
+    """
+
+    def __init__(self, folder: Path, specs: Mapping[str, TensorSpec], shard_bytes: int) -> None:
+        shards = list(_cut(specs, shard_bytes))
+        self._files: dict[str, SafetensorsFile] = {}
+        for number, shard in enumerate(shards, start=1):
+            single = len(shards) == 1
+            name = "model" if single else f"model-{number:05d}-of-{len(shards):05d}"
+            file = SafetensorsFile(folder / f"{name}.safetensors", shard)
+            self._files |= dict.fromkeys(shard, file)
+        if len(shards) > 1:
+            self._write_index(folder / INDEX, sum(spec.nbytes for spec in specs.values()))
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor into its file."""
+        self._files[name].write(name, tensor)
+
+    def close(self) -> None:
+        """Check that every tensor has come."""
+        for file in set(self._files.values()):
+            file.close()
+
+    def _write_index(self, path: Path, total: int) -> None:
+        places = {name: file.path.name for name, file in sorted(self._files.items())}
+        index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": places}
+        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _cut(specs: Mapping[str, TensorSpec], shard_bytes: int) -> Iterator[dict[str, TensorSpec]]:
+    """Fill files in order, each up to the bound."""
+    shard: dict[str, TensorSpec] = {}
+    used = 0
+    for name, spec in specs.items():
+        if shard and used + spec.nbytes > shard_bytes:
+            yield shard
+            shard, used = {}, 0
+        shard[name] = spec
+        used += spec.nbytes
+    yield shard
+
+
+def _lay_out(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, int], int]:
+    """Give each tensor its offset, widest dtype first, then by name; and the end of the last."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for name in sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name)):
+        offsets[name] = end
+        end += specs[name].nbytes
+    return offsets, end
+
+
+def _header(specs: Mapping[str, TensorSpec], offsets: Mapping[str, int]) -> bytes:
+    """Write the length of the header and the header."""
+    about: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, begin in offsets.items():
+        spec = specs[name]
+        about[name] = {
+            "dtype": _NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [begin, begin + spec.nbytes],
+        }
+    text = json.dumps(about, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare a Hugging Face folder with a checkpoint: every tensor, then the logits on a probe."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from owl.checkpoint.folder import resolve_checkpoint
+from owl.checkpoint.load import check_same_model
+from owl.checkpoint.model import loaded_model
+from owl.checkpoint.save import CARRIED
+from owl.checkpoint.stream import CheckpointTensors
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
+from owl.convert.check import check_ours, check_published
+from owl.convert.hf_config import owl3_config
+from owl.convert.names import carried_names, entries
+from owl.convert.probe import make_probe
+from owl.convert.progress import Progress
+from owl.convert.reader import HfFolder, SafetensorsReader
+from owl.convert.shapes import published_shapes
+from owl.mcore.parameters import load_whole
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import build_model
+
+_LINES = 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor that is not the same on both sides."""
+
+    published: str
+    ours: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.published} ({self.ours}): {self.what}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a comparison found."""
+
+    compared: int  # tensors
+    differences: list[Difference] = field(default_factory=list)
+    largest_logit_difference: float | None = None  # None: logits were not computed
+    largest_logit: float = 0.0
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all tensors are equal, bit for bit, and the logits too."""
+        return not self.differences and not self.largest_logit_difference
+
+    def __str__(self) -> str:
+        lines = [f"{self.compared} tensors compared, {len(self.differences)} differ"]
+        lines += [f"  {difference}" for difference in self.differences[:_LINES]]
+        if len(self.differences) > _LINES:
+            lines.append(f"  and {len(self.differences) - _LINES} more")
+        if self.largest_logit_difference is not None:
+            lines.append(
+                f"logits on the probe: largest difference {self.largest_logit_difference:.3g} "
+                f"(they reach {self.largest_logit:.3g})"
+            )
+        return "\n".join(lines)
+
+
+def verify(
+    hf: Path,
+    checkpoint: Path,
+    *,
+    logits: bool = True,
+    precision: Precision = Precision.fp32,
+    seed: int = 1234,
+    report: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Compare a published folder and a checkpoint.
+
+    The tensors are read one at a time. For the logits each side's model is built whole, one after
+    the other.
+
+    Args:
+        hf: Owl3 folder.
+        checkpoint: checkpoint, or run folder whose newest is taken.
+        logits: whether to compute them.
+        precision: to compute them in.
+        seed: of the probe.
+        report: gets lines about progress.
+
+    Raises:
+        CheckpointError: the two are different models (sizes, layers), or one is damaged.
+    """
+    checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
+    folder = HfFolder(hf)
+    model = owl3_config(folder.config, folder.names, hf.resolve().name)
+    check_same_model(checkpoint, model)
+    check_published(str(hf), folder.specs, model, optional=carried_names(model))
+    compared, differences = 0, []
+    for found in _compare(folder, checkpoint, model, report):
+        compared += 1
+        if found is not None:
+            differences.append(found)
+    if not logits:
+        return Report(compared, differences)
+    probe = make_probe(model, seed)
+    theirs = _published_logits(folder, model, precision, seed)
+    with loaded_model(checkpoint, precision) as loaded:
+        ours = loaded.logits(probe).float().cpu()
+    worst = float((theirs - ours).abs().max())
+    return Report(compared, differences, worst, float(theirs.abs().max()))
+
+
+def compare_tensors(published: Tensor, ours: Tensor) -> str | None:
+    """Say how two tensors of one published name differ; None where no bit does."""
+    if published.dtype != ours.dtype:
+        return f"{_dtype(published)} in the folder, {_dtype(ours)} in the checkpoint"
+    if torch.equal(published.view(torch.uint8), ours.contiguous().view(torch.uint8)):
+        return None
+    difference = (published.double() - ours.double()).abs().flatten()
+    place = int(difference.argmax())
+    index = [int(i) for i in torch.unravel_index(torch.tensor(place), published.shape)]
+    count = int((difference != 0).sum())
+    return (
+        f"{count:,} of {difference.numel():,} values differ, the most at {index}: "
+        f"{float(published.flatten()[place]):.6g} in the folder, "
+        f"{float(ours.flatten()[place]):.6g} in the checkpoint"
+    )
+
+
+def _compare(
+    folder: HfFolder, checkpoint: Path, model: ModelConfig, report: Callable[[str], None]
+) -> Iterator[Difference | None]:
+    """Yield a difference, or None, for each tensor of either side."""
+    weights = CheckpointTensors(checkpoint)
+    check_ours(str(checkpoint), weights.specs, model)
+    shapes = published_shapes(model)
+    progress = Progress("verify", sum(spec.nbytes for spec in folder.specs.values()), report)
+    for entry in entries(model):
+        whole = weights.read(entry.ours)
+        if len(entry.published) == 1:  # without the padding rows of a vocabulary
+            whole = whole[: shapes[entry.published[0]][0]]
+        for name, ours in zip(entry.published, entry.to_published(whole), strict=True):
+            what = compare_tensors(folder.read(name), ours)
+            yield Difference(name, entry.ours, what) if what else None
+            progress.advance(folder.specs[name].nbytes)
+    yield from _compare_carried(folder, checkpoint, carried_names(model))
+
+
+def _compare_carried(
+    folder: HfFolder, checkpoint: Path, names: list[str]
+) -> Iterator[Difference | None]:
+    """Compare what influences no output."""
+    path = checkpoint / CARRIED
+    carried = SafetensorsReader(path) if path.is_file() else SafetensorsReader()
+    for name in names:
+        sides: Mapping[str, bool] = {
+            "the folder": name in folder.specs,
+            "the checkpoint": name in carried.specs,
+        }
+        if all(sides.values()):
+            what = compare_tensors(folder.read(name), carried.read(name))
+            yield Difference(name, CARRIED, what) if what else None
+        elif any(sides.values()):
+            there = next(side for side, has in sides.items() if has)
+            yield Difference(name, CARRIED, f"only in {there} (it influences no output)")
+
+
+def _published_logits(
+    folder: HfFolder, model: ModelConfig, precision: Precision, seed: int
+) -> Tensor:
+    """Compute the probe's logits with a folder's weights in the training model: [t, v] float32."""
+    one = ParallelConfig(device=DeviceKind.cpu)
+    with process_groups(one, alone=True) as groups:
+        (chunk,) = build_model(model, one, precision, groups)
+        missing = load_whole(
+            [chunk],
+            (
+                (entry.ours, entry.to_ours(tuple(folder.read(name) for name in entry.published)))
+                for entry in entries(model)
+            ),
+        )
+        assert not missing, f"owl/convert/names.py misses {missing}"
+        chunk.eval()
+        with torch.no_grad():
+            return chunk(make_probe(model, seed), return_logits=True).float()
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from owl.config.run import LayerBackend, RunConfig, ScaleKind, VisionParallelism
+from owl.config.run import (
+    AttentionKind,
+    DeviceKind,
+    LayerBackend,
+    Precision,
+    RunConfig,
+    ScaleKind,
+    VisionParallelism,
+)
 from owl.errors import ConfigError
 
 DEMO_MODEL = "owl3_tiny"
@@ -40,6 +48,7 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
         *_pipeline_problems(run),
         *_world_problems(run, world_size),
         *_batch_problems(run, world_size),
+        *_attention_problems(run),
         *_start_problems(run),
         *_package_problems(run),
         *_data_problems(run),
@@ -141,6 +150,30 @@ def _global_batch(run: RunConfig) -> tuple[str, int | None]:
     if run.pack.enabled:
         return "batch.samples_per_step", None
     return "batch.samples_per_step", run.batch.samples_per_step
+
+
+def _attention_problems(run: RunConfig) -> Iterator[str]:
+    """FlexAttention has no backward pass on a CPU, and float64 nowhere."""
+    if run.model.attention is not AttentionKind.flex:
+        return
+    if not _on_gpu(run) and not run.dry_run:
+        yield (
+            f"model.attention=flex needs a GPU, but parallel.device={run.parallel.device} means "
+            f"the CPU here. Use model.attention=per_sample or lse_merge."
+        )
+    if run.precision is Precision.fp64:
+        yield (
+            "model.attention=flex has no kernel for precision=fp64. "
+            "Use model.attention=per_sample or reference."
+        )
+
+
+def _on_gpu(run: RunConfig) -> bool:
+    if run.parallel.device is DeviceKind.auto:
+        import torch  # here, since it takes a second
+
+        return torch.cuda.is_available()
+    return run.parallel.device is DeviceKind.cuda
 
 
 def _start_problems(run: RunConfig) -> Iterator[str]:

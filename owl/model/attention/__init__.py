@@ -49,6 +49,14 @@ def attention_backend(kind: AttentionKind) -> AttentionBackend:
         from owl.model.attention.reference import ReferenceAttention
 
         return ReferenceAttention()
+    if kind is AttentionKind.lse_merge:
+        from owl.model.attention.lse_merge import LseMergeAttention
+
+        return LseMergeAttention()
+    if kind is AttentionKind.flex:
+        from owl.model.attention.flex import FlexAttention
+
+        return FlexAttention()
     from owl.model.attention.per_sample import PerSampleAttention
 
     return PerSampleAttention()

@@ -20,21 +20,16 @@ class PerSampleAttention:
 
     def text(self, query: Tensor, key: Tensor, value: Tensor, pack: PackContext) -> Tensor:
         """Attend causally to the tokens of the same sample."""
-        return torch.cat(
-            [
-                _attend(query[view.rows], key[view.rows], value[view.rows], is_causal=True)
-                for view in pack.samples
-            ]
-        )
+        samples = zip(*(_by_rows(part, pack) for part in (query, key, value)), strict=True)
+        return torch.cat([_attend(*sample, is_causal=True) for sample in samples])
 
     def media(
         self, query: Tensor, media_key: Tensor, media_value: Tensor, pack: PackContext
     ) -> Tensor:
         """Attend to the patches of the visible tiles; rows that see none are zero."""
-        pieces: list[Tensor] = []
-        for view in pack.samples:
-            pieces.extend(_media_pieces(query, media_key, media_value, view))
-        return torch.cat(pieces)
+        keys_and_values = (_by_keys(part, pack) for part in (media_key, media_value))
+        samples = zip(pack.samples, _by_rows(query, pack), *keys_and_values, strict=True)
+        return torch.cat([piece for sample in samples for piece in _media_pieces(*sample)])
 
     def joint(
         self,
@@ -46,36 +41,49 @@ class PerSampleAttention:
         pack: PackContext,
     ) -> Tensor:
         """Attend to visible patches and tokens under one softmax."""
-        pieces: list[Tensor] = []
-        for view in pack.samples:
-            rows, keys = view.rows, view.keys
-            if not view.visible_from:
-                piece = _attend(query[rows], key[rows], value[rows], is_causal=True)
-            else:
-                piece = _attend(
-                    query[rows],
-                    torch.cat([media_key[keys], key[rows]]),
-                    torch.cat([media_value[keys], value[rows]]),
-                    mask=_joint_mask(view, query.device),
-                )
-            pieces.append(piece)
-        return torch.cat(pieces)
+        text = (_by_rows(part, pack) for part in (query, key, value))
+        media = (_by_keys(part, pack) for part in (media_key, media_value))
+        samples = zip(pack.samples, *text, *media, strict=True)
+        return torch.cat([_joint_piece(*sample) for sample in samples])
 
 
-def _media_pieces(
-    query: Tensor, media_key: Tensor, media_value: Tensor, view: SampleView
-) -> Iterable[Tensor]:
+def _by_rows(part: Tensor, pack: PackContext) -> tuple[Tensor, ...]:
+    """Cut [t, ..] by sample. Split, since each slice's gradient would be as long as the pack."""
+    return part.split([view.num_tokens for view in pack.samples])
+
+
+def _by_keys(part: Tensor, pack: PackContext) -> tuple[Tensor, ...]:
+    """Cut [m * p, ..] by sample."""
+    return part.split([view.keys.stop - view.keys.start for view in pack.samples])
+
+
+def _media_pieces(view: SampleView, query: Tensor, key: Tensor, value: Tensor) -> Iterable[Tensor]:
     """Cut a sample's rows into those that see no tile, some tiles, all tiles."""
-    rows, end = query[view.rows], view.num_tokens
+    end = view.num_tokens
     first = min(view.visible_from[0], end) if view.visible_from else end
     last = min(view.visible_from[-1], end) if view.visible_from else end
-    key, value = media_key[view.keys], media_value[view.keys]
     if first:
-        yield torch.zeros_like(rows[:first])
+        yield torch.zeros_like(query[:first])
     if last > first:
-        yield _attend(rows[first:last], key, value, mask=_tile_mask(view, first, last, rows.device))
+        mask = _tile_mask(view, first, last, query.device)
+        yield _attend(query[first:last], key, value, mask=mask)
     if end > last:
-        yield _attend(rows[last:], key, value)
+        yield _attend(query[last:], key, value)
+
+
+def _joint_piece(
+    view: SampleView,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    media_key: Tensor,
+    media_value: Tensor,
+) -> Tensor:
+    """Attend from a sample's tokens to its patches and to its tokens."""
+    if not view.visible_from:
+        return _attend(query, key, value, is_causal=True)
+    keys, values = torch.cat([media_key, key]), torch.cat([media_value, value])
+    return _attend(query, keys, values, mask=_joint_mask(view, query.device))
 
 
 def _tile_mask(view: SampleView, start: int, stop: int, device: torch.device) -> Tensor:

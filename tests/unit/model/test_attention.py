@@ -18,7 +18,10 @@ from tests.unit.model.packs import PLACES, Place, make_pack, places
 
 REFERENCE = attention_backend(AttentionKind.reference)
 PER_SAMPLE = attention_backend(AttentionKind.per_sample)
-BACKENDS = pytest.mark.parametrize("backend", [REFERENCE, PER_SAMPLE], ids=["ref", "per_sample"])
+LSE_MERGE = attention_backend(AttentionKind.lse_merge)
+BACKENDS = pytest.mark.parametrize(
+    "backend", [REFERENCE, PER_SAMPLE, LSE_MERGE], ids=["ref", "per_sample", "lse_merge"]
+)
 CALLS = pytest.mark.parametrize("call", ["text", "media", "joint"])
 HEADS = st.sampled_from([(4, 2), (2, 2), (3, 1), (6, 2)])
 HEAD_DIM, PATCHES = 4, 4
@@ -52,16 +55,19 @@ def attend(backend, call: str, heads: tuple[torch.Tensor, ...], pack: PackContex
     return backend.joint(*heads, pack)
 
 
-@CALLS
+@pytest.mark.parametrize(
+    ("backend", "call"),
+    # What lse_merge does not do by itself it hands to per_sample.
+    [(PER_SAMPLE, "text"), (PER_SAMPLE, "media"), (PER_SAMPLE, "joint"), (LSE_MERGE, "joint")],
+    ids=["text", "media", "joint", "joint-lse_merge"],
+)
 @settings(max_examples=40)
 @given(samples=places(), shift=st.integers(0, 1), counts=HEADS)
-def test_per_sample_attention_equals_the_reference_forward_and_backward(
-    call, samples, shift, counts
-):
+def test_a_backend_equals_the_reference_forward_and_backward(backend, call, samples, shift, counts):
     pack = context(samples, shift=shift)
     heads = heads_for(samples, heads=counts[0], kv_heads=counts[1])
 
-    actual = attend(PER_SAMPLE, call, heads, pack)
+    actual = attend(backend, call, heads, pack)
     expected = attend(REFERENCE, call, heads, pack)
     upstream = torch.randn(expected.shape, dtype=torch.float64)
     gradients = [
@@ -76,6 +82,44 @@ def test_per_sample_attention_equals_the_reference_forward_and_backward(
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@BACKENDS
+@CALLS
+@settings(max_examples=20)
+@given(samples=places(), shift=st.integers(0, 1))
+def test_attention_weights_are_where_the_predicate_allows_them_and_nowhere_else(
+    backend, call, samples, shift
+):
+    pack = context(samples, shift=shift)
+
+    weights = attention_weights(backend, call, samples, pack)
+
+    allowed = visibility(call, pack)
+    assert torch.equal(weights > 0, allowed)
+    torch.testing.assert_close(weights.sum(1), allowed.any(1).double(), rtol=0, atol=1e-14)
+
+
+def visibility(call: str, pack: PackContext) -> torch.Tensor:
+    """The predicate, key by key: [t, keys] bool."""
+    media = pack.media_visibility().repeat_interleave(PATCHES, dim=1)
+    if call == "joint":
+        return torch.cat([media, pack.text_visibility()], dim=1)
+    return media if call == "media" else pack.text_visibility()
+
+
+def attention_weights(backend, call: str, samples: list[Place], pack: PackContext) -> torch.Tensor:
+    """Expand what a backend does to [t, keys], by values that name their keys."""
+    tokens, patches = len(pack.position_ids), PATCHES * len(pack.media_position)
+    keys = tokens * (call != "media") + patches * (call != "text")
+    generator = torch.Generator().manual_seed(2)
+    query, key, media_key = (
+        torch.randn(count, 1, max(keys, 1), generator=generator, dtype=torch.float64)
+        for count in (tokens, tokens, patches)
+    )
+    names = torch.eye(keys, max(keys, 1), dtype=torch.float64)[:, None]
+    media_value, value = (names[:patches], names[patches:]) if call == "joint" else (names, names)
+    return attend(backend, call, (query, key, value, media_key, media_value), pack)[:, 0, :keys]
 
 
 @BACKENDS

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published folders become checkpoints that training loads, or one clear error and nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from owl.checkpoint.load import load_model_config, load_weights
+from owl.config.run import DeviceKind, ParallelConfig, Precision
+from owl.convert.from_hf import import_checkpoint
+from owl.convert.names import entries
+from owl.errors import CheckpointError
+from owl.mcore.parameters import global_names
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import build_model
+from tests.published import (
+    VARIANTS,
+    VOCABULARY,
+    published_model,
+    random_weights,
+    small_config,
+    write_published,
+)
+
+Q_PROJ = "language_model.model.layers.3.self_attn.q_proj.weight"
+OUR_QKV = "decoder.layers.3.self_attention.linear_qkv.weight"
+LM_HEAD = "language_model.lm_head.weight"
+EMBEDDING = "language_model.model.embed_tokens.weight"
+
+
+CONFIG, TIED_CONFIG = small_config("240728"), small_config("241014")
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    return random_weights("240728", CONFIG)
+
+
+def write_small(folder: Path, weights: dict[str, torch.Tensor], **changes) -> Path:
+    return write_published(folder, "240728", **({"config": CONFIG, "weights": weights} | changes))
+
+
+def loaded_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """What a training run that starts from the checkpoint holds."""
+    model, one = load_model_config(checkpoint), ParallelConfig(device=DeviceKind.cpu)
+    with process_groups(one, alone=True) as groups:
+        chunks = build_model(model, one, Precision.bf16, groups)
+        load_weights(checkpoint, chunks, model, groups)
+        return {name: weight.detach().clone() for name, weight in global_names(chunks)}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_starts_from_the_published_weights(tmp_path, variant):
+    hf = write_published(tmp_path / "hf", variant)
+
+    import_checkpoint(hf, tmp_path / "start")
+
+    published = random_weights(variant)
+    ours = loaded_weights(tmp_path / "start")
+    for entry in entries(published_model(variant)):
+        expected = entry.to_ours(tuple(published[name] for name in entry.published))
+        assert torch.equal(ours.pop(entry.ours), expected), entry.ours
+    assert not ours
+
+
+def test_the_architecture_is_read_from_config_and_names(tmp_path):
+    hf = write_published(tmp_path / "hf", "241014")
+
+    model = import_checkpoint(hf, tmp_path / "start", name="one")
+
+    assert model == load_model_config(tmp_path / "start")
+    assert model.hyper_attention.layer_indices == [5, 12, 19, 21]
+    assert (model.name, model.vocab_size, model.tie_word_embeddings) == ("one", VOCABULARY, True)
+
+
+def test_several_files_give_the_same_checkpoint_as_one(tmp_path, weights):
+    for files in (1, 3):
+        hf = write_small(tmp_path / f"hf{files}", weights, files=files)
+        import_checkpoint(hf, tmp_path / f"start{files}")
+
+    one, three = (loaded_weights(tmp_path / f"start{files}") for files in (1, 3))
+    assert all(torch.equal(three[name], weight) for name, weight in one.items())
+
+
+def without_hyper_layers(hf: Path) -> None:
+    config = {k: v for k, v in CONFIG.items() if k != "hyper_layers"}
+    (hf / "config.json").write_text(json.dumps(config))
+
+
+def with_other_model_type(hf: Path) -> None:
+    config = CONFIG | {"model_type": "llava"}
+    (hf / "config.json").write_text(json.dumps(config))
+
+
+def with_broken_json(hf: Path) -> None:
+    (hf / "config.json").write_text('{"hidden_size": 32,')
+
+
+def with_hyper_layers_beyond_the_end(hf: Path) -> None:
+    config = CONFIG | {"hyper_layers": [1, 29]}
+    (hf / "config.json").write_text(json.dumps(config))
+
+
+def truncated(hf: Path) -> None:
+    file = hf / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def without_its_weights(hf: Path) -> None:
+    (hf / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_hyper_layers, "config.json lacks hyper_layers"),
+        (with_other_model_type, "model_type 'llava', not 'mplugowl3'"),
+        (with_broken_json, "config.json is not JSON"),
+        (with_hyper_layers_beyond_the_end, r"names layers \[28\]"),
+        (truncated, "not a whole safetensors file"),
+        (without_its_weights, "neither model.safetensors nor"),
+    ],
+)
+def test_a_bad_folder_gets_one_error_and_nothing_is_written(tmp_path, weights, spoil, message):
+    hf = write_small(tmp_path / "hf", weights)
+    spoil(hf)
+
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(hf, tmp_path / "start")
+    assert list(tmp_path.iterdir()) == [hf]
+
+
+def test_a_missing_file_of_several_is_named(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights, files=3)
+    (hf / "model-00002-of-00003.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors does not exist"):
+        import_checkpoint(hf, tmp_path / "start")
+
+
+def test_an_index_that_points_elsewhere_is_refused(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights, files=2)
+    index = hf / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("00001-of", "00003-of", 1))
+    (hf / "model-00003-of-00002.safetensors").write_bytes(
+        (hf / "model-00002-of-00002.safetensors").read_bytes()
+    )
+
+    with pytest.raises(CheckpointError, match=r"says that .* is in model-00003"):
+        import_checkpoint(hf, tmp_path / "start")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({Q_PROJ: None}, rf"{Q_PROJ} \({OUR_QKV}\) is missing; its shape would be \(32, 32\)"),
+        ({Q_PROJ: (32, 31)}, rf"{Q_PROJ} \({OUR_QKV}\) has shape \(32, 31\), not \(32, 32\)"),
+        ({"language_model.adapter": (2,)}, r"language_model\.adapter \(2,\) belongs to no weight"),
+        (
+            {"vision_model.head.probe": (1, 1, 8)},
+            r"head\.probe \(carried along for export\) has shape \(1, 1, 8\), not \(1, 1, 16\)",
+        ),
+    ],
+    ids=["missing", "misshapen", "unexpected", "carried"],
+)
+def test_a_wrong_tensor_is_named_on_both_sides(tmp_path, weights, change, message):
+    changed = dict(weights)
+    for name, shape in change.items():
+        changed.pop(name, None)
+        if shape:
+            changed[name] = torch.zeros(shape, dtype=torch.bfloat16)
+    hf = write_small(tmp_path / "hf", changed)
+
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(hf, tmp_path / "start")
+    assert list(tmp_path.iterdir()) == [hf]
+
+
+def test_parts_of_one_weight_must_have_one_dtype(tmp_path, weights):
+    changed = weights | {Q_PROJ: weights[Q_PROJ].float()}
+    hf = write_small(tmp_path / "hf", changed)
+
+    with pytest.raises(CheckpointError, match=f"{OUR_QKV} is one tensor here"):
+        import_checkpoint(hf, tmp_path / "start")
+
+
+def test_integers_are_no_weights(tmp_path, weights):
+    changed = weights | {Q_PROJ: torch.zeros(32, 32, dtype=torch.int8)}
+    hf = write_small(tmp_path / "hf", changed)
+
+    with pytest.raises(CheckpointError, match=r"has dtype I8\. .* quantised"):
+        import_checkpoint(hf, tmp_path / "start")
+
+
+def test_an_output_layer_that_repeats_the_embedding_is_stored_once(tmp_path):
+    weights = random_weights("241014", TIED_CONFIG)
+    weights[LM_HEAD] = weights[EMBEDDING].clone()
+    hf = write_published(tmp_path / "hf", "241014", config=TIED_CONFIG, weights=weights)
+    lines: list[str] = []
+
+    import_checkpoint(hf, tmp_path / "start", report=lines.append)
+
+    assert "output_layer.weight" not in loaded_weights(tmp_path / "start")
+    assert any("stored once" in line for line in lines)
+
+
+def test_an_output_layer_that_only_claims_to_be_tied_is_refused(tmp_path):
+    weights = random_weights("241014", TIED_CONFIG)
+    weights[LM_HEAD] = weights[EMBEDDING] + 1
+    hf = write_published(tmp_path / "hf", "241014", config=TIED_CONFIG, weights=weights)
+
+    with pytest.raises(CheckpointError, match="tie_word_embeddings=true, but"):
+        import_checkpoint(hf, tmp_path / "start")
+
+
+def test_what_is_there_already_is_only_replaced_when_asked(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "mine.txt").write_text("keep")
+
+    with pytest.raises(CheckpointError, match="exists and is not empty"):
+        import_checkpoint(hf, tmp_path / "start")
+    assert (tmp_path / "start" / "mine.txt").read_text() == "keep"
+
+    import_checkpoint(hf, tmp_path / "start", replace=True)
+    assert not (tmp_path / "start" / "mine.txt").exists()
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_checkpoint(hf, tmp_path / "start", report=interrupt)
+    assert list(tmp_path.iterdir()) == [hf]
+
+
+def test_a_folder_of_a_later_transformers_imports_as_well(tmp_path, weights):
+    config = {name: value for name, value in CONFIG.items() if name != "rope_theta"}
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    kept = {name: tensor for name, tensor in weights.items() if ".head." not in name}
+    hf = write_small(tmp_path / "hf", kept, config=config)
+    save_file(kept, hf / "model.safetensors")  # without metadata
+
+    assert import_checkpoint(hf, tmp_path / "start").rope_theta == 5e5

@@ -390,6 +390,8 @@ class DataConfig:
         Sources and tokenizer are `owl.data.loader.data_problems`'s to judge: it opens them.
         """
         yield from _too_small("data.num_workers", self.num_workers, 0, "it counts processes")
+        if self.max_frames is not None:
+            yield from _too_small("data.max_frames", self.max_frames, 1, "a video shows a frame")
         yield from _too_small("data.prefetch", self.prefetch, 1, "a worker works on a micro-batch")
         yield from _too_small("data.read_attempts", self.read_attempts, 1, "data have to be read")
         yield from _outside(

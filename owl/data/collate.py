@@ -18,18 +18,22 @@ EMPTY_KEY = "(empty)"
 """Stands for a pack whose samples were all skipped."""
 
 
-def collate(samples: Sequence[EncodedSample], *, media_position_shift: int) -> PackedBatch:
+def collate(
+    samples: Sequence[EncodedSample], *, media_position_shift: int, with_pixels: bool = True
+) -> PackedBatch:
     """Lay samples end to end in one row.
 
     Args:
         samples: at least one; those of several packs, when a micro-batch holds several.
         media_position_shift: the variant's, added to media_offset (owl3.md: 1 or 0).
+        with_pixels: False on a rank that encodes no pictures. Its samples hold no tiles and
+            pixel_values is [0, 3, s, s]; media_offset and all that follows from it is whole.
 
     Raises:
         DataError: E405, a sample's tiles and placeholders do not belong together.
     """
     for sample in samples:
-        check_media(sample)
+        check_media(sample, num_tiles=len(sample.tiles) if with_pixels else sample.num_tiles)
     seqlens = tuple(sample.num_tokens for sample in samples)
     media_offset = [list(sample.media_offset) for sample in samples]
     flat_offsets = [offset for offsets in media_offset for offset in offsets]
@@ -81,12 +85,12 @@ def cumulative(counts: Sequence[int]) -> Tensor:
     return torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
 
 
-def check_media(sample: EncodedSample) -> None:
+def check_media(sample: EncodedSample, *, num_tiles: int) -> None:
     """Raise E405 unless each tile has its own placeholder, in order, inside the sample."""
     offsets = sample.media_offset
-    if len(offsets) != len(sample.tiles):
+    if len(offsets) != num_tiles:
         raise DataError(
-            "E405", f"{len(offsets)} media offsets for {len(sample.tiles)} tiles.", key=sample.key
+            "E405", f"{len(offsets)} media offsets for {num_tiles} tiles.", key=sample.key
         )
     increasing = all(early < late for early, late in pairwise(offsets))
     if not increasing or any(not 0 <= offset < sample.num_tokens for offset in offsets):

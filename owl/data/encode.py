@@ -8,9 +8,11 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from owl.config.run import CutPolicy, TemplateKind
+from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
 from owl.data.draw import generator
 from owl.data.images import choose_grid, decode_picture, make_tiles, picture_size, stack_tiles
+from owl.data.literals import BREAK, escape_literals
+from owl.data.oversize import Excerpt, choose_frames, excerpt_document
 from owl.data.samples import EncodedSample, RawSample
 from owl.data.schema import Json, frame_range, media_use
 from owl.data.template import (
@@ -37,6 +39,10 @@ PUBLISHED_SINGLE_CUT = 0.2
 
 Sizes = Mapping[str, tuple[int, int]]
 """File name -> width and height, upright."""
+
+
+WHOLE = Excerpt()
+"""A sample as it is."""
 
 
 class CutChoice(IntEnum):
@@ -86,24 +92,62 @@ class SampleEncoder:
         tokenizer: reads the text.
         template: published version of the markup around tiles.
         image_size: side of a tile in pixels, s.
+        max_frames: that a clip shows at most; None for all.
+        literals: what becomes of text that contains the template's markup.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: TemplateKind, image_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: TemplateKind,
+        image_size: int,
+        *,
+        max_frames: int | None = None,
+        literals: LiteralPolicy = LiteralPolicy.reject,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.template = template
         self.image_size = image_size
-        self.name = f"{ENCODING_VERSION} {tokenizer.content_hash} {template} {image_size}"
-        """Names everything that the lengths of a sample depend on."""
+        self.max_frames = max_frames
+        self.literals = literals
         self._template = TEMPLATES[template]
 
-    def encode(self, raw: RawSample, *, source: str, cut: CutChoice) -> EncodedSample:
-        """Encode a sample for training.
+    @property
+    def name(self) -> str:
+        """Names everything that the lengths of a sample depend on."""
+        plain = f"{ENCODING_VERSION} {self.tokenizer.content_hash} {self.template}"
+        frames = "" if self.max_frames is None else f" frames<={self.max_frames}"
+        escaped = "" if self.literals == LiteralPolicy.reject else " escape"
+        return f"{plain} {self.image_size}{frames}{escaped}"
+
+    def encode(
+        self, raw: RawSample, *, source: str, cut: CutChoice, excerpt: Excerpt = WHOLE
+    ) -> EncodedSample:
+        """Encode a sample, or an excerpt of it, for training.
 
         Raises:
             DataError: E307..E310, a picture cannot be used.
         """
-        layouts = self.layouts(raw.document, _header_sizes(raw, raw.document), cut)
-        row = self._lay(render_sample(raw.document, layouts, self._template))
-        return self._finish(raw, raw.document, source, row, layouts)
+        document, layouts, row = self._laid(
+            raw.document, _header_sizes(raw, raw.document), cut, excerpt
+        )
+        tiles = self._tiles(raw, document, layouts)
+        return self._finish(raw, excerpt.name(raw.key), source, row, tiles)
+
+    def encode_text(
+        self, raw: RawSample, sizes: Sizes, *, source: str, cut: CutChoice, excerpt: Excerpt = WHOLE
+    ) -> EncodedSample:
+        """Encode a sample whose pictures somebody else reads: all but `tiles`, which is [0, ...].
+
+        Args:
+            raw: its files are not looked at.
+            sizes: of its pictures.
+            source: its name.
+            cut: which pictures are cut.
+            excerpt: which part of the sample.
+        """
+        _, _, row = self._laid(raw.document, sizes, cut, excerpt)
+        return self._sample(excerpt.name(raw.key), source, row, stack_tiles([], self.image_size))
 
     def encode_prompt(
         self, raw: RawSample, *, source: str = "", cut: CutChoice = CutChoice.none
@@ -111,25 +155,61 @@ class SampleEncoder:
         """Encode a conversation up to where the assistant's next answer begins; learns nothing."""
         asked = {**raw.document, "turns": prompt_turns(raw.document)}
         layouts = self.layouts(asked, _header_sizes(raw, asked), cut)
-        row = self._lay(render_prompt(asked, layouts, self._template))
+        row = self._lay(render_prompt(self._readable(asked), layouts, self._template))
         row.loss_weights = [CONTEXT] * len(row.tokens)
-        return self._finish(raw, asked, source, row, layouts)
+        return self._finish(raw, raw.key, source, row, self._tiles(raw, asked, layouts))
 
-    def measure(self, document: Json, sizes: Sizes, cut: CutChoice) -> tuple[int, int]:
+    def measure(
+        self, document: Json, sizes: Sizes, cut: CutChoice, excerpt: Excerpt = WHOLE
+    ) -> tuple[int, int]:
         """Count a sample's text tokens (placeholders included) and tiles, without its pixels."""
-        layouts = self.layouts(document, sizes, cut)
-        row = self._lay(render_sample(document, layouts, self._template))
+        _, _, row = self._laid(document, sizes, cut, excerpt)
         return len(row.tokens), len(row.media_offset)
 
-    def layouts(self, document: Json, sizes: Sizes, cut: CutChoice) -> list[Layout]:
-        """Say how each place that shows media shows it: one tile, a grid, or frames."""
+    def layouts(
+        self, document: Json, sizes: Sizes, cut: CutChoice, max_frames: int | None = None
+    ) -> list[Layout]:
+        """Say how each place that shows media shows it: one tile, a grid, or frames.
+
+        `max_frames` lowers the encoder's own limit.
+        """
         places = list(media_use(document))
         alone = len(places) == 1
-        return [self._layout(document["media"][i], part, sizes, cut, alone) for i, part in places]
+        limits = [limit for limit in (self.max_frames, max_frames) if limit is not None]
+        frames = min(limits, default=None)
+        return [
+            self._layout(document["media"][index], part, sizes, cut, alone, frames)
+            for index, part in places
+        ]
 
-    def _layout(self, media: Json, part: Json, sizes: Sizes, cut: CutChoice, alone: bool) -> Layout:
+    def _laid(
+        self, document: Json, sizes: Sizes, cut: CutChoice, excerpt: Excerpt
+    ) -> tuple[Json, list[Layout], TokenRow]:
+        """What an excerpt leaves of a document, how it shows its media, and its tokens.
+
+        The layouts are the whole document's: a picture is not cut only because the others that it
+        came with were left out.
+        """
+        layouts = self.layouts(document, sizes, cut, excerpt.frames)
+        left, places = excerpt_document(document, excerpt)
+        layouts = layouts[places]
+        row = self._lay(render_sample(self._readable(left), layouts, self._template))
+        return left, layouts, row
+
+    def _readable(self, document: Json) -> Json:
+        return escape_literals(document) if self.literals == LiteralPolicy.escape else document
+
+    def _layout(
+        self,
+        media: Json,
+        part: Json,
+        sizes: Sizes,
+        cut: CutChoice,
+        alone: bool,
+        max_frames: int | None,
+    ) -> Layout:
         if media["type"] == "frames":
-            return Clip(len(frame_range(part, media)))
+            return Clip(len(choose_frames(frame_range(part, media), max_frames)))
         mode = media.get("cut", "auto")
         wanted = (mode == "on" and cut >= CutChoice.marked) or (
             mode == "auto" and alone and cut == CutChoice.single
@@ -140,7 +220,8 @@ class SampleEncoder:
         row = TokenRow()
         for piece in join_text(pieces):
             if isinstance(piece, Text):
-                row.add(self.tokenizer.encode(piece.text), piece.weight)
+                for text in piece.text.split(BREAK):
+                    row.add(self.tokenizer.encode(text), piece.weight)
             elif isinstance(piece, Control):
                 row.add([self.tokenizer.control_id(piece.literal)], piece.weight)
             else:
@@ -149,14 +230,9 @@ class SampleEncoder:
         return row
 
     def _finish(
-        self,
-        raw: RawSample,
-        document: Json,
-        source: str,
-        row: TokenRow,
-        layouts: Iterable[Layout],
+        self, raw: RawSample, key: str, source: str, row: TokenRow, pictures: Iterable[Tensor]
     ) -> EncodedSample:
-        tiles = stack_tiles(list(self._tiles(raw, document, layouts)), self.image_size)
+        tiles = stack_tiles(list(pictures), self.image_size)
         if len(tiles) != len(row.media_offset):
             raise DataError(
                 "E405",
@@ -164,8 +240,11 @@ class SampleEncoder:
                 shard=raw.shard,
                 key=raw.key,
             )
+        return self._sample(key, source, row, tiles)
+
+    def _sample(self, key: str, source: str, row: TokenRow, tiles: Tensor) -> EncodedSample:
         return EncodedSample(
-            key=raw.key,
+            key=key,
             source=source,
             tokens=torch.tensor(row.tokens, dtype=torch.int64),
             loss_weights=torch.tensor(row.loss_weights, dtype=torch.float32),
@@ -177,7 +256,7 @@ class SampleEncoder:
         for (index, part), layout in zip(media_use(document), layouts, strict=True):
             media = document["media"][index]
             grid = layout.grid if isinstance(layout, Picture) else None
-            for file in shown_files(media, part):
+            for file in shown_files(media, part, layout):
                 yield make_tiles(decode_picture(raw.files[file]), self.image_size, grid)
 
 
@@ -202,17 +281,18 @@ def join_text(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield held
 
 
-def shown_files(media: Json, part: Json) -> list[str]:
-    """Files that one place in the text shows, in order."""
+def shown_files(media: Json, part: Json, layout: Layout | None = None) -> list[str]:
+    """Files that one place in the text shows, in order; a Clip says how many of a clip's frames."""
     if media["type"] == "frames":
-        return [media["files"][frame] for frame in frame_range(part, media)]
+        limit = layout.frames if isinstance(layout, Clip) else None
+        return [media["files"][frame] for frame in choose_frames(frame_range(part, media), limit)]
     return [media["file"]]
 
 
 def _header_sizes(raw: RawSample, document: Json) -> Sizes:
-    """Sizes of the pictures that a document shows, read from their headers."""
-    return {
-        file: picture_size(raw.files[file])
-        for index, part in media_use(document)
-        for file in shown_files(document["media"][index], part)
-    }
+    """Sizes of the pictures that a document shows, read from their headers. Frames are never cut,
+    so theirs are not needed.
+    """
+    shown = (document["media"][index] for index, _ in media_use(document))
+    files = {media["file"] for media in shown if media["type"] == "image"}
+    return {file: picture_size(raw.files[file]) for file in files}

@@ -12,7 +12,6 @@ import logging
 import mmap
 import struct
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,11 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.data import tar
+from owl.data.checksum import crc32
 from owl.data.images import picture_size
 from owl.data.schema import Json, document_problems, media_files, parse_document
+from owl.data.storage import LocalFolder, Storage
 from owl.errors import DataError
 
 logger = logging.getLogger("owl")
+
+LITERAL_ERROR = "E206"
+"""The one content error that a setting forgives (data.special_literals=escape), so the samples that
+break no other rule are indexed in full."""
 
 DATASET_FILE = "dataset.json"
 DATASET_SCHEMA = "owl3-dataset/1"
@@ -121,13 +126,10 @@ def _scan(path: Path, report: Callable[[DataError], None]) -> tuple[list[Row], l
     members: list[Row] = []
     with _mapped(path) as view:
         for group in tar.group_by_key(tar.scan_members(view, shard=path.name), shard=path.name):
-            error = 0
-            try:
-                rows = _good_rows(view, group)
-            except DataError as problem:
+            problem, rows = _sample_rows(view, group)
+            if problem:
                 report(DataError(problem.code, problem.message, shard=path.name, key=group[0].key))
-                error = int(problem.code[1:])
-                rows = [_member_row(view, group, member) for member in group]
+            error = int(problem.code[1:]) if problem else 0
             start = group[0].header_offset
             samples.append((start, group[-1].end - start, len(rows), error, len(members)))
             members += rows
@@ -135,12 +137,34 @@ def _scan(path: Path, report: Callable[[DataError], None]) -> tuple[list[Row], l
     return samples, members, tar_hash
 
 
-def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> list[Row]:
-    """Member rows of a sample that keeps every content rule; DataError for the first it breaks."""
+def _sample_rows(
+    view: memoryview, group: Sequence[tar.Member]
+) -> tuple[DataError | None, list[Row]]:
+    """The first content rule that a sample breaks, if any, and the rows of its members."""
+    try:
+        literal, rows = _good_rows(view, group)
+    except DataError as problem:
+        return problem, [_member_row(view, group, member) for member in group]
+    return literal, rows
+
+
+def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> tuple[DataError | None, list[Row]]:
+    """Member rows of a sample that keeps every content rule, but perhaps that of literals.
+
+    Returns:
+        E206 where it breaks that one, and the rows.
+
+    Raises:
+        DataError: the first other rule that it breaks.
+    """
     by_file = {member.file: member for member in group}
     document = parse_document(_data(view, by_file.pop("json")))
+    literal = None
     for problem in document_problems(document, by_file.keys()):
-        raise DataError(problem.code, problem.message)
+        error = DataError(problem.code, problem.message)
+        if problem.code != LITERAL_ERROR:
+            raise error
+        literal = literal or error
     declared = {
         file: (media.get("w"), media.get("h"))
         for media in document.get("media", [])
@@ -151,7 +175,7 @@ def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> list[Row]:
         size = picture_size(_data(view, by_file[file]))
         _check_declared(file, declared[file], size)
         rows.append(_member_row(view, group, by_file[file], size))
-    return rows
+    return literal, rows
 
 
 def _check_declared(
@@ -171,7 +195,7 @@ def _member_row(
     member: tar.Member,
     size: tuple[int, int] = (0, 0),
 ) -> Row:
-    crc = zlib.crc32(view[member.data_offset : member.data_offset + member.size])
+    crc = crc32(view[member.data_offset : member.data_offset + member.size])
     return (member.data_offset - group[0].header_offset, member.size, crc, *size)
 
 
@@ -213,20 +237,35 @@ def write_dataset(folder: Path, shards: Sequence[ShardRecord]) -> None:
     replace_file(folder / DATASET_FILE, (json.dumps(description, indent=1) + "\n").encode())
 
 
-def read_records(folder: Path) -> list[ShardRecord]:
+def read_records(folder: Path | Storage) -> list[ShardRecord]:
     """Read dataset.json. Raises DataError E203 when it is not one."""
+    storage = LocalFolder(folder) if isinstance(folder, Path) else folder
     try:
-        description = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
+        content = storage.read(DATASET_FILE)
+        if content is None:
+            raise FileNotFoundError(DATASET_FILE)
+        description = json.loads(content)
         if description["schema"] != DATASET_SCHEMA:
             raise ValueError(f"schema {description['schema']!r}, not {DATASET_SCHEMA!r}")
-        return [ShardRecord(**shard) for shard in description["shards"]]
+        records = [ShardRecord(**shard) for shard in description["shards"]]
+        _check_names(records)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            "E203", f"{folder / DATASET_FILE} cannot be read: {error!r}. {prepare_hint(folder)}"
+            "E203",
+            f"{storage.location}/{DATASET_FILE} cannot be read: {error!r}. "
+            f"{prepare_hint(storage.location)}",
         ) from error
+    return records
 
 
-def prepare_hint(folder: Path) -> str:
+def _check_names(records: Sequence[ShardRecord]) -> None:
+    """Raise ValueError when a record would lead out of its folder."""
+    for record in records:
+        if record.file != Path(record.file).name:
+            raise ValueError(f"the shard name {record.file!r} is not a plain file name")
+
+
+def prepare_hint(folder: Path | str) -> str:
     """Say the next step that ends most messages about a shard."""
     return f"Run python data_tools/prepare.py {folder}"
 
@@ -241,11 +280,19 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read an index. Raises DataError E109 when the file is not one."""
-        content = path.read_bytes() if path.is_file() else b""
+        """Read an index file. Raises DataError E109 when it is not one."""
+        return cls.parse(path.read_bytes() if path.is_file() else b"", path)
+
+    @classmethod
+    def parse(cls, content: bytes, name: Path | str) -> Self:
+        """Take an index file's content apart. Raises DataError E109 when it is not one."""
         if len(content) < HEADER.size or not content.startswith(MAGIC):
-            raise DataError("E109", f"{path} is not an index. {prepare_hint(path.parent)}")
+            raise DataError("E109", f"{name} is not an index. {prepare_hint(Path(name).parent)}")
         _, num_samples, num_members, _, _ = HEADER.unpack_from(content)
+        if len(content) != HEADER.size + num_samples * SAMPLE_ROW.itemsize + (
+            num_members * MEMBER_ROW.itemsize
+        ):
+            raise DataError("E109", f"{name} ends early. {prepare_hint(Path(name).parent)}")
         samples = np.frombuffer(content, SAMPLE_ROW, num_samples, HEADER.size)
         start = HEADER.size + samples.nbytes
         members = np.frombuffer(content, MEMBER_ROW, num_members, start)
@@ -258,31 +305,32 @@ class ShardIndex:
         return self.members[first : first + int(row["members"])]
 
 
-def check_unchanged(path: Path, record: ShardRecord) -> None:
+def check_unchanged(storage: Storage, record: ShardRecord) -> None:
     """Raise E109 when a shard is not the one that was indexed.
 
     A copy keeps the content but often not the time stamp, so only the content decides then; that
-    costs one read of the shard, which preparing the folder again avoids.
+    costs one read of the shard, which preparing the folder again avoids. Behind a URL the size
+    decides alone: whatever else changed there fails its checksum when it is read (E110).
     """
-    problem = _change(path, record)
+    problem = _change(storage, record)
     if problem:
-        raise DataError("E109", f"{problem}. {prepare_hint(path.parent)}", shard=record.file)
+        raise DataError("E109", f"{problem}. {prepare_hint(storage.location)}", shard=record.file)
 
 
-def _change(path: Path, record: ShardRecord) -> str | None:
-    if not path.is_file() or not index_path(path).is_file():
+def _change(storage: Storage, record: ShardRecord) -> str | None:
+    found = storage.facts(record.file)
+    if found is None or storage.facts(record.file + INDEX_SUFFIX) is None:
         return "the shard or its index is missing"
-    found = path.stat()
-    if found.st_size != record.bytes:
-        return f"it had {record.bytes} bytes when it was indexed and has {found.st_size} now"
-    if found.st_mtime_ns == record.mtime_ns:
+    if found.size not in (None, record.bytes):
+        return f"it had {record.bytes} bytes when it was indexed and has {found.size} now"
+    if not isinstance(storage, LocalFolder) or found.mtime_ns == record.mtime_ns:
         return None
     logger.warning(
         "shard %s has another time stamp than when it was indexed: comparing its content. If it is "
         "a copy, running data_tools/prepare.py on it spares this.",
         record.file,
     )
-    if hash_file(path) == record.tar_hash:
+    if hash_file(storage.path / record.file) == record.tar_hash:
         return None
     return "its content changed after it was indexed"
 

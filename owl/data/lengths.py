@@ -7,14 +7,16 @@ Counted once per shard, tokenizer, template and tile size, and kept next to the 
 
 import hashlib
 import logging
-from pathlib import Path
+from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from owl.config.run import LiteralPolicy
 from owl.data.encode import CutChoice, SampleEncoder
-from owl.data.index import replace_file
-from owl.data.shards import Dataset
+from owl.data.index import LITERAL_ERROR, replace_file
+from owl.data.shards import MAX_LOADED_INDEXES, Dataset
+from owl.data.storage import LocalFolder
 
 logger = logging.getLogger("owl")
 
@@ -29,41 +31,44 @@ class SampleLengths:
 
     def __init__(self, dataset: Dataset, encoder: SampleEncoder) -> None:
         self._dataset = dataset
-        self._encoder = encoder
-        self._counts: dict[int, Counts] = {}
+        self.encoder = encoder
+        self._counts: OrderedDict[int, Counts] = OrderedDict()
 
     def of(self, sample: int, cut: CutChoice) -> tuple[int, int]:
         """Text tokens (placeholders included) and tiles of one sample."""
         shard, local = self._dataset.locate(sample)
         if shard not in self._counts:
-            self._counts[shard] = load_counts(self._dataset, shard, self._encoder)
+            if len(self._counts) >= MAX_LOADED_INDEXES:
+                self._counts.popitem(last=False)
+            self._counts[shard] = load_counts(self._dataset, shard, self.encoder)
         tokens, tiles = self._counts[shard][local, cut].tolist()
         return tokens, tiles
 
 
 def load_counts(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
-    """Read a shard's counts, or count and keep them."""
-    path = counts_path(dataset, shard, encoder)
+    """Read a shard's counts, or count and keep them (beside a shard behind a URL: in memory)."""
+    name = counts_name(dataset, shard, encoder)
     index_hash = dataset.index(shard).content_hash
     num_samples = dataset.records[shard].samples
     prefix = MAGIC + index_hash  # counts of another version of the shard are counted again
-    content = path.read_bytes() if path.is_file() else b""
+    content = dataset.storage.read(name) or b""
     if content.startswith(prefix) and len(content) == len(prefix) + num_samples * 3 * 2 * 4:
         flat = np.frombuffer(content, "<i4", offset=len(prefix))
         return flat.reshape(num_samples, len(CutChoice), 2)
-    logger.info("counting tokens of %s; prepare.py --tokenizer does it ahead", path.name)
+    logger.info("counting tokens of %s; prepare.py --tokenizer does it ahead", name)
     counts = count_shard(dataset, shard, encoder)
-    try:
-        replace_file(path, prefix + counts.astype("<i4").tobytes())
-    except OSError as error:
-        logger.info("token counts of %s stay in memory: %s", path.name, error)
+    if isinstance(dataset.storage, LocalFolder):
+        try:
+            replace_file(dataset.folder / name, prefix + counts.astype("<i4").tobytes())
+        except OSError as error:
+            logger.info("token counts of %s stay in memory: %s", name, error)
     return counts
 
 
-def counts_path(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Path:
-    """Where the counts of a shard lie."""
+def counts_name(dataset: Dataset, shard: int, encoder: SampleEncoder) -> str:
+    """File beside a shard that holds its counts."""
     hash8 = hashlib.blake2b(encoder.name.encode(), digest_size=4).hexdigest()
-    return dataset.folder / f"{dataset.records[shard].file}.tok.{hash8}"
+    return f"{dataset.records[shard].file}.tok.{hash8}"
 
 
 def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
@@ -73,9 +78,10 @@ def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
         [n, 3, 2] int32.
     """
     counts = np.zeros((dataset.records[shard].samples, len(CutChoice), 2), np.int32)
+    usable = {None, LITERAL_ERROR} if encoder.literals == LiteralPolicy.escape else {None}
     for local in range(len(counts)):
         sample = dataset.starts[shard] + local
-        if dataset.error(sample) is None:
+        if dataset.error(sample) in usable:
             counts[local] = count_sample(dataset, sample, encoder)
     return counts
 

@@ -9,39 +9,76 @@ number of ranks.
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
-from owl.config.run import DataConfig, PackConfig, SourceConfig, TemplateKind
-from owl.data.encode import SampleEncoder
-from owl.data.index import DATASET_FILE
+from owl.config.run import (
+    ChangePolicy,
+    DataConfig,
+    LiteralPolicy,
+    PackConfig,
+    SourceConfig,
+    TemplateKind,
+)
+from owl.data.encode import ENCODING_VERSION, SampleEncoder
+from owl.data.index import DATASET_FILE, LITERAL_ERROR
 from owl.data.lengths import SampleLengths
 from owl.data.microbatch import (
     Fault,
     LoadedMicrobatch,
     MicrobatchReader,
     SkipBudget,
+    Skipped,
     check_loaded,
     check_skips,
 )
 from owl.data.plan import (
     PLAN_VERSION,
+    TILE_COST,
     Pack,
     Plan,
     PlannedSource,
     PlannedStep,
+    imbalance,
+    predicted_cost,
     share_packs,
 )
+from owl.data.quarantine import Quarantine, read_quarantine
 from owl.data.samples import Cursor, DataReport, StepBatch
 from owl.data.shards import Dataset
+from owl.data.storage import is_remote, open_storage, remote_problem
 from owl.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_problem
 from owl.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger("owl")
+
+LIBRARY = "library."
+"""Begins the names of fingerprint entries whose change is worth a warning, not a refusal."""
+LIBRARIES = ("pillow", "simplejpeg", "torch")
+"""What turns a picture's bytes into tiles."""
+
+ShareSkips = Callable[[list[Skipped]], list[Skipped]]
+"""Tells the ranks of one replica what was skipped from each micro-batch of a step: takes what this
+rank skipped, returns what the rank that reads the pixels did."""
+
+
+def keep_to_oneself(skipped: list[Skipped]) -> list[Skipped]:
+    """Agree with nobody: for a rank that reads pixels itself."""
+    return skipped
+
+
+@dataclass(frozen=True, slots=True)
+class RankStep:
+    """A step, and this rank's part of it."""
+
+    planned: PlannedStep
+    microbatches: Sequence[Sequence[Pack]]
+    imbalance: float  # predicted, over all ranks
 
 
 class Loader:
@@ -58,8 +95,11 @@ class Loader:
         micro_batch_size: int,
         dp_rank: int,
         dp_size: int,
+        tile_cost: float = TILE_COST,
+        share_skips: ShareSkips = keep_to_oneself,
     ) -> None:
         self.plan = plan
+        self.tile_cost = tile_cost
         self.tokenizer = tokenizer
         self.fingerprint = dict(fingerprint)
         self._reader = reader
@@ -67,6 +107,7 @@ class Loader:
         self._micro_batch_size = micro_batch_size
         self._dp_rank = dp_rank
         self._dp_size = dp_size
+        self._share_skips = share_skips
 
     @property
     def mean_samples_per_pack(self) -> float:
@@ -95,32 +136,54 @@ class Loader:
         return self._run(global_batch_size, start)
 
     def _run(self, global_batch_size: int, start: Cursor) -> Iterator[StepBatch]:
-        planned: deque[PlannedStep] = deque()  # steps whose micro-batches are under way
-        loaded = iter(self._torch_loader(self._tasks(global_batch_size, start, planned)))
+        under_way: deque[RankStep] = deque()  # steps whose micro-batches are being loaded
+        loaded = iter(self._torch_loader(self._tasks(global_batch_size, start, under_way)))
         budget = SkipBudget(self._data.max_skipped_fraction, self._data.max_skipped_samples)
         num_microbatches = global_batch_size // (self._dp_size * self._micro_batch_size)
         while True:
             begin = time.perf_counter()
             microbatches = [check_loaded(next(loaded)) for _ in range(num_microbatches)]
             waited = time.perf_counter() - begin
+            step = under_way.popleft()
+            microbatches = self._agreed(step, microbatches)
             for microbatch in microbatches:
                 budget.count(microbatch)
-            step = planned.popleft()
             yield StepBatch(
                 microbatches=[microbatch.batch for microbatch in microbatches],
-                cursor=step.cursor,
+                cursor=step.planned.cursor,
                 report=self._report(step, microbatches, waited),
             )
 
+    def _agreed(
+        self, step: RankStep, microbatches: list[LoadedMicrobatch]
+    ) -> list[LoadedMicrobatch]:
+        """Leave out what the rank that decodes the pictures could not use.
+
+        All ranks of a replica must hold the same rows. A bad picture is only found where it is
+        decoded, so the others hear of it here and load the micro-batch again without its sample.
+        """
+        skipped = self._share_skips([microbatch.skipped for microbatch in microbatches])
+        return [
+            mine if mine.skipped == theirs else check_loaded(self._reader.load(packs, theirs))
+            for mine, theirs, packs in zip(microbatches, skipped, step.microbatches, strict=True)
+        ]
+
     def _tasks(
-        self, global_batch_size: int, start: Cursor, planned: deque[PlannedStep]
+        self, global_batch_size: int, start: Cursor, under_way: deque[RankStep]
     ) -> Iterator[Sequence[Pack]]:
-        """Yield this rank's micro-batches; note each step in `planned` when it is begun."""
+        """Yield this rank's micro-batches; note each step in `under_way` when it is begun."""
         size = self._micro_batch_size
-        for step in self.plan.steps(global_batch_size, start):
-            planned.append(step)
-            mine = share_packs(step.packs, self._dp_size)[self._dp_rank]
-            yield from (mine[first : first + size] for first in range(0, len(mine), size))
+        for planned in self.plan.steps(global_batch_size, start):
+            shares = self.shares(planned)
+            mine = shares[self._dp_rank]
+            microbatches = [mine[first : first + size] for first in range(0, len(mine), size)]
+            loads = [sum(predicted_cost(pack, self.tile_cost) for pack in s) for s in shares]
+            under_way.append(RankStep(planned, microbatches, imbalance(loads)))
+            yield from microbatches
+
+    def shares(self, planned: PlannedStep) -> list[list[Pack]]:
+        """Packs of each data-parallel rank."""
+        return share_packs(planned.packs, self._dp_size, self.tile_cost)
 
     def _torch_loader(
         self, tasks: Iterator[Sequence[Pack]]
@@ -130,25 +193,36 @@ class Loader:
             batch_size=None,
             sampler=tasks,  # any iterable of what __getitem__ takes will do
             num_workers=self._data.num_workers,
+            prefetch_factor=self._data.prefetch if self._data.num_workers else None,
+            pin_memory=torch.cuda.is_available(),
             # A generator of its own: torch would otherwise draw from the global one and so change
             # dropout with the number of times a loader is made.
             generator=torch.Generator().manual_seed(self._data.seed),
         )
 
     def _report(
-        self, step: PlannedStep, loaded: Sequence[LoadedMicrobatch], waited: float
+        self, step: RankStep, loaded: Sequence[LoadedMicrobatch], waited: float
     ) -> DataReport:
-        skipped = Counter(fault.code for microbatch in loaded for fault in microbatch.skipped)
+        skipped = Counter(fault.code for m in loaded for fault in m.skipped.values())
         if self._dp_rank == 0:  # every rank knows what the plan dropped; it is reported once
-            skipped.update(step.dropped)
-        batches = [microbatch.batch for microbatch in loaded]
+            skipped.update(step.planned.dropped)
+        text_tokens = sum(microbatch.batch.num_tokens for microbatch in loaded)
+        tiles = sum(microbatch.batch.num_tiles for microbatch in loaded)
+        planned = [sample for pack in step.planned.packs for sample in pack]
+        sources = Counter(self.plan.sources[sample.source].name for sample in planned)
+        shortened = Counter(s.excerpt.code for s in planned if s.excerpt.code)
         return DataReport(
-            samples=sum(m.read - len(m.skipped) for m in loaded),
-            text_tokens=sum(batch.num_tokens for batch in batches),
-            tiles=sum(batch.num_tiles for batch in batches),
+            samples=sum(microbatch.samples for microbatch in loaded),
+            text_tokens=text_tokens,
+            tiles=tiles,
             packs=sum(microbatch.packs for microbatch in loaded),
             wait_seconds=waited,
             skipped=dict(sorted(skipped.items())),
+            work=text_tokens + self.tile_cost * tiles,
+            read_retries=sum(microbatch.retries for microbatch in loaded),
+            imbalance=step.imbalance,
+            source_samples={source.name: sources[source.name] for source in self.plan.sources},
+            shortened=dict(sorted(shortened.items())),
         )
 
     def _check_batch(self, global_batch_size: int) -> None:
@@ -164,19 +238,50 @@ class Loader:
         """The cursor to start from, once it is known to belong to this plan."""
         if start is None:
             return Cursor(fingerprint=self.fingerprint)
-        differences = [
-            f"{name}: the checkpoint has {start.fingerprint.get(name, 'nothing')!r}, this run "
-            f"{self.fingerprint.get(name, 'nothing')!r}"
-            for name in sorted(start.fingerprint.keys() | self.fingerprint.keys())
-            if start.fingerprint.get(name) != self.fingerprint.get(name)
-        ]
-        if differences:
+        differences = dict(fingerprint_differences(start.fingerprint, self.fingerprint))
+        serious = [line for name, line in differences.items() if not name.startswith(LIBRARY)]
+        if not serious:
+            for line in differences.values():
+                logger.warning("the tiles may differ in their last bit: %s", line)
+            return replace(start, fingerprint=self.fingerprint)
+        listed = "\n  ".join(serious)
+        if self._data.on_change == ChangePolicy.refuse:
             raise CheckpointError(
                 "the data cursor belongs to other data or settings, so the stream cannot go on "
-                "where it stood:\n  " + "\n  ".join(differences) + "\nRestore them, or start a new "
-                "run from the weights alone with checkpoint.start_from."
+                f"where it stood:\n  {listed}\nRestore them; or let the new data begin at their "
+                "next window with data.on_change=next_window; or start a new run from the weights "
+                "alone with checkpoint.start_from."
             )
-        return replace(start, fingerprint=self.fingerprint)
+        cursor = self._next_window(start)
+        logger.warning(
+            "data or settings have changed:\n  %s\nGoing on with the new ones at epoch %d, window "
+            "%d (data.on_change=next_window). Samples may come twice, or not, in this epoch.",
+            listed,
+            cursor.epoch,
+            cursor.window,
+        )
+        return cursor
+
+    def _next_window(self, start: Cursor) -> Cursor:
+        """The first window of this plan that an older plan has not begun."""
+        window = start.window + 1 if start.pack else start.window
+        epoch = start.epoch
+        if window >= self.plan.windows_per_epoch:
+            epoch, window = epoch + 1, 0
+        return replace(start, epoch=epoch, window=window, pack=0, fingerprint=self.fingerprint)
+
+
+def fingerprint_differences(
+    then: Mapping[str, str], now: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the name of each entry that differs, and a readable line about it."""
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            yield (
+                name,
+                f"{name}: the checkpoint has {then.get(name, 'nothing')!r}, this run "
+                f"{now.get(name, 'nothing')!r}",
+            )
 
 
 def build_loader(
@@ -189,6 +294,9 @@ def build_loader(
     micro_batch_size: int,
     dp_rank: int = 0,
     dp_size: int = 1,
+    tile_cost: float = TILE_COST,
+    read_pixels: bool = True,
+    share_skips: ShareSkips = keep_to_oneself,
 ) -> Loader:
     """Open the sources and make the pipeline of one data-parallel rank.
 
@@ -201,6 +309,11 @@ def build_loader(
         micro_batch_size: packs per forward.
         dp_rank: of this process; tensor- and pipeline-parallel ranks of one give the same batches.
         dp_size: data-parallel ranks.
+        tile_cost: text tokens that one tile weighs (owl.data.cost), unless pack.tile_cost is set.
+        read_pixels: False for a rank that encodes no pictures (a later pipeline stage). All else in
+            its batches is the same; pixel_values is [0, 3, s, s].
+        share_skips: how such a rank hears of samples whose pictures are damaged. Called once a
+            step, on every rank of the replica.
 
     Raises:
         ConfigError: a folder or setting is missing; all problems at once.
@@ -210,65 +323,108 @@ def build_loader(
     if problems:
         raise ConfigError(problems)
     tokenizer = load_tokenizer(data.tokenizer)
-    encoder = SampleEncoder(tokenizer, template, image_size)
+    quarantine = read_quarantine(data.quarantine)
+
+    def encoder(source: SourceConfig) -> SampleEncoder:
+        frames = source.max_frames if source.max_frames is not None else data.max_frames
+        return SampleEncoder(
+            tokenizer, template, image_size, max_frames=frames, literals=data.special_literals
+        )
+
     sources = [
-        open_source(name, source, data, encoder) for name, source in sorted(data.sources.items())
+        open_source(name, source, data, encoder(source), quarantine)
+        for name, source in sorted(data.sources.items())
     ]
     return Loader(
         Plan(sources, pack, data.seed),
-        MicrobatchReader(sources, encoder, media_position_shift),
+        MicrobatchReader(sources, media_position_shift, read_pixels=read_pixels),
         data=data,
-        fingerprint=make_fingerprint(sources, encoder, pack, data.seed),
+        fingerprint=make_fingerprint(sources, pack, data, quarantine),
         tokenizer=tokenizer,
         micro_batch_size=micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,
+        tile_cost=pack.tile_cost if pack.tile_cost is not None else tile_cost,
+        share_skips=share_skips,
     )
 
 
 def open_source(
-    name: str, source: SourceConfig, data: DataConfig, encoder: SampleEncoder
+    name: str,
+    source: SourceConfig,
+    data: DataConfig,
+    encoder: SampleEncoder,
+    quarantine: Quarantine,
 ) -> PlannedSource:
     """Open one source. Raises DataError when it is stale, or too much of it is bad."""
-    dataset = Dataset.open(source.path)
+    dataset = Dataset.open(
+        source.path, without_shards=quarantine.shards, read_attempts=data.read_attempts
+    )
     if not len(dataset):
         raise ConfigError(
             f"data.sources.{name}.path={source.path} holds no samples. Put shards there and run "
             f"python data_tools/prepare.py {source.path}"
         )
-    if dataset.errors:
-        code, count = dataset.errors.most_common(1)[0]
-        check_skips(
-            dataset.errors.total(),
-            len(dataset),
-            max_fraction=data.max_skipped_fraction,
-            max_samples=data.max_skipped_samples,
-            last=Fault(code, f"data.sources.{name} has {count} of this code.", None, None),
-        )
+    is_escaping = data.special_literals == LiteralPolicy.escape
+    forgiven = frozenset([LITERAL_ERROR] if is_escaping else [])
+    _check_condemned(name, dataset, data, forgiven)
     return PlannedSource(
         name=name,
         weight=source.weight,
+        epochs=source.epochs,
         cut=source.cut if source.cut is not None else data.cut,
+        oversize=source.oversize if source.oversize is not None else data.oversize,
         dataset=dataset,
         lengths=SampleLengths(dataset, encoder),
+        forgiven=forgiven,
+        left_out=quarantine.samples(dataset),
+    )
+
+
+def _check_condemned(
+    name: str, dataset: Dataset, data: DataConfig, forgiven: frozenset[str]
+) -> None:
+    """Raise DataError when prepare.py condemned too much of a source."""
+    errors = Counter({code: n for code, n in dataset.errors.items() if code not in forgiven})
+    if not errors:
+        return
+    code, count = errors.most_common(1)[0]
+    check_skips(
+        errors.total(),
+        len(dataset),
+        max_fraction=data.max_skipped_fraction,
+        max_samples=data.max_skipped_samples,
+        last=Fault(code, f"{count} are of this code.", None, None, name),
     )
 
 
 def make_fingerprint(
-    sources: Sequence[PlannedSource], encoder: SampleEncoder, pack: PackConfig, seed: int
+    sources: Sequence[PlannedSource], pack: PackConfig, data: DataConfig, quarantine: Quarantine
 ) -> dict[str, str]:
-    """Name everything that the stream of packs depends on."""
+    """Name everything that the stream of packs depends on, in words that a difference explains."""
+    encoder = sources[0].lengths.encoder  # they differ in max_frames alone
+    settings = {
+        "plan": str(PLAN_VERSION),
+        "encoding": str(ENCODING_VERSION),
+        "data.seed": str(data.seed),
+        "data.tokenizer": encoder.tokenizer.content_hash,
+        "data.special_literals": str(data.special_literals),
+        "data.quarantine": quarantine.fingerprint,
+        "model.template": str(encoder.template),
+        "model.vision_tower.image_size": str(encoder.image_size),
+    }
     blend = {
-        f"data.sources.{source.name}": f"{source.dataset.fingerprint} weight={source.weight} "
-        f"cut={source.cut}"
+        f"data.sources.{source.name}": f"{source.dataset.fingerprint} {source.share} "
+        f"cut={source.cut} max_frames={source.lengths.encoder.max_frames} "
+        f"oversize={source.oversize}"
         for source in sources
     }
     budgets = {
         f"pack.{name}": str(getattr(pack, name))
         for name in ("enabled", "text_tokens", "tiles", "window")
     }
-    settings = {"plan": str(PLAN_VERSION), "data.seed": str(seed), "encoding": encoder.name}
-    return blend | budgets | settings
+    libraries = {LIBRARY + name: version(name) for name in LIBRARIES}
+    return settings | blend | budgets | libraries
 
 
 def data_problems(data: DataConfig) -> Iterator[str]:
@@ -282,6 +438,7 @@ def data_problems(data: DataConfig) -> Iterator[str]:
         yield "data.sources is empty. Name a prepared folder: data.sources.mine.path=FOLDER."
     for name, source in data.sources.items():
         yield from _source_problems(f"data.sources.{name}", source)
+    yield from _blend_problems(data)
     if not data.tokenizer:
         yield (
             "data.tokenizer is not set. Name a folder with tokenizer.json, or with vocab.json and "
@@ -292,21 +449,54 @@ def data_problems(data: DataConfig) -> Iterator[str]:
             f"data.tokenizer={data.tokenizer}: {problem} Copy a Qwen2 tokenizer's files there, or "
             "name another folder."
         )
+    try:
+        read_quarantine(data.quarantine)
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _blend_problems(data: DataConfig) -> Iterator[str]:
+    """Shares and passes cannot be mixed: a share of what, when the others say how often?"""
+    without = [name for name, source in data.sources.items() if source.epochs is None]
+    if without and len(without) < len(data.sources):
+        yield (
+            f"data.sources.{without[0]}.epochs is not set, but other sources say their epochs. Set "
+            "it too (1 passes over it once an epoch), or blend all by weight."
+        )
 
 
 def _source_problems(setting: str, source: SourceConfig) -> Iterator[str]:
-    folder = Path(source.path)
     if not source.weight > 0:
         yield f"{setting}.weight={source.weight} must be above 0. To leave a source out, remove it."
+    if source.epochs is not None and not source.epochs > 0:
+        yield f"{setting}.epochs={source.epochs} must be above 0. To leave a source out, remove it."
+    if source.max_frames is not None and source.max_frames < 1:
+        yield f"{setting}.max_frames={source.max_frames} is below 1: a video shows a frame or more."
     if not source.path:
         yield f"{setting}.path is not set. Name a folder of prepared shards."
-    elif not folder.is_dir():
-        yield (
-            f"{setting}.path={source.path}: there is no such folder. Correct the path, or mount "
-            "the disk it is on."
-        )
+    elif is_remote(source.path):
+        yield from _remote_problems(f"{setting}.path={source.path}", source.path)
+    else:
+        yield from _folder_problems(f"{setting}.path={source.path}", Path(source.path))
+
+
+def _folder_problems(setting: str, folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"{setting}: there is no such folder. Correct the path, or mount the disk it is on."
     elif not (folder / DATASET_FILE).is_file():
-        yield (
-            f"{setting}.path={source.path} holds no {DATASET_FILE}. Run python "
-            f"data_tools/prepare.py {source.path}"
-        )
+        yield f"{setting} holds no {DATASET_FILE}. Run python data_tools/prepare.py {folder}"
+
+
+def _remote_problems(setting: str, url: str) -> Iterator[str]:
+    problem = remote_problem(url)
+    if problem:
+        yield f"{setting}: {problem}"
+        return
+    try:
+        if open_storage(url).facts(DATASET_FILE) is None:
+            yield (
+                f"{setting} holds no {DATASET_FILE}. Prepare the folder on a disk with "
+                "data_tools/prepare.py, then copy all of it there."
+            )
+    except OSError as error:
+        yield f"{setting} cannot be reached: {error}. Check the address and the credentials."

@@ -6,13 +6,15 @@ and every rank. The sample leaves its pack, which keeps its place in the stream.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from owl.data.collate import collate, empty_sample
-from owl.data.encode import SampleEncoder
 from owl.data.plan import Pack, PlannedSample, PlannedSource
 from owl.data.samples import EncodedSample, PackedBatch
 from owl.errors import DataError
@@ -24,23 +26,36 @@ CONTENT_ERRORS = ("E2", "E3")
 Anything else (a changed shard, a failing disk) ends the run."""
 
 
+READ_FAILED = ""
+"""Stands where a code stands, for a read that failed on its way (OSError)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a DataError says, in a form that survives the way out of a worker process."""
+    """What an error says, in a form that survives the way out of a worker process."""
 
     code: str
     message: str
     shard: str | None
     key: str | None
+    source: str = ""
 
     @classmethod
-    def of(cls, error: DataError) -> "Fault":
+    def of(cls, error: DataError | OSError, source: str = "") -> "Fault":
         """Take an error apart."""
-        return cls(error.code, error.message, error.shard, error.key)
+        if isinstance(error, DataError):
+            return cls(error.code, error.message, error.shard, error.key, source)
+        return cls(READ_FAILED, str(error), None, None, source)
 
-    def error(self) -> DataError:
+    def error(self) -> DataError | OSError:
         """Put it together again."""
+        if self.code == READ_FAILED:
+            return OSError(self.message)
         return DataError(self.code, self.message, shard=self.shard, key=self.key)
+
+
+Skipped = Mapping[int, Fault]
+"""What was skipped from a micro-batch: place among its planned samples -> why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,87 +64,142 @@ class LoadedMicrobatch:
 
     batch: PackedBatch
     packs: int
-    read: int  # samples, skipped ones included
-    skipped: Sequence[Fault]
+    read: Mapping[str, int]  # source -> samples, skipped ones included
+    skipped: Skipped = field(default_factory=dict)
+    retries: int = 0  # reads that had to be repeated
+
+    @property
+    def samples(self) -> int:
+        """Samples that are in the batch."""
+        return sum(self.read.values()) - len(self.skipped)
+
+    def pin_memory(self) -> "LoadedMicrobatch":
+        """Move the tensors where a GPU can fetch them by itself (called by torch's DataLoader)."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory()
+            for name in self.batch.__dataclass_fields__
+            if isinstance(value := getattr(self.batch, name), Tensor)
+        }
+        return replace(self, batch=replace(self.batch, **pinned))
 
 
 class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
-    """Turns the packs of a micro-batch into tensors; "index" is the tuple of packs itself."""
+    """Turns the packs of a micro-batch into tensors; "index" is the tuple of packs itself.
+
+    Args:
+        sources: where the samples are, and how each is encoded.
+        media_position_shift: the model variant's.
+        read_pixels: False reads and decodes no picture: pixel_values is [0, 3, s, s].
+    """
 
     def __init__(
-        self, sources: Sequence[PlannedSource], encoder: SampleEncoder, media_position_shift: int
+        self,
+        sources: Sequence[PlannedSource],
+        media_position_shift: int,
+        *,
+        read_pixels: bool = True,
     ) -> None:
         self._datasets = [source.dataset for source in sources]
         self._names = [source.name for source in sources]
-        self._encoder = encoder
+        self._encoders = [source.lengths.encoder for source in sources]
         self._media_position_shift = media_position_shift
+        self.read_pixels = read_pixels
 
     def __getitem__(self, packs: Sequence[Pack]) -> LoadedMicrobatch | Fault:
         """Read, decode and collate. A fault that ends the run is returned, not raised.
 
         torch rebuilds a worker's exception from its text alone, which would lose code and shard.
         """
+        return self.load(packs, {})
+
+    def load(self, packs: Sequence[Pack], skipped: Skipped) -> LoadedMicrobatch | Fault:
+        """Load a micro-batch without the samples that are known to be bad, and any others."""
         planned = [sample for pack in packs for sample in pack]
         samples: list[EncodedSample] = []
-        skipped: list[Fault] = []
-        for sample in planned:
+        skipped = dict(skipped)
+        retries = -self._retries()
+        for place, sample in enumerate(planned):
+            if place in skipped:
+                continue
             try:
                 samples.append(self._load(sample))
-            except DataError as error:
-                fault = Fault.of(error)
+            except (DataError, OSError) as error:
+                fault = Fault.of(error, self._names[sample.source])
                 if not fault.code.startswith(CONTENT_ERRORS):
                     return fault
-                skipped.append(fault)
-        if not samples:
-            samples = [empty_sample(self._encoder.tokenizer.end_of_text, self._encoder.image_size)]
-        batch = collate(samples, media_position_shift=self._media_position_shift)
-        return LoadedMicrobatch(batch, len(packs), len(planned), skipped)
+                skipped[place] = fault
+        return LoadedMicrobatch(
+            self._collate(samples),
+            packs=len(packs),
+            read=Counter(self._names[sample.source] for sample in planned),
+            skipped=skipped,
+            retries=retries + self._retries(),
+        )
 
-    def _load(self, sample: PlannedSample) -> EncodedSample:
-        raw = self._datasets[sample.source].read(sample.index)
+    def _collate(self, samples: list[EncodedSample]) -> PackedBatch:
+        if not samples:
+            encoder = self._encoders[0]
+            samples = [empty_sample(encoder.tokenizer.end_of_text, encoder.image_size)]
+        return collate(
+            samples, media_position_shift=self._media_position_shift, with_pixels=self.read_pixels
+        )
+
+    def _load(self, planned: PlannedSample) -> EncodedSample:
+        dataset, encoder = self._datasets[planned.source], self._encoders[planned.source]
+        source = self._names[planned.source]
+        if not self.read_pixels:
+            raw, sizes = dataset.read_text(planned.index)
+            return encoder.encode_text(
+                raw, sizes, source=source, cut=planned.cut, excerpt=planned.excerpt
+            )
+        raw = dataset.read(planned.index)
         try:
-            return self._encoder.encode(raw, source=self._names[sample.source], cut=sample.cut)
+            return encoder.encode(raw, source=source, cut=planned.cut, excerpt=planned.excerpt)
         except DataError as error:
             raise DataError(error.code, error.message, shard=raw.shard, key=raw.key) from error
 
+    def _retries(self) -> int:
+        return sum(dataset.retries for dataset in self._datasets)
+
 
 class SkipBudget:
-    """Counts skipped samples, names each once, and ends the run when there are too many."""
+    """Counts skipped samples, names each once, and ends the run when a source has too many."""
 
     def __init__(self, max_fraction: float, max_samples: int) -> None:
         self._max_fraction = max_fraction
         self._max_samples = max_samples
-        self._read = 0
-        self._skipped = 0
-        self._named: set[tuple[str | None, str | None]] = set()
+        self._read: Counter[str] = Counter()
+        self._skipped: defaultdict[str, list[Fault]] = defaultdict(list)
+        self._named: set[tuple[str, str | None, str | None]] = set()
 
     def count(self, loaded: LoadedMicrobatch) -> None:
         """Add one micro-batch. Raises DataError when the budget is spent."""
-        self._read += loaded.read
-        self._skipped += len(loaded.skipped)
-        for fault in loaded.skipped:
-            if (fault.shard, fault.key) not in self._named:
-                self._named.add((fault.shard, fault.key))
+        self._read.update(loaded.read)
+        for fault in loaded.skipped.values():
+            self._skipped[fault.source].append(fault)
+            sample = (fault.source, fault.shard, fault.key)
+            if sample not in self._named:
+                self._named.add(sample)
                 logger.warning("skipped: %s", fault.error())
-        if loaded.skipped:
+        for source in {fault.source for fault in loaded.skipped.values()}:
             check_skips(
-                self._skipped,
-                self._read,
+                len(self._skipped[source]),
+                self._read[source],
                 max_fraction=self._max_fraction,
                 max_samples=self._max_samples,
-                last=loaded.skipped[-1],
+                last=self._skipped[source][-1],
             )
 
 
 def check_skips(
     skipped: int, read: int, *, max_fraction: float, max_samples: int, last: Fault
 ) -> None:
-    """Raise DataError when too many samples have content errors."""
+    """Raise DataError when too many samples of a source have content errors."""
     if skipped <= max_samples or skipped <= max_fraction * read:
         return
     raise DataError(
         last.code,
-        f"{skipped} of {read} samples have content errors: more than "
+        f"{skipped} of {read} samples of data.sources.{last.source} have content errors: more than "
         f"data.max_skipped_fraction={max_fraction} and data.max_skipped_samples={max_samples} "
         f"allow. The last one: {last.message} Run python data_tools/prepare.py on the folder to "
         "see them all, or raise the two settings.",

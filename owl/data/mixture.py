@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A weighted blend of sources, by quota instead of by chance.
+"""A blend of sources by weights or by epochs, by quota instead of by chance.
 
-An epoch of the blend has as many samples as its sources have together. A source's part of it
-follows from the weights; when that is more or less than the source holds, its own passes go on
-across epochs of the blend, so no sample is favoured.
+By weight, an epoch of the blend has as many samples as its sources have together, shared out by the
+weights. By epochs, each source gives so many passes over itself, fractions included. When a quota
+is more or less than the source holds, its own passes go on across epochs of the blend, so no sample
+is favoured.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,16 @@ def epoch_quotas(weights: Sequence[float], samples: int) -> list[int]:
     for source in by_remainder[: samples - sum(quotas)]:
         quotas[source] += 1
     return quotas
+
+
+def repeated_quotas(epochs: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """Samples that each source gives an epoch of the blend when it is passed `epochs` times.
+
+    Args:
+        epochs: passes over each source; 0.5 uses half of it, and the other half next time.
+        sizes: samples that each source holds.
+    """
+    return [round(passes * size) for passes, size in zip(epochs, sizes, strict=True)]
 
 
 def taken_before(quota: int, position: int, samples: int) -> int:

@@ -16,11 +16,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from owl.config.run import CutPolicy, PackConfig
+from owl.config.run import CutPolicy, OversizePolicy, PackConfig
 from owl.data.draw import generator
-from owl.data.encode import CutChoice, choose_cut
+from owl.data.encode import WHOLE, CutChoice, choose_cut
 from owl.data.lengths import SampleLengths
-from owl.data.mixture import epoch_quotas, taken_before
+from owl.data.mixture import epoch_quotas, repeated_quotas, taken_before
+from owl.data.oversize import Excerpt, Fitted, Shortener
 from owl.data.packing import pack_window
 from owl.data.samples import Cursor
 from owl.data.shards import Dataset
@@ -33,8 +34,18 @@ GROUP_SAMPLES = 100_000
 """Shards are shuffled in groups of about this many samples, so that memory and, on a network disk,
 the set of files in use stay bounded."""
 
-TILE_COST = 44
-"""Text tokens that one tile weighs when packs are shared among ranks (7B; fewer for larger)."""
+TILE_COST = 26.0
+"""Text tokens that one tile weighs when packs are shared among ranks and the model is not known
+(owl/data/cost.py; this is a 7B decoder that does not learn, with a frozen tower)."""
+
+ESTIMATE_WINDOWS = 4
+"""Windows that mean_samples_per_pack looks at."""
+
+QUARANTINED = "quarantine"
+"""Stands where an error code stands, for samples that data.quarantine leaves out."""
+
+SHORTENED_KEPT = 8192
+"""Oversize samples whose excerpts are remembered, so that an epoch finds them once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class PlannedSample:
     cut: CutChoice
     tokens: int
     tiles: int
+    excerpt: Excerpt = WHOLE  # which part of it
 
 
 Pack = tuple[PlannedSample, ...]
@@ -78,6 +90,24 @@ class PlannedSource:
     cut: CutPolicy
     dataset: Dataset
     lengths: SampleLengths
+    epochs: float | None = None  # passes over it in an epoch of the blend, instead of the weight
+    oversize: OversizePolicy = OversizePolicy.drop
+    forgiven: frozenset[str] = (
+        frozenset()
+    )  # codes of condemned samples that may be used all the same
+    left_out: frozenset[int] = frozenset()  # samples that data.quarantine names
+
+    @property
+    def share(self) -> str:
+        """Its part of the blend, as it is set."""
+        return f"weight={self.weight}" if self.epochs is None else f"epochs={self.epochs}"
+
+    def objection(self, sample: int) -> str | None:
+        """Why a sample may not be used at all."""
+        if sample in self.left_out:
+            return QUARANTINED
+        code = self.dataset.error(sample)
+        return None if code in self.forgiven else code
 
 
 class SourceOrder:
@@ -129,18 +159,20 @@ class Plan:
         self.sources = list(sources)
         self._pack = pack
         self._seed = seed
-        self.samples_per_epoch = sum(len(source.dataset) for source in sources)
+        self._quotas = blend_quotas(self.sources)
+        self.samples_per_epoch = sum(self._quotas)
         self.windows_per_epoch = -(-self.samples_per_epoch // pack.window)
-        self._quotas = epoch_quotas([source.weight for source in sources], self.samples_per_epoch)
         self._check_quotas()
         self._orders = [SourceOrder(source.dataset, seed, source.name) for source in sources]
-        self.window = lru_cache(maxsize=2)(self._make_window)
+        self._excerpts = lru_cache(maxsize=SHORTENED_KEPT)(self._find_excerpts)
+        # mean_samples_per_pack looks at the first windows, which training then begins with.
+        self.window = lru_cache(maxsize=ESTIMATE_WINDOWS + 1)(self._make_window)
         """(epoch, window) -> Window."""
 
     def _check_quotas(self) -> None:
         problems = [
-            f"data.sources.{source.name}.weight={source.weight} gives it no sample in an epoch of "
-            f"{self.samples_per_epoch}. Raise the weight, or remove the source."
+            f"data.sources.{source.name}.{source.share} gives it no sample in an epoch of "
+            f"{self.samples_per_epoch}. Raise it, or remove the source."
             for source, quota in zip(self.sources, self._quotas, strict=True)
             if not quota
         ]
@@ -192,7 +224,7 @@ class Plan:
             if number == self.windows_per_epoch:
                 epoch, number = epoch + 1, 0
 
-    def mean_samples_per_pack(self, windows: int = 4) -> float:
+    def mean_samples_per_pack(self, windows: int = ESTIMATE_WINDOWS) -> float:
         """Estimate from the first windows; 1 with packing off."""
         if not self._pack.enabled:
             return 1.0
@@ -213,20 +245,17 @@ class Plan:
 
     def _make_window(self, epoch: int, number: int) -> Window:
         dropped: Counter[str] = Counter()
-        kept = []
-        for sample, code in self._window_samples(epoch, number):
-            if code:
-                dropped[code] += 1
-            else:
-                kept.append(sample)
+        kept: list[PlannedSample] = []
+        for source, own_epoch, index in self._window_places(epoch, number):
+            samples, lost = self._plan_sample(source, own_epoch, index)
+            kept += samples
+            dropped.update(lost)
         packs = self._make_packs(kept)
         order = generator("packs", self._seed, epoch, number).permutation(len(packs))
         return Window([packs[place] for place in order], dropped)
 
-    def _window_samples(
-        self, epoch: int, number: int
-    ) -> Iterator[tuple[PlannedSample, str | None]]:
-        """Yield a window's samples, each with the code for which it must be dropped."""
+    def _window_places(self, epoch: int, number: int) -> Iterator[tuple[int, int, int]]:
+        """Yield source, pass over it, and sample number for all of a window."""
         size = self.samples_per_epoch
         begin = min(number * self._pack.window, size)
         end = min(begin + self._pack.window, size)
@@ -234,14 +263,42 @@ class Plan:
             first = taken_before(quota, begin, size)
             count = taken_before(quota, end, size) - first
             for own_epoch, index in order.take(epoch * quota + first, count):
-                yield self._plan_sample(source, own_epoch, index)
+                yield source, own_epoch, index
 
-    def _plan_sample(self, source: int, epoch: int, index: int) -> tuple[PlannedSample, str | None]:
+    def _plan_sample(
+        self, source: int, epoch: int, index: int
+    ) -> tuple[list[PlannedSample], Mapping[str, int]]:
+        """What becomes of one sample: itself, excerpts of it, or a code for which it is dropped."""
         chosen = self.sources[source]
+        objection = chosen.objection(index)
+        if objection:
+            return [], {objection: 1}
         cut = choose_cut(chosen.cut, seed=self._seed, source=chosen.name, epoch=epoch, index=index)
         tokens, tiles = chosen.lengths.of(index, cut)
-        sample = PlannedSample(source, epoch, index, cut, tokens, tiles)
-        return sample, chosen.dataset.error(index) or self._over_budget(tokens, tiles)
+        code = self._over_budget(tokens, tiles)
+        if code is None:
+            return [PlannedSample(source, epoch, index, cut, tokens, tiles)], {}
+        if chosen.oversize == OversizePolicy.drop:
+            return [], {code: 1}
+        fitted, lost = self._excerpts(source, index, cut, code)
+        return [
+            PlannedSample(source, epoch, index, cut, part.tokens, part.tiles, part.excerpt)
+            for part in fitted
+        ], lost
+
+    def _find_excerpts(
+        self, source: int, index: int, cut: CutChoice, code: str
+    ) -> tuple[list[Fitted], Mapping[str, int]]:
+        chosen = self.sources[source]
+        document, sizes = chosen.dataset.read_document(index)
+        shortener = Shortener(
+            document,
+            lambda excerpt: chosen.lengths.encoder.measure(document, sizes, cut, excerpt),
+            max_tokens=self._pack.text_tokens,
+            max_tiles=self._pack.tiles,
+            code=code,
+        )
+        return shortener.shorten(chosen.oversize)
 
     def _over_budget(self, tokens: int, tiles: int) -> str | None:
         if tokens > self._pack.text_tokens:
@@ -260,12 +317,23 @@ class Plan:
         return [tuple(samples[index] for index in pack) for pack in packs]
 
 
-def predicted_cost(pack: Pack) -> int:
-    """Work that a pack is, in text tokens."""
-    return sum(sample.tokens + TILE_COST * sample.tiles for sample in pack)
+def blend_quotas(sources: Sequence[PlannedSource]) -> list[int]:
+    """Samples of each source in an epoch of the blend: by its epochs if set, else by weight."""
+    sizes = [len(source.dataset) for source in sources]
+    epochs = [source.epochs for source in sources if source.epochs is not None]
+    if epochs:
+        return repeated_quotas(epochs, sizes)
+    return epoch_quotas([source.weight for source in sources], sum(sizes))
 
 
-def share_packs(packs: Sequence[Pack], dp_size: int) -> list[list[Pack]]:
+def predicted_cost(pack: Pack, tile_cost: float = TILE_COST) -> float:
+    """Work that a pack is, in text tokens: those it has, and `tile_cost` for each tile."""
+    return sum(sample.tokens + tile_cost * sample.tiles for sample in pack)
+
+
+def share_packs(
+    packs: Sequence[Pack], dp_size: int, tile_cost: float = TILE_COST
+) -> list[list[Pack]]:
     """Deal one global batch to ranks: equally many packs each, and about equal work.
 
     The heaviest pack goes first, always to the rank with the least work that still has room. Each
@@ -275,16 +343,25 @@ def share_packs(packs: Sequence[Pack], dp_size: int) -> list[list[Pack]]:
     Args:
         packs: of the global batch; dp_size divides their number.
         dp_size: data-parallel ranks.
+        tile_cost: text tokens that one tile weighs.
 
     Returns:
         The packs of each rank.
     """
     room = len(packs) // dp_size
     shares: list[list[Pack]] = [[] for _ in range(dp_size)]
-    loads = [(0, rank) for rank in range(dp_size)]
-    for pack in sorted(packs, key=predicted_cost, reverse=True):  # stable: equal packs keep order
+    loads = [(0.0, rank) for rank in range(dp_size)]
+    costs = {id(pack): predicted_cost(pack, tile_cost) for pack in packs}
+    # The sort is stable: equal packs keep their order.
+    for pack in sorted(packs, key=lambda pack: costs[id(pack)], reverse=True):
         load, rank = heapq.heappop(loads)
         shares[rank].append(pack)
         if len(shares[rank]) < room:
-            heapq.heappush(loads, (load + predicted_cost(pack), rank))
+            heapq.heappush(loads, (load + costs[id(pack)], rank))
     return shares
+
+
+def imbalance(loads: Sequence[float]) -> float:
+    """How much longer the busiest rank works than the average: 0 where all work alike."""
+    mean = sum(loads) / len(loads)
+    return max(loads) / mean - 1 if mean else 0.0

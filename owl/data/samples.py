@@ -151,6 +151,12 @@ class DataReport:
     packs: int
     wait_seconds: float  # how long the trainer waited for it
     skipped: Mapping[str, int] = field(default_factory=dict)  # error code -> samples skipped
+    work: float = 0.0  # in text tokens: those there are, and pack.tile_cost for each tile
+    read_retries: int = 0  # reads that failed and were repeated
+    # Of the whole global batch, as planned: every rank knows these.
+    imbalance: float = 0.0  # predicted work of the busiest rank over the average, minus 1
+    source_samples: Mapping[str, int] = field(default_factory=dict)  # source -> samples
+    shortened: Mapping[str, int] = field(default_factory=dict)  # E401, E402 -> samples not whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,10 @@ a sample is read.
 
 import hashlib
 import json
-import os
 import time
-import zlib
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,30 +18,40 @@ from typing import Any, Self
 import numpy as np
 
 from owl.data import tar
+from owl.data.checksum import crc32
 from owl.data.index import (
-    Rows,
+    INDEX_SUFFIX,
+    LITERAL_ERROR,
     ShardIndex,
     ShardRecord,
     check_unchanged,
-    index_path,
     listed_files,
     prepare_hint,
     read_records,
 )
 from owl.data.samples import RawSample
-from owl.data.schema import Json, check_document, parse_document
+from owl.data.schema import Json, document_problems, parse_document
+from owl.data.storage import LocalFolder, Storage, open_storage
 from owl.errors import DataError
 
 READ_ATTEMPTS = 3
 RETRY_SECONDS = 0.5
-MAX_OPEN_SHARDS = 64
+MAX_LOADED_INDEXES = 512
+"""Indexes kept in memory at a time: of a very large source only some shards are in use."""
 
 
 class ShardWriter:
-    """Writes checked samples into a USTAR tar, the same bytes for the same samples."""
+    """Writes checked samples into a USTAR tar, the same bytes for the same samples.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the tar, complete or not there at all.
+        keep_literals: also take text that contains the template's markup (E206). It is read only
+            under data.special_literals=escape.
+    """
+
+    def __init__(self, path: Path, *, keep_literals: bool = False) -> None:
         self.path = path
+        self._forgiven = {LITERAL_ERROR} if keep_literals else set()
         self._keys: set[str] = set()
         self._tar = tar.TarWriter(path)
 
@@ -61,7 +69,9 @@ class ShardWriter:
         shard = self.path.name
         if key.casefold() in self._keys:
             raise DataError("E106", "the key is already in the shard.", shard=shard, key=key)
-        check_document(document, files.keys(), shard=shard, key=key)
+        for problem in document_problems(document, files.keys()):
+            if problem.code not in self._forgiven:
+                raise DataError(problem.code, problem.message, shard=shard, key=key)
         for file in ("json", *files):
             tar.check_name(key, file, shard=shard)
         self._keys.add(key.casefold())
@@ -95,37 +105,66 @@ class Dataset:
     """The samples of a prepared folder, by number.
 
     Files are opened when first read, by the process that reads them, so that a loader worker never
-    shares a file position or an index with its parent.
+    shares a file position with its parent.
+
+    Args:
+        folder: where the shards lie.
+        records: what dataset.json says of those to use.
+        read_attempts: times that a failing read is tried.
     """
 
-    def __init__(self, folder: Path, records: Sequence[ShardRecord]) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path | Storage,
+        records: Sequence[ShardRecord],
+        *,
+        read_attempts: int = READ_ATTEMPTS,
+    ) -> None:
+        self.storage = LocalFolder(folder) if isinstance(folder, Path) else folder
         self.records = list(records)
         ends = np.cumsum([record.samples for record in self.records], dtype=np.int64)
         self.starts = [0, *ends.tolist()]
-        self._indexes: dict[int, ShardIndex] = {}
-        self._files: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor
-        self._owner = os.getpid()
+        self.retries = 0
+        """Reads that this process had to repeat."""
+        self._read_attempts = read_attempts
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
-        """Open a folder that prepare.py has indexed.
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        without_shards: Collection[str] = (),
+        read_attempts: int = READ_ATTEMPTS,
+    ) -> Self:
+        """Open a folder, or a URL that fsspec reads, that prepare.py has indexed.
+
+        Args:
+            folder: where the shards lie.
+            without_shards: file names of shards to leave out; they are not looked at.
+            read_attempts: times that a failing read is tried.
 
         Raises:
             DataError: E203 no usable dataset.json, E109 a shard is not the one that was indexed.
         """
-        folder = Path(folder)
-        records = read_records(folder)
+        storage = open_storage(folder)
+        records = [r for r in read_records(storage) if r.file not in without_shards]
         for record in records:
-            check_unchanged(folder / record.file, record)
-        return cls(folder, records)
+            check_unchanged(storage, record)
+        return cls(storage, records, read_attempts=read_attempts)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getstate__(self) -> dict[str, Any]:
-        # For workers that are started fresh: file descriptors do not travel.
-        return self.__dict__ | {"_files": OrderedDict(), "_owner": -1}
+    @property
+    def folder(self) -> Path:
+        """The local folder. Raises DataError E203 for one behind a URL."""
+        if isinstance(self.storage, LocalFolder):
+            return self.storage.path
+        raise DataError(
+            "E203",
+            f"{self.storage.location} is not a local folder. Copy it to a disk, and name that.",
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -149,18 +188,23 @@ class Dataset:
     def index(self, shard: int) -> ShardIndex:
         """Index of one shard, loaded and compared with dataset.json on first use."""
         if shard not in self._indexes:
-            record = self.records[shard]
-            path = index_path(self.folder / record.file)
-            loaded = ShardIndex.load(path)
-            if loaded.content_hash.hex() != record.index_hash:
-                raise DataError(
-                    "E109",
-                    f"{path.name} is not the index that dataset.json was written with. "
-                    f"{prepare_hint(self.folder)}",
-                    shard=record.file,
-                )
-            self._indexes[shard] = loaded
+            if len(self._indexes) >= MAX_LOADED_INDEXES:
+                self._indexes.popitem(last=False)
+            self._indexes[shard] = self._load_index(self.records[shard])
         return self._indexes[shard]
+
+    def _load_index(self, record: ShardRecord) -> ShardIndex:
+        name = record.file + INDEX_SUFFIX
+        content = self.storage.read(name) or b""
+        loaded = ShardIndex.parse(content, f"{self.storage.location}/{name}")
+        if loaded.content_hash.hex() != record.index_hash:
+            raise DataError(
+                "E109",
+                f"{name} is not the index that dataset.json was written with. "
+                f"{prepare_hint(self.storage.location)}",
+                shard=record.file,
+            )
+        return loaded
 
     def error(self, sample: int) -> str | None:
         """Code for which prepare.py condemned a sample."""
@@ -168,21 +212,32 @@ class Dataset:
         number = int(self.index(shard).samples["error"][local])
         return f"E{number}" if number else None
 
+    def key(self, sample: int) -> str:
+        """Key of a sample, from its first header."""
+        shard, local = self.locate(sample)
+        length = int(self.index(shard).members_of(local)["offset"][0])
+        return _first_key(self._read_checked(shard, local, length, 0), self.records[shard].file)
+
     def read(self, sample: int) -> RawSample:
         """Read one sample with a single pread.
 
         Raises:
             DataError: E110 its bytes are not those that were indexed.
-            OSError: the read failed three times.
+            OSError: the read failed again and again.
         """
         shard, local = self.locate(sample)
         row = self.index(shard).samples[local]
-        data = self._read_checked(shard, local, int(row["length"]), len(self._rows(shard, local)))
+        members = self._members(shard, local)
+        data = self._read_checked(shard, local, int(row["length"]), len(members))
         name = self.records[shard].file
-        members = tar.split_members(data, shard=name)
-        files = dict(tar.member_bytes(data, members))
-        document = parse_document(files.pop("json"))
-        return RawSample(key=members[0].key, shard=name, document=document, files=files)
+        document = parse_document(_member(data, members[0]))
+        if row["error"]:  # its files need not be those that the document names
+            files = dict(tar.member_bytes(data, tar.split_members(data, shard=name)))
+            del files["json"]
+        else:  # the index lists them in the order in which the document names them
+            listed = zip(listed_files(document), members[1:], strict=True)
+            files = {file: _member(data, member) for file, member in listed}
+        return RawSample(key=_first_key(data, name), shard=name, document=document, files=files)
 
     def read_document(self, sample: int) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
         """Read only a sample's json, and look up the size of each of its pictures.
@@ -190,16 +245,29 @@ class Dataset:
         Returns:
             The document, and file name -> (width, height).
         """
-        shard, local = self.locate(sample)
-        rows = self._rows(shard, local)
-        end = int(rows["offset"][0]) + int(rows["size"][0])
-        data = self._read_checked(shard, local, end, 1)
-        document = parse_document(data[int(rows["offset"][0]) : end])
-        sizes = zip(rows["width"][1:].tolist(), rows["height"][1:].tolist(), strict=True)
-        return document, dict(zip(listed_files(document), sizes, strict=True))
+        raw, sizes = self.read_text(sample)
+        return dict(raw.document), sizes
 
-    def _rows(self, shard: int, local: int) -> Rows:
-        return self.index(shard).members_of(local)
+    def read_text(self, sample: int) -> tuple[RawSample, dict[str, tuple[int, int]]]:
+        """Read a sample without its media files, and look up the size of each of its pictures.
+
+        Returns:
+            The sample with no files, and file name -> (width, height).
+        """
+        shard, local = self.locate(sample)
+        members = self._members(shard, local)
+        offset, size, *_ = members[0]
+        data = self._read_checked(shard, local, offset + size, 1)
+        document = parse_document(_member(data, members[0]))
+        sizes = [(width, height) for *_, width, height in members[1:]]
+        name = self.records[shard].file
+        raw = RawSample(key=_first_key(data, name), shard=name, document=document, files={})
+        return raw, dict(zip(listed_files(document), sizes, strict=True))
+
+    def _members(self, shard: int, local: int) -> list[tuple[int, int, int, int, int]]:
+        """Offset, size, checksum, width and height of a sample's members, the json first."""
+        rows: list[tuple[int, int, int, int, int]] = self.index(shard).members_of(local).tolist()
+        return rows
 
     def _read_checked(self, shard: int, local: int, length: int, members: int) -> bytes:
         """Bytes from the start of a sample, with the checksums of its first members compared.
@@ -208,52 +276,54 @@ class Dataset:
         that was overwritten does not.
         """
         offset = int(self.index(shard).samples["offset"][local])
-        for attempt in range(READ_ATTEMPTS):
-            try:
-                data = self._pread(shard, length, offset)
-                if self._is_intact(data, self._rows(shard, local)[:members]):
-                    return data
-                failure: Exception = DataError(
-                    "E110",
-                    f"the bytes at {offset} differ from those that were indexed. If the shard was "
-                    f"rewritten on purpose: {prepare_hint(self.folder)}",
-                    shard=self.records[shard].file,
-                )
-            except OSError as error:
-                failure = OSError(
-                    error.errno,
-                    f"shard {self.records[shard].file}: {length} bytes at {offset} could not be "
-                    f"read: {error}. Check the file system, then resume",
-                )
-            self._close(shard)
-            time.sleep(RETRY_SECONDS * 2**attempt if attempt + 1 < READ_ATTEMPTS else 0)
+        checked = self._members(shard, local)[:members]
+        for attempt in range(self._read_attempts):
+            if attempt:
+                self.retries += 1
+                self.storage.release(self.records[shard].file)
+                time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
+            data, failure = self._try_read(shard, length, offset)
+            if failure is None and not _is_intact(data, checked):
+                failure = self._changed(shard, offset)
+            if failure is None:
+                return data
+        assert failure is not None
         raise failure
 
-    def _pread(self, shard: int, length: int, offset: int) -> bytes:
-        data = os.pread(self._descriptor(shard), length, offset)
-        if len(data) != length:
-            raise OSError(f"got {len(data)} bytes")
-        return data
+    def _try_read(self, shard: int, length: int, offset: int) -> tuple[bytes, Exception | None]:
+        file = self.records[shard].file
+        try:
+            data = self.storage.pread(file, length, offset)
+            if len(data) != length:
+                raise OSError(f"got {len(data)} bytes")
+        except OSError as error:
+            return b"", OSError(
+                error.errno,
+                f"shard {file}: {length} bytes at {offset} of {self.storage.location} could not be "
+                f"read in {self._read_attempts} attempts: {error}. Check the file system, then "
+                f"resume; or leave the shard out with a line {file} in data.quarantine",
+            )
+        return data, None
 
-    @staticmethod
-    def _is_intact(data: bytes, rows: Rows) -> bool:
-        view = memoryview(data)
-        return all(
-            zlib.crc32(view[offset : offset + size]) == crc
-            for offset, size, crc, _, _ in rows.tolist()
+    def _changed(self, shard: int, offset: int) -> DataError:
+        return DataError(
+            "E110",
+            f"the bytes at {offset} differ from those that were indexed. If the shard was "
+            f"rewritten on purpose: {prepare_hint(self.storage.location)}",
+            shard=self.records[shard].file,
         )
 
-    def _descriptor(self, shard: int) -> int:
-        if self._owner != os.getpid():
-            self._files, self._owner = OrderedDict(), os.getpid()
-        if shard not in self._files:
-            if len(self._files) >= MAX_OPEN_SHARDS:
-                self._close(next(iter(self._files)))
-            self._files[shard] = os.open(self.folder / self.records[shard].file, os.O_RDONLY)
-        self._files.move_to_end(shard)
-        return self._files[shard]
 
-    def _close(self, shard: int) -> None:
-        descriptor = self._files.pop(shard, None)
-        if descriptor is not None:
-            os.close(descriptor)
+def _member(data: bytes, row: tuple[int, int, int, int, int]) -> bytes:
+    offset, size, *_ = row
+    return data[offset : offset + size]
+
+
+def _is_intact(data: bytes, rows: Sequence[tuple[int, int, int, int, int]]) -> bool:
+    view = memoryview(data)
+    return all(crc32(view[offset : offset + size]) == crc for offset, size, crc, _, _ in rows)
+
+
+def _first_key(data: bytes, shard: str) -> str:
+    """Key of a sample, from the header that its bytes begin with."""
+    return tar.read_member(memoryview(data), 0, shard=shard).key

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove that this framework computes the published model.
+"""Prove that this framework computes the published model, in every parallel layout.
 
 python -m owl.parity golden DIR [--tensor N] [--packed]
+python -m owl.parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from owl.config.run import DeviceKind, Precision
 from owl.errors import OwlError
 from owl.mcore.launch import run_in_processes
+from owl.parity.faults import FAULTS
 from owl.parity.golden import run_golden
+from owl.parity.run_layouts import VARIANTS, Options, run_layouts
+
+_PRECISIONS = {"float64": Precision.fp64, "float32": Precision.fp32, "bfloat16": Precision.bf16}
+_FUSIONS = {name: fusion for fusion, name in VARIANTS.items()}
 
 
 def main() -> None:
@@ -23,11 +31,46 @@ def main() -> None:
     golden.add_argument("folder", type=Path, help="config.json, model.safetensors and cases")
     golden.add_argument("--tensor", type=int, default=1, help="tensor-parallel degree (default 1)")
     golden.add_argument("--packed", action="store_true", help="all rows of a case in one pack")
+    _add_layouts(commands)
     options = parser.parse_args()
     try:
-        run_in_processes(run_golden, options.tensor, options.folder, options.tensor, options.packed)
+        if options.command == "layouts":
+            run_layouts(_layout_options(options))
+        else:
+            run_in_processes(
+                run_golden, options.tensor, options.folder, options.tensor, options.packed
+            )
     except OwlError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _add_layouts(commands: Any) -> None:
+    layouts = commands.add_parser(
+        "layouts", help="train a small Owl3 in many parallel layouts and compare with one process"
+    )
+    layouts.add_argument("--processes", type=int, default=4, choices=[1, 2, 4])
+    layouts.add_argument("--only", default="", help="layouts whose name contains this, such as SP")
+    layouts.add_argument("--dtype", choices=list(_PRECISIONS), default="float64")
+    layouts.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    layouts.add_argument("--variant", choices=list(_FUSIONS), nargs="+", default=list(_FUSIONS))
+    layouts.add_argument("--limit", type=int, help="at most so many layouts a variant")
+    layouts.add_argument("--json", type=Path, help="write every figure to this file")
+    layouts.add_argument(
+        "--break", dest="fault", choices=list(FAULTS), help="plant a known fault, to see it caught"
+    )
+
+
+def _layout_options(options: argparse.Namespace) -> Options:
+    return Options(
+        processes=options.processes,
+        only=options.only,
+        precision=_PRECISIONS[options.dtype],
+        device=DeviceKind(options.device),
+        fault=options.fault,
+        json=options.json,
+        variants=tuple(_FUSIONS[name] for name in options.variant),
+        limit=options.limit,
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ means zero; a case without images has no `pixel_values`; one without logits is s
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def run_golden(folder: Path, tensor: int, packed: bool) -> None:
                 differences = compare(case, chunk, config, groups.collection.tp, packed=packed)
                 failed |= not all(difference.passes for difference in differences)
             if groups.is_writer:
-                print(_report(case.name, differences), flush=True)
+                print(report(case.name, differences), flush=True)
         if not cases:
             raise CheckpointError(f"{folder}/index.json names no case: nothing was compared.")
         if failed:
@@ -155,14 +155,15 @@ def compare(
             logits.append(chunk(batch, return_logits=True))
     reference = [case.tensors["logits"][row, real] for row, real in enumerate(case.rows)]
     differences = [
-        _absolute("logits", torch.cat(logits), torch.cat(reference), LOGITS_TOLERANCE),
+        absolute("logits", torch.cat(logits), torch.cat(reference), LOGITS_TOLERANCE),
         *_feature_differences(case, chunk),
     ]
     if supervised and "loss" in case.tensors:
         stored = case.tensors["loss"].reshape(())
-        differences.append(_absolute("loss", loss, stored, LOSS_TOLERANCE))
+        differences.append(absolute("loss", loss, stored, LOSS_TOLERANCE))
     if case.gradients is not None:
-        differences.append(_gradient_difference(case.gradients, chunk, config, tp_group))
+        gradients = published_gradients(chunk, config, tp_group)
+        differences.append(gradient_difference(case.gradients, gradients))
     return differences
 
 
@@ -213,20 +214,21 @@ def _feature_differences(case: Case, chunk: nn.Module) -> Iterator[Difference]:
     for quantity, ours in (("vision_hidden_m2", features), ("image_embeds", projected)):
         if quantity in case.tensors:
             stored = case.tensors[quantity]
-            yield _absolute(quantity, ours.reshape(stored.shape), stored, FEATURES_TOLERANCE)
+            yield absolute(quantity, ours.reshape(stored.shape), stored, FEATURES_TOLERANCE)
 
 
-def _absolute(quantity: str, ours: Tensor, stored: Tensor, tolerance: float) -> Difference:
+def absolute(quantity: str, ours: Tensor, stored: Tensor, tolerance: float) -> Difference:
+    """Measure the largest absolute difference."""
     return Difference(quantity, float((ours - stored).abs().max()), tolerance)
 
 
-def _gradient_difference(
-    stored: Mapping[str, Tensor], chunk: nn.Module, config: ModelConfig, tp_group: dist.ProcessGroup
+def gradient_difference(
+    stored: Mapping[str, Tensor], gradients: Iterable[tuple[str, Tensor]]
 ) -> Difference:
     """Find the parameter, in the published naming, whose gradient is furthest off."""
     largest = max((float(gradient.abs().max()) for gradient in stored.values()), default=0.0)
     worst, where = 0.0, ""
-    for name, ours in published_gradients(chunk, config, tp_group):
+    for name, ours in gradients:
         reference = stored.get(name, torch.zeros_like(ours))
         scale = max(float(reference.abs().max()), 1e-3 * largest) or 1.0
         difference = float((ours - reference).abs().max()) / scale
@@ -255,7 +257,7 @@ def published_gradients(
         yield from zip(entry.published, entry.to_published(whole), strict=True)
 
 
-def _report(name: str, differences: list[Difference] | None) -> str:
+def report(name: str, differences: list[Difference] | None) -> str:
     """Draw the lines of one case."""
     if differences is None:
         return f"{name}: skipped, no logits are stored"

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Known faults, planted from outside, so that anyone can see the comparison catch them.
+
+Each wraps a function of the product while a layout runs; the run of one process stays whole.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def mask_off_by_one() -> Iterator[None]:
+    """A token sees a tile one position too late."""
+    from owl.model import owl3
+
+    def late(make: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            pack = make(*args)
+            samples = tuple(
+                replace(view, visible_from=tuple(position + 1 for position in view.visible_from))
+                for view in pack.samples
+            )
+            return replace(pack, samples=samples, media_position=pack.media_position + 1)
+
+        return wrapped
+
+    with _replaced(owl3, "pack_context", late):
+        yield
+
+
+@contextmanager
+def position_shift() -> Iterator[None]:
+    """Tiles are rotated to a position one too far."""
+    from owl.model import media, owl3
+
+    def shifted(make: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(batch: Any, model: Any, dtype: torch.dtype) -> Any:
+            pack = make(batch, model, dtype)
+            table = media.rotary(
+                pack.media_position + 1,
+                head_dim=model.head_dim,
+                theta=model.rope_theta,
+                dtype=dtype,
+            )
+            return replace(pack, media_rotary=table)
+
+        return wrapped
+
+    with _replaced(owl3, "pack_context", shifted):
+        yield
+
+
+@contextmanager
+def unreduced_gradient() -> Iterator[None]:
+    """Data-parallel ranks keep their own gradients."""
+    from megatron.core.distributed import DistributedDataParallel
+
+    def skipped(finish: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: None
+
+    with (
+        _replaced(DistributedDataParallel, "finish_grad_sync", skipped),
+        _replaced(DistributedDataParallel, "start_grad_sync", skipped),
+    ):
+        yield
+
+
+@contextmanager
+def wrong_denominator() -> Iterator[None]:
+    """The loss is divided by what this rank supervises instead of the whole global batch."""
+    from owl.parity import trial
+
+    def local(add_up: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda value, groups: value
+
+    with _replaced(trial, "sum_over_data_parallel", local):
+        yield
+
+
+@contextmanager
+def unsharded_relayout() -> Iterator[None]:
+    """SwiGLU's two halves are cut as if they were one."""
+    from owl.mcore import parameters
+
+    def contiguous(cut: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(whole: Tensor, parameter: Any, *, tp_rank: int, tp_size: int) -> Tensor:
+            if getattr(parameter, "partition_stride", 1) > 1:
+                return whole.chunk(tp_size, parameter.partition_dim)[tp_rank]
+            return cut(whole, parameter, tp_rank=tp_rank, tp_size=tp_size)
+
+        return wrapped
+
+    with _replaced(parameters, "shard_of", contiguous):
+        yield
+
+
+@contextmanager
+def stale_image_feature() -> Iterator[None]:
+    """A micro-batch reuses the features of an earlier one with as many tiles."""
+    from owl.model.owl3 import Owl3Model
+
+    def remembering(encode: Callable[..., Any]) -> Callable[..., Any]:
+        seen: dict[int, Tensor] = {}
+
+        def wrapped(model: Any, pixel_values: Tensor) -> Tensor:
+            features = encode(model, pixel_values)
+            stale = seen.setdefault(len(pixel_values), features.detach().clone())
+            return features + (stale - features.detach())
+
+        return wrapped
+
+    with _replaced(Owl3Model, "encode", remembering):
+        yield
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "mask-off-by-one": mask_off_by_one,
+    "position-shift": position_shift,
+    "unreduced-gradient": unreduced_gradient,
+    "wrong-denominator": wrong_denominator,
+    "unsharded-relayout": unsharded_relayout,
+    "stale-image-feature": stale_image_feature,
+}

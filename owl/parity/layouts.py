@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layouts to compare: a set in which every two values of different features meet at least once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, product
+from typing import Any
+
+from owl.config.run import (
+    AttentionKind,
+    DeviceKind,
+    FusionKind,
+    ParallelConfig,
+    Recompute,
+    Trainable,
+    VisionParallelism,
+)
+from owl.parity.packs import Cut
+
+Choice = Mapping[str, Any]
+
+TRAINABLE = {
+    "stage1": Trainable(vision_tower=False, projector=True, language_model=False, fusion=True),
+    "stage2": Trainable(vision_tower=False, projector=True, language_model=True, fusion=True),
+    "all": Trainable(vision_tower=True, projector=True, language_model=True, fusion=True),
+}
+LAYERS = 8
+"""Of the parity model: four stages of two chunks each."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to train the parity model. The first value of each feature is the plain one."""
+
+    tensor: int = 1
+    rows: str = "whole"  # or "shared": sequence parallelism
+    pipeline: int = 1
+    stages: str = "even"  # or "uneven", "interleaved"
+    gradients: str = "plain"  # or "sharded", "overlapped"
+    tower: VisionParallelism = VisionParallelism.tensor
+    recompute: Recompute = Recompute.none
+    attention: AttentionKind = AttentionKind.per_sample
+    cut: Cut = Cut.singles
+    learns: str = "all"  # key of TRAINABLE
+
+    @property
+    def name(self) -> str:
+        """A line that tells what differs from the plain run of one process."""
+        words = [f"TP{self.tensor}", f"PP{self.pipeline}"]
+        plain = Layout()
+        for feature in ("rows", "stages", "gradients", "tower", "recompute", "attention", "cut"):
+            value = getattr(self, feature)
+            if value != getattr(plain, feature):
+                words.append(_WORDS.get(str(value), str(value)))
+        return " ".join([*words, self.learns])
+
+    def parallel(self, device: DeviceKind) -> ParallelConfig:
+        """Say it as the trainer's configuration does."""
+        uneven = self.stages == "uneven"
+        return ParallelConfig(
+            tensor=self.tensor,
+            sequence=self.rows == "shared",
+            pipeline=self.pipeline,
+            virtual_pipeline=2 if self.stages == "interleaved" else 1,
+            first_stage_layers=LAYERS // self.pipeline - 1 if uneven else None,
+            last_stage_layers=LAYERS // self.pipeline + 1 if uneven else None,
+            overlap_grad_reduce=self.gradients == "overlapped",
+            overlap_param_gather=self.gradients == "overlapped",
+            recompute=self.recompute,
+            recompute_tower=self.recompute,
+            device=device,
+            timeout_minutes=2,
+        )
+
+
+_WORDS = {
+    "shared": "SP",
+    "sharded": "dist-opt",
+    "overlapped": "overlap",
+    "image": "image-parallel",
+    "full": "recompute",
+    "selective": "recompute-attention",
+    "pairs": "packed",
+}
+
+
+def features(fusion: FusionKind) -> dict[str, list[Any]]:
+    """Every feature and its values, for a variant."""
+    attention = [AttentionKind.per_sample, AttentionKind.reference]
+    if fusion is FusionKind.joint_softmax:
+        attention.append(AttentionKind.lse_merge)
+    return {
+        "tensor": [1, 2, 4],
+        "rows": ["whole", "shared"],
+        "pipeline": [1, 2, 4],
+        "stages": ["even", "uneven", "interleaved"],
+        "gradients": ["plain", "sharded", "overlapped"],
+        "tower": list(VisionParallelism),
+        "recompute": list(Recompute),
+        "attention": attention,
+        "cut": list(Cut),
+        "learns": list(TRAINABLE),
+    }
+
+
+def fits(choice: Choice, processes: int) -> bool:
+    """Say whether a (possibly partial) choice can be laid over this many processes."""
+    full = {"tensor": 1, "pipeline": 1, "rows": "whole", "stages": "even"} | dict(choice)
+    ranks = full["tensor"] * full["pipeline"]
+    micro_batches = 4 // max(1, processes // ranks) if ranks <= processes else 0
+    rules = (
+        processes % ranks == 0,
+        full["rows"] == "whole" or full["tensor"] > 1,
+        full.get("tower") is not VisionParallelism.image or full["tensor"] > 1,
+        full["stages"] == "even" or full["pipeline"] > 1,
+        full["stages"] != "interleaved" or micro_batches % full["pipeline"] == 0,
+    )
+    return all(rules)
+
+
+def covering(fusion: FusionKind, processes: int, *, at_least: int = 24) -> list[Layout]:
+    """Choose layouts until every pair of values that fits has met, and at least so many.
+
+    Greedy: each layout takes the choice that covers the most pairs still open. The result is the
+    same each time.
+    """
+    values = features(fusion)
+    legal = [choice for choice in _all_choices(values) if fits(choice, processes)]
+    pairs_of = [frozenset(combinations(sorted(choice.items(), key=_order), 2)) for choice in legal]
+    open_pairs = frozenset[Any]().union(*pairs_of)
+    chosen: list[int] = []
+    while open_pairs:
+        best = max(range(len(legal)), key=lambda index: len(pairs_of[index] & open_pairs))
+        open_pairs -= pairs_of[best]
+        chosen.append(best)
+    strides = (7919 * step % len(legal) for step in range(len(legal)))  # far apart: a prime
+    spare = (index for index in strides if index not in chosen)
+    while len(chosen) < at_least and (index := next(spare, None)) is not None:
+        chosen.append(index)
+    return [Layout(**legal[index]) for index in chosen]
+
+
+def _order(item: tuple[str, Any]) -> str:
+    return item[0]
+
+
+def _all_choices(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    names = list(values)
+    for combination in product(*values.values()):
+        yield dict(zip(names, combination, strict=True))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a layout is from the run of one process, by kind of quantity."""
+
+    worst: dict[str, float]
+    where: dict[str, str]
+    tolerance: dict[str, float]
+    seconds: float = field(compare=False)
+
+    @property
+    def passes(self) -> bool:
+        """Whether every difference is within tolerance (a NaN is not)."""
+        return all(self.worst[kind] <= self.tolerance[kind] for kind in self.worst)
+
+
+Runner = Callable[[Layout], Verdict]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight samples that ask hard questions of a layout, cut into packs in two ways.
+
+Placeholders are five tokens, pictures are bytes, lengths and supervised tokens are uneven. The last
+two samples have no picture, the last none to learn from either: cut over four data-parallel ranks,
+one rank sees text only.
+"""
+
+from enum import StrEnum
+
+import torch
+
+from owl.config.run import ModelConfig
+from owl.data.collate import collate
+from owl.data.samples import EncodedSample, PackedBatch
+
+PLACEHOLDER = 5
+
+# (tokens, first placeholder of each tile, supervised from)
+_SAMPLES = [
+    (31, [4], 12),  # one picture, a long answer
+    (47, [3, 9, 15, 21, 27], 44),  # a cut picture: grid and global view; a short answer
+    (23, [0], 8),  # a picture first
+    (38, [6, 11, 25], 30),  # two frames without a gap, then a picture after text
+    (17, [12], 5),  # a picture last: its placeholder ends the sample
+    (29, [2, 19], 0),  # a document: everything but placeholders is learned
+    (26, [], 3),  # text only
+    (13, [], 13),  # text only, nothing to learn
+]
+
+
+class Cut(StrEnum):
+    """How the same samples become micro-batches."""
+
+    singles = "singles"  # eight packs of one sample
+    pairs = "pairs"  # four packs of two
+
+
+def make_samples(model: ModelConfig, seed: int) -> list[EncodedSample]:
+    """Draw the eight samples' tokens and pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    size = model.vision_tower.image_size
+    return [
+        _sample(index, length, offsets, learned_from, model.vocab_size, size, generator)
+        for index, (length, offsets, learned_from) in enumerate(_SAMPLES)
+    ]
+
+
+def make_packs(model: ModelConfig, seed: int, cut: Cut) -> list[PackedBatch]:
+    """Cut the samples into micro-batches, in order."""
+    samples = make_samples(model, seed)
+    per_pack = 1 if cut is Cut.singles else 2
+    shift = model.hyper_attention.media_position_shift
+    return [
+        collate(samples[start : start + per_pack], media_position_shift=shift)
+        for start in range(0, len(samples), per_pack)
+    ]
+
+
+def _sample(
+    index: int,
+    length: int,
+    offsets: list[int],
+    learned_from: int,
+    vocab_size: int,
+    size: int,
+    generator: torch.Generator,
+) -> EncodedSample:
+    weights = torch.zeros(length)
+    weights[learned_from:] = 1.0
+    for offset in offsets:
+        weights[offset : offset + PLACEHOLDER] = 0.0
+    if index == 5:
+        weights *= torch.linspace(0.5, 2.0, length)  # weighted targets
+    tiles = torch.randint(0, 256, (len(offsets), 3, size, size), generator=generator)
+    return EncodedSample(
+        key=f"parity/{index}",
+        source="parity",
+        tokens=torch.randint(0, vocab_size, (length,), generator=generator),
+        loss_weights=weights,
+        tiles=tiles.to(torch.uint8),
+        media_offset=offsets,
+    )

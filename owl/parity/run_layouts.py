@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare every layout with the run of one process: the `layouts` command.
+
+The reference is computed here, in one process; then a pool of processes stays alive and takes on one
+layout after another, because importing Megatron takes longer than most trials.
+"""
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from owl.config.run import DeviceKind, FusionKind, Precision
+from owl.mcore.launch import run_in_processes
+from owl.mcore.process_groups import job, layout, process_groups
+from owl.parity.compare import KINDS, distances, judge
+from owl.parity.faults import FAULTS
+from owl.parity.layouts import TRAINABLE, Layout, Verdict, covering
+from owl.parity.trial import Outcome, parity_model, run_trial, start_weights
+
+TOLERANCE = {Precision.fp64: 1e-10, Precision.fp32: 2e-5}
+BFLOAT16_FACTOR = 1.5
+"""A layout in bfloat16 may be this much further from float32 than one process in bfloat16 is."""
+VARIANTS = {
+    FusionKind.token_gate: "240728",
+    FusionKind.static_gate: "241014",
+    FusionKind.joint_softmax: "241101",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    processes: int = 4
+    only: str = ""
+    precision: Precision = Precision.fp64
+    device: DeviceKind = DeviceKind.cpu
+    fault: str | None = None
+    json: Path | None = None
+    variants: tuple[FusionKind, ...] = tuple(VARIANTS)
+    limit: int | None = None  # layouts a variant
+
+
+def run_layouts(options: Options) -> None:
+    """Compare, print the table, and exit with status 1 when a layout falls outside."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plan = {fusion: _chosen(fusion, options) for fusion in options.variants}
+        if not any(plan.values()):
+            raise SystemExit(f"no layout that fits {options.processes} processes matches --only")
+        _compute_references(plan, options, folder)
+        run_in_processes(_compare_all, options.processes, plan, options, folder)
+        results = json.loads((folder / "results.json").read_text())
+    failed = [result for result in results if not result["passes"]]
+    print(f"\n{len(results)} layouts, {len(failed)} outside, {time.perf_counter() - started:.0f} s")
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=2))
+    if failed:
+        raise SystemExit(1)
+
+
+def _chosen(fusion: FusionKind, options: Options) -> list[Layout]:
+    layouts = covering(fusion, options.processes)
+    matching = [layout for layout in layouts if options.only.lower() in layout.name.lower()]
+    return matching[: options.limit]
+
+
+def _compute_references(
+    plan: dict[FusionKind, list[Layout]], options: Options, folder: Path
+) -> None:
+    """Run each variant in one process, once for each choice of what learns."""
+    for fusion, layouts in plan.items():
+        learns = [name for name in TRAINABLE if any(each.learns == name for each in layouts)]
+        if not learns:
+            continue
+        model = parity_model(fusion)
+        truth = Precision.fp32 if options.precision is Precision.bf16 else options.precision
+        plain = Layout().parallel(options.device)
+        with process_groups(plain, alone=True) as groups:
+            weights = start_weights(model, groups, options.precision)
+            torch.save(weights, folder / f"{fusion}.weights.pt")
+            for name in learns:
+                one = Layout(learns=name)
+                for precision in {truth, options.precision}:
+                    outcome = run_trial(one, model, weights, groups, precision, options.device)
+                    torch.save(asdict(outcome), folder / f"{fusion}.{name}.{precision}.pt")
+
+
+def _compare_all(plan: dict[FusionKind, list[Layout]], options: Options, folder: Path) -> None:
+    """Run in every process of the pool: take on each layout in turn."""
+    warnings.simplefilter("ignore")
+    writer = os.environ.get("RANK", "0") == "0"
+    results: list[dict[str, Any]] = []
+    with job(Layout().parallel(options.device)) as device:
+        for fusion, layouts in plan.items():
+            if writer and layouts:
+                print(_header(fusion, options, layouts), flush=True)
+            weights = torch.load(folder / f"{fusion}.weights.pt") if layouts else {}
+            for each in layouts:
+                verdict = _try(each, fusion, weights, options, folder, device)
+                if writer and verdict is not None:
+                    print(_row(each, verdict), flush=True)
+                    results.append(_as_json(fusion, each, verdict))
+    if writer:
+        (folder / "results.json").write_text(json.dumps(results))
+
+
+def _try(
+    each: Layout,
+    fusion: FusionKind,
+    weights: dict[str, torch.Tensor],
+    options: Options,
+    folder: Path,
+    device: torch.device,
+) -> Verdict | None:
+    started = time.perf_counter()
+    planted = FAULTS[options.fault]() if options.fault else nullcontext()
+    with layout(each.parallel(options.device), device) as groups, planted:
+        outcome = run_trial(
+            each, parity_model(fusion), weights, groups, options.precision, options.device
+        )
+        if not groups.is_writer:
+            return None
+    reference, tolerance = _reference(each, fusion, options, folder)
+    return judge(outcome, reference, tolerance, time.perf_counter() - started)
+
+
+def _reference(
+    each: Layout, fusion: FusionKind, options: Options, folder: Path
+) -> tuple[Outcome, dict[str, float]]:
+    """What a layout is compared with, and how close it has to be."""
+
+    def stored(precision: Precision) -> Outcome:
+        path = folder / f"{fusion}.{each.learns}.{precision}.pt"
+        return Outcome(**torch.load(path))
+
+    if options.precision is not Precision.bf16:
+        tolerance = TOLERANCE[options.precision]
+        return stored(options.precision), dict.fromkeys(KINDS, tolerance)
+    truth = stored(Precision.fp32)
+    single, _ = distances(stored(Precision.bf16), truth)
+    return truth, {kind: BFLOAT16_FACTOR * distance for kind, distance in single.items()}
+
+
+def _header(fusion: FusionKind, options: Options, layouts: Sequence[Layout]) -> str:
+    fault = f", with the planted fault {options.fault}" if options.fault else ""
+    kinds = "".join(f"{kind:>11}" for kind in KINDS)
+    return (
+        f"\n{VARIANTS[fusion]} ({fusion}) in {options.precision}: {len(layouts)} layouts on "
+        f"{options.processes} processes against one process{fault}\n{'layout':<74}{kinds}  verdict"
+    )
+
+
+def _row(each: Layout, verdict: Verdict) -> str:
+    numbers = "".join(f"{verdict.worst[kind]:>11.1e}" for kind in KINDS)
+    if verdict.passes:
+        return f"{each.name:<74}{numbers}  ok"
+    outside = [kind for kind in KINDS if not verdict.worst[kind] <= verdict.tolerance[kind]]
+    kind = outside[0]
+    return (
+        f"{each.name:<74}{numbers}  OUTSIDE: {kind} {verdict.worst[kind]:.1e} > "
+        f"{verdict.tolerance[kind]:.1e} at {verdict.where[kind]}"
+    )
+
+
+def _as_json(fusion: FusionKind, each: Layout, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "variant": VARIANTS[fusion],
+        "layout": each.name,
+        "features": asdict(each),
+        "passes": verdict.passes,
+        "worst": verdict.worst,
+        "where": verdict.where,
+        "tolerance": verdict.tolerance,
+        "seconds": round(verdict.seconds, 2),
+    }

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the parity model for a few steps in one layout, and bring home what it computed, whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from owl.config.run import (
+    DeviceKind,
+    FusionKind,
+    HyperAttentionConfig,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    ProjectorKind,
+    VisionTowerConfig,
+)
+from owl.convert.names import entries
+from owl.data.samples import PackedBatch
+from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
+from owl.mcore.parameters import gather_whole, global_names, load_whole
+from owl.mcore.process_groups import ProcessGroups
+from owl.mcore.provider import build_model, whole_weights, wrap_for_training
+from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
+from owl.parity.layouts import LAYERS, TRAINABLE, Layout
+from owl.parity.packs import make_packs
+
+STEPS = 3
+OPTIMIZERS = ("sgd", "adamw")
+LEARNING_RATE = {"sgd": 0.05, "adamw": 1e-3}
+Whole = dict[str, Tensor]  # published name -> whole tensor, on the CPU
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial computed; complete on rank 0, empty elsewhere."""
+
+    losses: dict[str, list[float]]  # optimizer -> loss of each step
+    gradients: Whole  # of the first step
+    parameters: dict[str, Whole]  # optimizer -> after the last step
+
+
+def parity_model(fusion: FusionKind) -> ModelConfig:
+    """A small Owl3 with every hard thing: four key-value heads, an odd vocabulary, tied or not."""
+    joint = fusion is FusionKind.joint_softmax
+    return ModelConfig(
+        name=f"parity_{fusion}",
+        hidden_size=32,
+        ffn_hidden_size=48,
+        num_layers=LAYERS,
+        num_attention_heads=8,
+        num_kv_heads=4,
+        vocab_size=203,
+        tie_word_embeddings=fusion is FusionKind.static_gate,
+        projector=ProjectorKind.mlp if joint else ProjectorKind.linear,
+        hyper_attention=HyperAttentionConfig(
+            layer_indices=[1, 2, 6],  # none on the last of four stages, two in a row, one alone
+            fusion=fusion,
+            media_position_shift=0 if joint else 1,
+        ),
+        vision_tower=VisionTowerConfig(
+            hidden_size=32,
+            ffn_hidden_size=40,
+            num_layers=3,
+            num_attention_heads=4,
+            image_size=30,
+        ),
+    )
+
+
+def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precision) -> Whole:
+    """Draw weights for a trial, under our names; call it in a job of one."""
+    torch.manual_seed(7)
+    chunks = build_model(model, Layout().parallel(DeviceKind.auto), precision, groups)
+    weights: Whole = {}
+    for name, parameter in global_names(chunks):
+        noise = torch.randn_like(parameter) * 0.08  # biases and gates away from zero too
+        is_scale = name.endswith("norm.weight")
+        weights[name] = (noise + 1 if is_scale else noise).detach().cpu()
+    vocabulary = model.vocab_size
+    return {
+        name: weight[:vocabulary] if name in _VOCABULARY else weight
+        for name, weight in weights.items()
+    }
+
+
+_VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
+
+
+def run_trial(
+    layout: Layout,
+    model: ModelConfig,
+    weights: Mapping[str, Tensor],
+    groups: ProcessGroups,
+    precision: Precision,
+    device: DeviceKind,
+) -> Outcome:
+    """Train a few steps with plain SGD, and again with AdamW, from the same weights."""
+    model = replace(
+        model,
+        attention=layout.attention,
+        vision_tower=replace(model.vision_tower, parallelism=layout.tower),
+    )
+    losses: dict[str, list[float]] = {}
+    parameters: dict[str, Whole] = {}
+    gradients: Whole = {}
+    for kind in OPTIMIZERS:
+        chunks, optimizer = _trainable(layout, model, weights, groups, precision, device, kind)
+        losses[kind] = []
+        for step in range(STEPS):
+            batches = _my_packs(make_packs(model, seed=step, cut=layout.cut), groups)
+            for chunk in chunks:
+                chunk.zero_grad_buffer()
+            optimizer.zero_grad()
+            weight = sum(batch.supervised_weight for batch in batches)
+            first = step == 0 and kind == OPTIMIZERS[0]
+            loss = forward_backward(
+                chunks,
+                batches,
+                groups,
+                total_weight=sum_over_data_parallel(weight, groups),
+                whole_gradients=first,
+            )
+            losses[kind].append(loss)
+            if first:
+                gradients = _whole(chunks, model, groups, gradients=True)
+            optimizer.step()
+        with whole_weights(chunks):
+            parameters[kind] = _whole(chunks, model, groups, gradients=False)
+    return Outcome(losses, gradients, parameters)
+
+
+def _trainable(
+    layout: Layout,
+    model: ModelConfig,
+    weights: Mapping[str, Tensor],
+    groups: ProcessGroups,
+    precision: Precision,
+    device: DeviceKind,
+    kind: str,
+) -> tuple[list[nn.Module], Any]:
+    parallel = layout.parallel(device)
+    sharded = layout.gradients != "plain"
+    if kind == "sgd":  # Megatron's distributed optimizer takes Adam only
+        sharded = parallel.overlap_param_gather = False
+    chunks = build_model(model, parallel, precision, groups)
+    tied = {"output_layer.weight": weights[_VOCABULARY[0]]} if model.tie_word_embeddings else {}
+    missing = load_whole(chunks, (dict(weights) | tied).items())
+    assert not missing, f"the reference has no {missing}"
+    chunks = wrap_for_training(
+        chunks,
+        TRAINABLE[layout.learns],
+        parallel,
+        precision=precision,
+        distributed_optimizer=sharded,
+    )
+    rate = LEARNING_RATE[kind]
+    # Megatron measures the norm to clip by in float32: clipping would hide what float64 shows.
+    optim = OptimConfig(
+        learning_rate=rate, min_learning_rate=rate, clip_grad_norm=0.0, distributed=sharded
+    )
+    config = optimizer_config(optim, precision)
+    config.optimizer = "sgd" if kind == "sgd" else "adam"
+    config.sgd_momentum = 0.0
+    config.overlap_param_gather = parallel.overlap_param_gather
+    optimizer = build_megatron_optimizer(config, chunks)
+    attach_to_schedule(chunks, optimizer, groups)
+    return chunks, optimizer
+
+
+def _my_packs(packs: list[PackedBatch], groups: ProcessGroups) -> list[PackedBatch]:
+    """This data-parallel rank's micro-batches: a run of them, so that one rank sees text only."""
+    each = len(packs) // groups.dp_size
+    return packs[groups.dp_rank * each : (groups.dp_rank + 1) * each]
+
+
+def _whole(
+    chunks: list[nn.Module], model: ModelConfig, groups: ProcessGroups, *, gradients: bool
+) -> Whole:
+    """Collect parameters, or their gradients, from all ranks: whole, in the published naming."""
+    mine: Whole = {}
+    for name, parameter in global_names(chunks):
+        if not parameter.requires_grad:
+            continue
+        share = parameter.main_grad if gradients else parameter.detach()
+        mine[name] = gather_whole(share, parameter, groups.collection.tp).cpu()
+    stages: list[Whole] = [{} for _ in range(groups.pp_size)]
+    dist.all_gather_object(stages, mine, group=groups.collection.pp)
+    if not groups.is_writer:
+        return {}
+    ours: Whole = {}
+    for stage in reversed(stages):  # a tied table lives on the first stage and on the last
+        ours |= stage
+    return dict(_published(ours, model))
+
+
+def _published(ours: Whole, model: ModelConfig) -> list[tuple[str, Tensor]]:
+    pairs: list[tuple[str, Tensor]] = []
+    for entry in entries(model):
+        if entry.ours not in ours:
+            continue
+        whole = ours[entry.ours]
+        whole = whole[: model.vocab_size] if entry.ours in _VOCABULARY else whole
+        pairs.extend(zip(entry.published, entry.to_published(whole), strict=True))
+    return pairs

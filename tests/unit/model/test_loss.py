@@ -4,13 +4,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from owl.model.loss import linear_cross_entropy
 
 ROWS, WIDTH, VOCAB = 7, 5, 11
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tp_group(alone):
     return alone.collection.tp
 
@@ -119,6 +121,62 @@ def test_a_frozen_input_gets_no_gradient_and_the_other_keeps_its_own(tp_group, f
     torch.testing.assert_close(
         gradients(losses, learning), gradients(expected, learning), rtol=0, atol=1e-13
     )
+
+
+@settings(max_examples=30)
+@given(
+    supervised=st.lists(st.integers(0, VOCAB - 1), max_size=8),
+    padding=st.integers(0, 3),
+    rows_per_chunk=st.integers(1, 9),
+)
+def test_any_supervised_rows_in_any_chunks_give_torchs_loss(
+    tp_group, supervised, padding, rows_per_chunk
+):
+    hidden_states, weight, _ = make_inputs(rows=len(supervised), vocab=VOCAB + padding)
+    labels = torch.tensor(supervised, dtype=torch.int64)
+
+    losses = linear_cross_entropy(
+        hidden_states,
+        weight,
+        labels,
+        vocab_size=VOCAB,
+        tp_group=tp_group,
+        rows_per_chunk=rows_per_chunk,
+    )
+
+    expected = F.cross_entropy(hidden_states @ weight[:VOCAB].t(), labels, reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=0, atol=1e-13)
+    mine, theirs = (gradients(out, hidden_states, weight) for out in (losses, expected))
+    for actual, reference in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=0, atol=1e-13)
+
+
+def test_bfloat16_is_as_close_to_the_truth_as_a_dense_loss_in_bfloat16(tp_group):
+    generator = torch.Generator().manual_seed(0)
+    hidden_states = torch.randn(96, 64, generator=generator).bfloat16().requires_grad_()
+    weight = (torch.randn(499, 64, generator=generator) / 8).bfloat16().requires_grad_()
+    labels = torch.randint(0, 499, (96,), generator=generator)
+    exact = [part.detach().double().requires_grad_() for part in (hidden_states, weight)]
+
+    losses = linear_cross_entropy(
+        hidden_states, weight, labels, vocab_size=499, tp_group=tp_group, rows_per_chunk=8
+    )
+    dense = F.cross_entropy((hidden_states @ weight.t()).float(), labels, reduction="none")
+    truth = F.cross_entropy(exact[0] @ exact[1].t(), labels, reduction="none")
+
+    true_gradients = gradients(truth, *exact)
+    for mine, theirs, right in zip(
+        (losses, *gradients(losses, hidden_states, weight)),
+        (dense, *gradients(dense, hidden_states, weight)),
+        (truth, *true_gradients),
+        strict=True,
+    ):
+        # The hidden states' gradient sums up rounded products, one a chunk: a little further off.
+        assert distance(mine, right) < 1.4 * distance(theirs, right)
+
+
+def distance(ours, truth):
+    return float(((ours.double() - truth).norm() / truth.norm()).detach())
 
 
 def test_inputs_are_left_as_they_were(tp_group):

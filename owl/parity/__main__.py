@@ -15,7 +15,7 @@ from owl.errors import OwlError
 from owl.mcore.launch import run_in_processes
 from owl.parity.faults import FAULTS
 from owl.parity.golden import run_golden
-from owl.parity.run_layouts import VARIANTS, Options, run_layouts
+from owl.parity.run_layouts import ALL_FAULTS, VARIANTS, Options, run_layouts
 
 _PRECISIONS = {"float64": Precision.fp64, "float32": Precision.fp32, "bfloat16": Precision.bf16}
 _FUSIONS = {name: fusion for fusion, name in VARIANTS.items()}
@@ -53,10 +53,15 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument("--dtype", choices=list(_PRECISIONS), default="float64")
     layouts.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     layouts.add_argument("--variant", choices=list(_FUSIONS), nargs="+", default=list(_FUSIONS))
-    layouts.add_argument("--limit", type=int, help="at most so many layouts a variant")
+    layouts.add_argument(
+        "--each-once", action="store_true", help="each feature once, instead of every pair: minutes"
+    )
     layouts.add_argument("--json", type=Path, help="write every figure to this file")
     layouts.add_argument(
-        "--break", dest="fault", choices=list(FAULTS), help="plant a known fault, to see it caught"
+        "--break",
+        dest="fault",
+        choices=[*FAULTS, ALL_FAULTS],
+        help="plant a known fault, to see it caught (all: one after another, exit 0 if all are)",
     )
 
 
@@ -69,7 +74,7 @@ def _layout_options(options: argparse.Namespace) -> Options:
         fault=options.fault,
         json=options.json,
         variants=tuple(_FUSIONS[name] for name in options.variant),
-        limit=options.limit,
+        each_once=options.each_once,
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layouts to compare: a set in which every two values of different features meet at least once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
@@ -118,20 +118,27 @@ def fits(choice: Choice, processes: int) -> bool:
     return all(rules)
 
 
-def covering(fusion: FusionKind, processes: int, *, at_least: int = 24) -> list[Layout]:
-    """Choose layouts until every pair of values that fits has met, and at least so many.
+def covering(
+    fusion: FusionKind, processes: int, *, together: int = 2, at_least: int = 24
+) -> list[Layout]:
+    """Choose layouts until every combination of values that fits has met, and at least so many.
 
-    Greedy: each layout takes the choice that covers the most pairs still open. The result is the
-    same each time.
+    Greedy: each layout takes the choice that covers the most combinations still open. The result is
+    the same each time.
+
+    Args:
+        fusion: whose features.
+        processes: that every layout is laid over.
+        together: how many features' values have to meet: 2 for every pair, 1 for each value once.
+        at_least: layouts to fill up to.
     """
-    values = features(fusion)
-    legal = [choice for choice in _all_choices(values) if fits(choice, processes)]
-    pairs_of = [frozenset(combinations(sorted(choice.items(), key=_order), 2)) for choice in legal]
-    open_pairs = frozenset[Any]().union(*pairs_of)
+    legal = [choice for choice in _all_choices(features(fusion)) if fits(choice, processes)]
+    met = [frozenset(combinations(sorted(each.items(), key=_order), together)) for each in legal]
+    still_open = frozenset[Any]().union(*met)
     chosen: list[int] = []
-    while open_pairs:
-        best = max(range(len(legal)), key=lambda index: len(pairs_of[index] & open_pairs))
-        open_pairs -= pairs_of[best]
+    while still_open:
+        best = max(range(len(legal)), key=lambda index: len(met[index] & still_open))
+        still_open -= met[best]
         chosen.append(best)
     strides = (7919 * step % len(legal) for step in range(len(legal)))  # far apart: a prime
     spare = (index for index in strides if index not in chosen)
@@ -163,6 +170,3 @@ class Verdict:
     def passes(self) -> bool:
         """Whether every difference is within tolerance (a NaN is not)."""
         return all(self.worst[kind] <= self.tolerance[kind] for kind in self.worst)
-
-
-Runner = Callable[[Layout], Verdict]

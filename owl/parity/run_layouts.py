@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare every layout with the run of one process: the `layouts` command.
 
-The reference is computed here, in one process; then a pool of processes stays alive and takes on one
-layout after another, because importing Megatron takes longer than most trials.
+The reference is computed here, in one process; then a pool of processes stays alive and takes on
+one layout after another, because importing Megatron takes longer than most trials.
 """
 
 import json
@@ -29,6 +29,7 @@ from owl.parity.trial import Outcome, parity_model, run_trial, start_weights
 TOLERANCE = {Precision.fp64: 1e-10, Precision.fp32: 2e-5}
 BFLOAT16_FACTOR = 1.5
 """A layout in bfloat16 may be this much further from float32 than one process in bfloat16 is."""
+ALL_FAULTS = "all"
 VARIANTS = {
     FusionKind.token_gate: "240728",
     FusionKind.static_gate: "241014",
@@ -47,7 +48,7 @@ class Options:
     fault: str | None = None
     json: Path | None = None
     variants: tuple[FusionKind, ...] = tuple(VARIANTS)
-    limit: int | None = None  # layouts a variant
+    each_once: bool = False  # every feature's values once, instead of every pair of them
 
 
 def run_layouts(options: Options) -> None:
@@ -61,18 +62,26 @@ def run_layouts(options: Options) -> None:
         _compute_references(plan, options, folder)
         run_in_processes(_compare_all, options.processes, plan, options, folder)
         results = json.loads((folder / "results.json").read_text())
-    failed = [result for result in results if not result["passes"]]
-    print(f"\n{len(results)} layouts, {len(failed)} outside, {time.perf_counter() - started:.0f} s")
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=2))
+    failed = [result for result in results if not result["passes"]]
+    seconds = time.perf_counter() - started
+    if options.fault == ALL_FAULTS:
+        caught = {result["fault"] for result in failed}
+        missed = sorted(FAULTS.keys() - caught)
+        print(f"\ncaught {', '.join(sorted(caught))}; {len(missed)} missed, {seconds:.0f} s")
+        raise SystemExit(f"not caught: {', '.join(missed)}" if missed else 0)
+    print(f"\n{len(results)} layouts, {len(failed)} outside, {seconds:.0f} s")
     if failed:
         raise SystemExit(1)
 
 
 def _chosen(fusion: FusionKind, options: Options) -> list[Layout]:
-    layouts = covering(fusion, options.processes)
-    matching = [layout for layout in layouts if options.only.lower() in layout.name.lower()]
-    return matching[: options.limit]
+    if options.each_once:
+        layouts = covering(fusion, options.processes, together=1, at_least=0)
+    else:
+        layouts = covering(fusion, options.processes)
+    return [layout for layout in layouts if options.only.lower() in layout.name.lower()]
 
 
 def _compute_references(
@@ -106,13 +115,21 @@ def _compare_all(plan: dict[FusionKind, list[Layout]], options: Options, folder:
             if writer and layouts:
                 print(_header(fusion, options, layouts), flush=True)
             weights = torch.load(folder / f"{fusion}.weights.pt") if layouts else {}
-            for each in layouts:
-                verdict = _try(each, fusion, weights, options, folder, device)
-                if writer and verdict is not None:
-                    print(_row(each, verdict), flush=True)
-                    results.append(_as_json(fusion, each, verdict))
+            for fault in _faults(options):
+                if writer and fault:
+                    print(f"planted: {fault}", flush=True)
+                for each in layouts:
+                    verdict = _try(each, fusion, weights, options, folder, device, fault)
+                    if writer and verdict is not None:
+                        print(_row(each, verdict), flush=True)
+                        results.append(_as_json(fusion, each, verdict, fault))
     if writer:
         (folder / "results.json").write_text(json.dumps(results))
+
+
+def _faults(options: Options) -> list[str | None]:
+    """The faults to plant, one after another; None for the product as it is."""
+    return list(FAULTS) if options.fault == ALL_FAULTS else [options.fault]
 
 
 def _try(
@@ -122,9 +139,10 @@ def _try(
     options: Options,
     folder: Path,
     device: torch.device,
+    fault: str | None,
 ) -> Verdict | None:
     started = time.perf_counter()
-    planted = FAULTS[options.fault]() if options.fault else nullcontext()
+    planted = FAULTS[fault]() if fault else nullcontext()
     with layout(each.parallel(options.device), device) as groups, planted:
         outcome = run_trial(
             each, parity_model(fusion), weights, groups, options.precision, options.device
@@ -153,28 +171,30 @@ def _reference(
 
 
 def _header(fusion: FusionKind, options: Options, layouts: Sequence[Layout]) -> str:
-    fault = f", with the planted fault {options.fault}" if options.fault else ""
     kinds = "".join(f"{kind:>11}" for kind in KINDS)
     return (
         f"\n{VARIANTS[fusion]} ({fusion}) in {options.precision}: {len(layouts)} layouts on "
-        f"{options.processes} processes against one process{fault}\n{'layout':<74}{kinds}  verdict"
+        f"{options.processes} processes against one process\n{'layout':<80}{kinds}  verdict"
     )
 
 
 def _row(each: Layout, verdict: Verdict) -> str:
     numbers = "".join(f"{verdict.worst[kind]:>11.1e}" for kind in KINDS)
     if verdict.passes:
-        return f"{each.name:<74}{numbers}  ok"
+        return f"{each.name:<80}{numbers}  ok"
     outside = [kind for kind in KINDS if not verdict.worst[kind] <= verdict.tolerance[kind]]
     kind = outside[0]
     return (
-        f"{each.name:<74}{numbers}  OUTSIDE: {kind} {verdict.worst[kind]:.1e} > "
+        f"{each.name:<80}{numbers}  OUTSIDE: {kind} {verdict.worst[kind]:.1e} > "
         f"{verdict.tolerance[kind]:.1e} at {verdict.where[kind]}"
     )
 
 
-def _as_json(fusion: FusionKind, each: Layout, verdict: Verdict) -> dict[str, Any]:
+def _as_json(
+    fusion: FusionKind, each: Layout, verdict: Verdict, fault: str | None
+) -> dict[str, Any]:
     return {
+        "fault": fault,
         "variant": VARIANTS[fusion],
         "layout": each.name,
         "features": asdict(each),

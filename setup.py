@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "demo": ["transformers>=4.57", "tokenizers", "scikit-learn>=1.5", "matplotlib>=3.9"],
     "video": ["av>=14"],
+    "data": ["pyarrow>=16"],  # from 14.0.1 on it no longer unpickles what a file brings along
     "logging": ["tensorboard>=2.18", "wandb>=0.19"],
     "dev": [
         "pytest>=8",

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mPLUG-Owl family asks for at the end of a question.
+
+Wording: the formatting prompts of LLaVA-1.5, on a line of their own and with a typographic
+apostrophe, as the mPLUG-Owl2 README trains with them ("Training / Prepare Training Data") and as
+mPLUG-Owl3 evaluates (`mPLUG-Owl3/evaluation/tasks/task_define/llava_interleave_bench.py`, and
+`vqa.py` with `use_llava_style`; without it, vqa.py joins the short-answer ending by a space).
+"""
+
+from enum import StrEnum
+from typing import Any
+
+
+class PromptEnding(StrEnum):
+    """Kinds of questions that say how to answer them."""
+
+    short_answer = "short_answer"
+    multiple_choice = "multiple_choice"
+
+
+WORDING = {
+    PromptEnding.short_answer: "\nAnswer the question using a single word or phrase.",
+    PromptEnding.multiple_choice: (
+        "\nAnswer with the option\N{RIGHT SINGLE QUOTATION MARK}s letter from the given choices "
+        "directly."
+    ),
+}
+
+
+def add_ending(content: list[dict[str, Any]], ending: PromptEnding) -> bool:
+    """Append the ending to a question's content, in place.
+
+    Returns:
+        False where the question already ends so, in either spelling of the apostrophe.
+    """
+    wording = WORDING[ending]
+    last = content[-1].get("text", "") if content else ""
+    if _plain(last).endswith(_plain(wording).strip()):
+        return False
+    # A part of its own, so that taking it away again restores the question exactly.
+    content.append({"text": wording})
+    return True
+
+
+def remove_ending(content: list[dict[str, Any]], ending: PromptEnding) -> None:
+    """Undo add_ending."""
+    assert content[-1] == {"text": WORDING[ending]}, f"no {ending} ending in {content[-1]!r:.80}"
+    content.pop()
+
+
+def _plain(text: str) -> str:
+    return text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")

@@ -63,7 +63,7 @@ class VisionTower(MegatronModule):
         )
         if self.tile_group is not None:
             for parameter in self.parameters():
-                # A copy, whatever its layer thinks; and this rank's tiles give part of its gradient.
+                # A copy, whatever its layer thinks; this rank's tiles give part of its gradient.
                 parameter.tensor_model_parallel = False
                 parameter.partial_over_tensor_group = True
 

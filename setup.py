@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "demo": ["transformers>=4.57", "tokenizers", "scikit-learn>=1.5", "matplotlib>=3.9"],
+    "hf": ["transformers>=4.57"],  # owl.hf, owl.chat; accelerate for device_map
+    "web": ["transformers>=4.57", "gradio>=5"],
     "video": ["av>=14"],
     "data": ["pyarrow>=16"],  # from 14.0.1 on it no longer unpickles what a file brings along
     "logging": ["tensorboard>=2.18", "wandb>=0.19"],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove that this framework computes the published model, in every parallel layout.
 
-python -m owl.parity golden DIR [--tensor N] [--packed]
+python -m owl.parity golden DIR [--tensor N] [--packed] [--implementation hf]
 python -m owl.parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
 """
 
@@ -31,11 +31,19 @@ def main() -> None:
     golden.add_argument("folder", type=Path, help="config.json, model.safetensors and cases")
     golden.add_argument("--tensor", type=int, default=1, help="tensor-parallel degree (default 1)")
     golden.add_argument("--packed", action="store_true", help="all rows of a case in one pack")
+    golden.add_argument(
+        "--implementation", choices=["training", "hf"], default="training",
+        help="hf: owl.hf, the model for transformers (one process, rows as they lie)",
+    )  # fmt: skip
     _add_layouts(commands)
     options = parser.parse_args()
     try:
         if options.command == "layouts":
             run_layouts(_layout_options(options))
+        elif options.implementation == "hf":
+            from owl.parity.golden_hf import run_golden_hf  # transformers is an extra
+
+            run_golden_hf(options.folder)
         else:
             run_in_processes(
                 run_golden, options.tensor, options.folder, options.tensor, options.packed

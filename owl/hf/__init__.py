@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mPLUG-Owl3 for transformers. Importing this makes the Auto classes load it without remote code.
+
+The modules named *_owl3.py import nothing of owl but each other, so that copy_code can put them
+into an exported folder as they are.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
+
+from .configuration_owl3 import Owl3Config
+from .modeling_owl3 import Owl3ForConditionalGeneration
+from .processing_owl3 import Owl3Processor
+
+__all__ = ["Owl3Config", "Owl3ForConditionalGeneration", "Owl3Processor"]
+
+AutoConfig.register(Owl3Config.model_type, Owl3Config, exist_ok=True)
+for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    _auto.register(Owl3Config, Owl3ForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(Owl3Config, Owl3Processor, exist_ok=True)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a batch as the decoder sees them: where each stands, and its keys and values.
+
+Letters: b rows, n samples (b is a multiple of n: beams share their sample's pictures), m tiles in
+the batch, M most tiles of a sample, p patches of a tile, h hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+ABSENT = 2**31 - 1
+"""Position of the padding behind a sample's last tile: no token stands there."""
+
+KeyValue = tuple[Tensor, Tensor]
+"""[b, k, M * p, d] each."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """The tiles of each row, padded to the row that has most."""
+
+    position: Tensor  # [b, M] int64, within the sample: token t sees a tile when t >= its position
+    patches: int  # p
+    features: Tensor | None  # [b, M * p, h] projected; None once every hyper layer has its keys
+    cache: dict[int, KeyValue] | None = None
+    """Keys and values by layer, filled as layers run; None computes them anew each time."""
+
+    def visible(self, position_ids: Tensor) -> Tensor:
+        """Say which patches each token sees: [b, q] positions to [b, 1, q, M * p] bool."""
+        reached = position_ids[:, :, None] >= self.position[:, None, :]
+        return reached.repeat_interleave(self.patches, dim=2)[:, None]
+
+    def without_features(self) -> "Media":
+        """Drop what no layer will ask for again."""
+        return self if self.cache is None else replace(self, features=None)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Media":
+        """Move position and features; cached keys stay with the layers that made them."""
+        if self.position.device == device:
+            return self
+        features = self.features
+        if features is not None:
+            features = features.to(device, non_blocking=non_blocking)
+        position = self.position.to(device, non_blocking=non_blocking)
+        return replace(self, position=position, features=features)
+
+
+def place_tiles(
+    features: Tensor, offsets: Sequence[Sequence[int]], *, rows: int, shift: int, keep: bool
+) -> Media | None:
+    """Give each row of a batch its tiles.
+
+    Args:
+        features: [m, p, h] of all tiles, sample after sample.
+        offsets: for each sample, the index of each tile's first placeholder within it.
+        rows: b.
+        shift: the variant's media_position_shift.
+        keep: whether layers keep the keys and values they compute.
+
+    Returns:
+        None where no sample has a tile.
+
+    Raises:
+        ValueError: rows, offsets and tiles do not belong together.
+    """
+    counts = [len(sample) for sample in offsets]
+    if sum(counts) != len(features):
+        raise ValueError(
+            f"pixel_values holds {len(features)} tiles but media_offset names {sum(counts)} "
+            f"({counts} by sample). Pass both as the processor gave them."
+        )
+    if not offsets or rows % len(offsets):
+        raise ValueError(
+            f"media_offset lists {len(offsets)} samples for {rows} rows of input_ids. Give one "
+            "list per row, empty for a row without pictures."
+        )
+    most = max(counts)
+    if not most:
+        return None
+    position = torch.full((len(offsets), most), ABSENT)
+    sample, slot = _places(counts)
+    flat = [offset + shift for offsets_of_one in offsets for offset in offsets_of_one]
+    position[sample, slot] = torch.tensor(flat)
+    padded = features.new_zeros(len(offsets), most, *features.shape[1:])
+    padded = padded.index_put((sample.to(features.device), slot.to(features.device)), features)
+    times = rows // len(offsets)
+    return Media(
+        position=position.to(features.device).repeat_interleave(times, dim=0),
+        patches=features.shape[1],
+        features=padded.flatten(1, 2).repeat_interleave(times, dim=0),
+        cache={} if keep else None,
+    )
+
+
+def _places(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Sample and slot of each tile, [m] each."""
+    sample = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    slot = torch.cat([torch.arange(count) for count in counts])
+    return sample, slot
+
+
+def read_offsets(
+    media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor, attention_mask: Tensor | None
+) -> list[list[int]]:
+    """Read either published form of media_offset as positions within each sample.
+
+    Args:
+        media_offset: a list with the positions of each sample's tiles (241101 and ours), or the
+            [n, t, 2] ranges of 240728 and 241014, which count rows of the padded batch.
+        attention_mask: [n, t], for the padding to the left that the ranges count.
+    """
+    if not isinstance(media_offset, Tensor) or media_offset.dim() != 3:
+        return [_as_list(sample) for sample in media_offset]
+    return [
+        _from_ranges(ranges, first)
+        for ranges, first in zip(
+            media_offset.tolist(), _first_tokens(attention_mask, len(media_offset)), strict=True
+        )
+    ]
+
+
+def _as_list(sample: Tensor | Sequence[int] | None) -> list[int]:
+    if sample is None:
+        return []
+    return [int(offset) for offset in torch.as_tensor(sample).reshape(-1).tolist()]
+
+
+def _first_tokens(attention_mask: Tensor | None, rows: int) -> list[int]:
+    if attention_mask is None:
+        return [0] * rows
+    return [int(first) for first in attention_mask.int().argmax(dim=1).tolist()]
+
+
+def _from_ranges(ranges: list[list[int]], first_token: int) -> list[int]:
+    """Turn one sample's [first tile, tiles seen so far + first tile] per token into positions.
+
+    Tile i is counted from the token after its first placeholder on.
+    """
+    end = ranges[-1][1]
+    if end < 0:
+        return []
+    seen = [stop for _, stop in ranges]
+    first_tile = ranges[-1][0]
+    return [
+        next(token for token, stop in enumerate(seen) if stop > tile) - 1 - first_token
+        for tile in range(first_tile, end)
+    ]

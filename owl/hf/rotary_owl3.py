@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary positions, of text tokens and of tiles, and attention with grouped heads.
+
+Letters: b rows of a batch, q tokens computed now, a heads, k key-value heads, d head width.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Cache
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of some positions, each [b, 1, n, d]."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary(positions: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
+    """Compute the angles of positions.
+
+    Args:
+        positions: [b, n] int64.
+        head_dim: d, even.
+        theta: base of the frequencies (1e6 in Qwen2).
+        dtype: of the model. Angles are float32 or wider whatever it is: bfloat16 keeps 8
+            significant bits, so positions above 256 would collide.
+    """
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    # Computed here rather than kept in a buffer: a model that is made on the meta device, moved or
+    # cast has nothing to lose, in any release of transformers.
+    exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
+    frequencies = (1.0 / theta**exponents).to(wide)
+    angles = positions[:, None, :, None].to(wide) * frequencies
+    angles = torch.cat([angles, angles], dim=-1)
+    return Rotary(angles.cos(), angles.sin())
+
+
+def rotate(heads: Tensor, table: Rotary) -> Tensor:
+    """Rotate [b, a, n, d] by their positions, half against half, in float32 or wider."""
+    wide = at_least_float32(heads)
+    first, second = wide.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    cos, sin = table.cos.to(heads.device), table.sin.to(heads.device)
+    return (wide * cos + turned * sin).to(heads.dtype)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Lift half precision to float32; leave float32 and float64 alone."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """What every decoder layer needs to know of the tokens computed now."""
+
+    rotary: Rotary
+    position_ids: Tensor  # [b, q] int64, within the sample
+    mask: Tensor | None  # [b, 1, q, keys] bool; None where causality alone says it
+    is_causal: bool  # only with mask=None, and only where there is nothing in the cache
+    cache: Cache | None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "TextContext":
+        """Move to the device of a layer (device_map spreads layers over several)."""
+        if self.position_ids.device == device:
+            return self
+        tables = Rotary(
+            self.rotary.cos.to(device, non_blocking=non_blocking),
+            self.rotary.sin.to(device, non_blocking=non_blocking),
+        )
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=non_blocking)
+        positions = self.position_ids.to(device, non_blocking=non_blocking)
+        return replace(self, rotary=tables, position_ids=positions, mask=mask)
+
+
+def causal_mask(
+    attention_mask: Tensor | None, queries: int, keys: int, device: torch.device
+) -> Tensor | None:
+    """Say which keys each token may attend to, where that is more than plain causality.
+
+    Args:
+        attention_mask: [b, keys], 0 at padding on either side; None where nothing is padded.
+        queries: tokens computed now, the last ones of the row.
+        keys: tokens computed now or before.
+        device: of the result.
+
+    Returns:
+        [b, 1, queries, keys] bool, or None: one new token, or a whole row, without padding.
+    """
+    if attention_mask is None or bool(attention_mask.all()):
+        if queries in (1, keys):
+            return None
+        attention_mask = torch.ones(1, keys)
+    row = torch.arange(keys - queries, keys, device=device)[:, None]
+    column = torch.arange(keys, device=device)
+    visible = (column <= row) & attention_mask[:, None, :].to(device).bool()
+    # A pad sees itself: a softmax over nothing would be NaN, and NaN spreads.
+    return (visible | (column == row))[:, None]
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, is_causal: bool = False
+) -> Tensor:
+    """Attend with grouped heads through torch's fused attention.
+
+    Args:
+        query: [b, a, q, d].
+        key: [b, k, n, d]; query head j reads key-value head j // (a / k).
+        value: [b, k, n, d].
+        mask: [b, 1, q, n] bool, True where a query sees a key; None sees all.
+        is_causal: token i sees keys 0..i; without a mask only.
+
+    Returns:
+        [b, q, a * d], heads side by side.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if query.shape[2] == 1 and groups > 1:
+        # One new token: the heads of a group become rows, so the keys (of all images) are read
+        # where they lie, not copied for each head.
+        heads = query.unflatten(1, (-1, groups)).squeeze(3)
+        heads = F.scaled_dot_product_attention(heads, key, value, attn_mask=mask)
+        return heads.flatten(1).unsqueeze(1)
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    heads = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=is_causal and query.shape[2] > 1
+    )
+    return heads.transpose(1, 2).flatten(2)

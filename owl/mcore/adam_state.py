@@ -14,7 +14,6 @@ import torch.distributed as dist
 from megatron.core.optimizer import ChainedOptimizer, DistributedOptimizer
 from torch import Tensor
 
-
 _TORCH_OPTIMIZERS = (torch.optim.AdamW, torch.optim.SGD)
 
 

@@ -99,7 +99,7 @@ def optimizer_config(optim: OptimConfig, precision: Precision) -> OptimizerConfi
 
 
 def build_megatron_optimizer(config: OptimizerConfig, chunks: list[nn.Module]) -> Any:
-    """Build Megatron's optimizer over wrapped model chunks, mended where torch's AdamW is inside."""
+    """Build Megatron's optimizer over wrapped chunks, mended where torch's AdamW is inside."""
     megatron = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
     adam_state.adopt(megatron)
     return megatron

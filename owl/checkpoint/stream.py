@@ -16,6 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
@@ -60,10 +61,11 @@ class CheckpointTensors:
         try:
             with _alone():
                 dcp.load({name: tensor}, storage_reader=self._reader, no_dist=True)
-        except Exception as error:
+        except CheckpointException as error:  # torch wraps what it meets, whatever it is
+            reasons = "; ".join(repr(reason) for reason, _ in error.failures.values())
             raise CheckpointError(
-                f"{name} cannot be read from {self.checkpoint} ({type(error).__name__}: {error}). "
-                f"A file of the checkpoint is missing or damaged: take another checkpoint."
+                f"{name} cannot be read from {self.checkpoint} ({reasons}). A file of the "
+                f"checkpoint is missing or damaged: take another checkpoint."
             ) from error
         return tensor
 
@@ -86,8 +88,11 @@ def write_weights(
     for name, spec in specs.items():
         content[name] = torch.empty(spec.shape, dtype=spec.dtype, device="meta")
     writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, thread_count=1)
-    with _alone():
-        dcp.save(content, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
+    try:
+        with _alone():
+            dcp.save(content, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
+    except CheckpointException as error:  # what `read` or the disk said, Ctrl-C included
+        raise next(iter(error.failures.values()))[0] from None
     torch.save({}, folder / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(folder))
 

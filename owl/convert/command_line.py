@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from owl.config.run import ModelConfig, Precision
+from owl.config.run import ModelConfig
 from owl.convert.hf_config import VARIANTS
 from owl.errors import OwlError
 
@@ -85,10 +85,6 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument(
         "--tensors-only", action="store_true", help="compute no logits: needs no whole model"
     )
-    command.add_argument(
-        "--precision", choices=[str(each) for each in Precision], default="fp32",
-        help="of the logits (default fp32)",
-    )  # fmt: skip
     command.add_argument("--seed", type=int, default=1234, help="of the probe")
 
 
@@ -185,7 +181,6 @@ def _verify(options: Namespace) -> None:
         options.hf,
         options.checkpoint,
         logits=not options.tensors_only,
-        precision=Precision(options.precision),
         seed=options.seed,
         report=_say,
     )

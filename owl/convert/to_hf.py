@@ -32,6 +32,7 @@ from owl.convert.reader import SafetensorsReader
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.shapes import published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
+from owl.data.tokenizer import load_tokenizer, tokenizer_problem
 from owl.errors import CheckpointError
 
 _TOKENIZER_FILES = (
@@ -89,8 +90,7 @@ def export_checkpoint(
     options = options or ExportOptions()
     check_free(output, replace=options.replace)
     checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
-    if options.base is not None and not options.base.is_dir():
-        raise CheckpointError(f"--base {options.base} is not a folder.")
+    _check(options)
     export = _Export(checkpoint, options)
     with whole_folder(output, replace=options.replace) as folder:
         export.write_weights(folder, report)
@@ -102,6 +102,15 @@ def planned_tensors(model: ModelConfig, part: Part = Part.owl3) -> dict[str, tup
     """Name and shape of the tensors that an export of a model writes; needs no checkpoint."""
     shapes = published_shapes(model)
     return {new: shapes[name] for name, new in _names_in(part, shapes).items()}
+
+
+def _check(options: ExportOptions) -> None:
+    if options.base is not None and not options.base.is_dir():
+        raise CheckpointError(f"--base {options.base} is not a folder. Name one with a tokenizer.")
+    if options.with_code and options.part is not Part.owl3:
+        raise CheckpointError(
+            f"--with-code goes with --part owl3: transformers has the code of {options.part}."
+        )
 
 
 class _Export:
@@ -149,6 +158,10 @@ class _Export:
             )
         config = _with_base(self.config, self.options, has_code=any(folder.glob("*.py")))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if self.options.with_code:
+            from owl.hf.remote_code import copy_code  # needs transformers; nothing else here does
+
+            report(f"code: {', '.join(path.name for path in copy_code(folder))}")
         card = model_card(self.model, self.checkpoint, self.specs, self.options.part)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -243,15 +256,25 @@ def _copy_base(options: ExportOptions, folder: Path) -> list[str]:
 
 
 def _with_base(config: dict[str, Any], options: ExportOptions, *, has_code: bool) -> dict[str, Any]:
-    """Fill in from the base's config.json what we do not know, such as control token ids."""
-    path = options.base / "config.json" if options.base else None
-    if path is None or not path.is_file() or options.part is not Part.owl3:
+    """Fill in from the base folder what we do not know, such as control token ids."""
+    if options.base is None or options.part is Part.vision_model:
         return config
-    base = json.loads(path.read_text(encoding="utf-8"))
-    # Said by newer transformers in other words than ours, which would contradict.
-    for renamed in ("dtype", "rope_parameters", "transformers_version"):
-        base.pop(renamed, None)
-    if not has_code:
-        base.pop("auto_map", None)
-    vision = base.get("vision_config", {}) | config["vision_config"]
-    return base | config | {"vision_config": vision}
+    path = options.base / "config.json"
+    if path.is_file() and options.part is Part.owl3:
+        base = json.loads(path.read_text(encoding="utf-8"))
+        # Said by newer transformers in other words than ours, which would contradict.
+        for renamed in ("dtype", "rope_parameters", "transformers_version"):
+            base.pop(renamed, None)
+        if not has_code:
+            base.pop("auto_map", None)
+        vision = base.get("vision_config", {}) | config["vision_config"]
+        config = base | config | {"vision_config": vision}
+    return _control_tokens(options.base) | config
+
+
+def _control_tokens(base: Path) -> dict[str, int]:
+    """Ids of the control tokens, where the base folder has a tokenizer."""
+    if tokenizer_problem(base):
+        return {}
+    tokenizer = load_tokenizer(base)
+    return {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.im_end}

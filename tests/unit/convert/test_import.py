@@ -12,6 +12,7 @@ from owl.checkpoint.load import load_model_config, load_weights
 from owl.config.run import DeviceKind, ParallelConfig, Precision
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.names import entries
+from owl.convert.reader import HfFolder
 from owl.errors import CheckpointError
 from owl.mcore.parameters import global_names
 from owl.mcore.process_groups import process_groups
@@ -229,14 +230,20 @@ def test_what_is_there_already_is_only_replaced_when_asked(tmp_path, weights):
     assert not (tmp_path / "start" / "mine.txt").exists()
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path, weights):
+def test_an_interrupt_leaves_nothing_behind(tmp_path, weights, monkeypatch):
     hf = write_small(tmp_path / "hf", weights)
+    read = HfFolder.read
 
-    def interrupt(line: str) -> None:
-        raise KeyboardInterrupt
+    def read_or_interrupt(folder: HfFolder, name: str) -> torch.Tensor:
+        if name == Q_PROJ:
+            assert (tmp_path / "start.tmp").is_dir()
+            raise KeyboardInterrupt
+        return read(folder, name)
+
+    monkeypatch.setattr(HfFolder, "read", read_or_interrupt)
 
     with pytest.raises(KeyboardInterrupt):
-        import_checkpoint(hf, tmp_path / "start", report=interrupt)
+        import_checkpoint(hf, tmp_path / "start")
     assert list(tmp_path.iterdir()) == [hf]
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded demo, step by step; `scripts/quickstart.sh` runs all of it.
+
+python -m owl.demo prepare
+python -m owl.demo evaluate --stage stage1 --checkpoint runs/quickstart/stage1 --run runs/quickstart
+python -m owl.demo report --run runs/quickstart
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from owl.errors import CheckpointError, OwlError
+
+
+def main() -> None:
+    """Read the command line and do one step."""
+    options = _parser().parse_args()
+    try:
+        options.command(options)
+    except OwlError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make data and start weights."""
+    from owl.demo.prepare import prepare_demo
+
+    prepare_demo(options.data)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Answer the held-out questions with one checkpoint."""
+    from owl.demo.checkpoints import open_model
+    from owl.demo.evaluate import accuracy, answer_held_out, save_predictions
+
+    with open_model(options.checkpoint) as (logits, model):
+        predictions = answer_held_out(
+            options.stage,
+            logits,
+            options.data / "tokenizer",
+            media_position_shift=model.hyper_attention.media_position_shift,
+        )
+    save_predictions(options.run, predictions)
+    shares = "  ".join(f"{kind} {share:.1%}" for kind, share in accuracy(predictions).items())
+    print(f"{options.stage}: {shares}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write summary and pictures, print the table; ends with status 1 where a promise is broken."""
+    from owl.config.run import Trainable
+    from owl.demo.checkpoints import frozen_tensors_changed
+    from owl.demo.evaluate import load_predictions
+    from owl.demo.plots import plot_answers, plot_losses
+    from owl.demo.report import STAGES, closing_words, save_summary, shortfalls, summarise
+
+    run: Path = options.run
+    predictions = load_predictions(run)
+    missing = [stage for stage in STAGES if stage not in {asked.stage for asked in predictions}]
+    if missing:
+        raise CheckpointError(
+            f"{run} has no answers of {', '.join(missing)} yet. "
+            f"Run python -m owl.demo evaluate --stage {missing[0]} --run {run} first."
+        )
+    changed = frozen_tensors_changed(options.data / "start", run / "stage1", Trainable())
+    summary = summarise(predictions, frozen_tensors_changed=len(changed), seconds=options.seconds)
+    save_summary(run, summary)
+    plot_losses(run / "losses.png", _loss_curves(run))
+    plot_answers(run / "held_out.png", [a for a in predictions if a.stage == STAGES[-1]])
+    print(closing_words(run, summary, changed))
+    problems = list(shortfalls(summary))
+    if problems:
+        sys.exit("Not as promised: " + "; ".join(problems) + ".")
+
+
+def _loss_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    from owl.train.metrics_writers import METRICS_FILE, read_metrics
+
+    titles = {
+        "stage1": "Stage 1: projector, media keys and values, gates",
+        "stage2": "Stage 2: all but the vision tower",
+    }
+    return {
+        title: [
+            (line["step"], line["loss"])
+            for line in read_metrics(run / stage / METRICS_FILE)
+            if line["loss"] is not None
+        ]
+        for stage, title in titles.items()
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m owl.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data", type=Path, default=Path("demo_data"), metavar="DIR",
+        help="folder of data and start weights (default: demo_data)",
+    )  # fmt: skip
+    run = argparse.ArgumentParser(add_help=False)
+    run.add_argument(
+        "--run", type=Path, default=Path("runs/quickstart"), metavar="DIR",
+        help="folder of results, with stage1/ and stage2/ in it (default: runs/quickstart)",
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("prepare", parents=[common], help="make data and start weights, once")
+    one.set_defaults(command=prepare)
+
+    one = commands.add_parser(
+        "evaluate", parents=[common, run], help="ask a checkpoint about held-out pictures"
+    )
+    one.add_argument("--stage", required=True, choices=["start", "stage1", "stage2"])
+    one.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR", help="a checkpoint or run folder"
+    )
+    one.set_defaults(command=evaluate)
+
+    one = commands.add_parser(
+        "report", parents=[common, run], help="table, summary.json and pictures of a finished run"
+    )
+    one.add_argument("--seconds", type=float, default=0.0, help="how long the demo took")
+    one.set_defaults(command=report)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

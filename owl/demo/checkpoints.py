@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training model as the demo uses it: load it in one process, and compare two of its states."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from owl.checkpoint.folder import resolve_checkpoint
+from owl.checkpoint.load import load_model_config, load_tensors, load_weights
+from owl.checkpoint.save import CARRIED
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, Trainable
+from owl.data.samples import PackedBatch
+from owl.demo.evaluate import Logits
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import build_model
+from owl.model.freeze import part_of
+
+ON_CPU = ParallelConfig(device=DeviceKind.cpu)
+"""The demo's model is far too small for a GPU to be of use."""
+VOCABULARY_TABLES = ("embedding.word_embeddings.weight", "output_layer.weight")
+
+
+@contextmanager
+def open_model(checkpoint: Path) -> Iterator[tuple[Logits, ModelConfig]]:
+    """Load a checkpoint of any layout into this one process.
+
+    Args:
+        checkpoint: a checkpoint, or a run folder, whose newest is taken.
+
+    Yields:
+        A function from packs to logits, and the model's architecture.
+    """
+    found = resolve_checkpoint(checkpoint, "--checkpoint")
+    config = load_model_config(found)
+    with process_groups(ON_CPU, alone=True) as groups:
+        chunks = build_model(config, ON_CPU, Precision.fp32, groups)
+        load_weights(found, chunks, config, groups)
+        (model,) = chunks
+        model.eval()
+
+        def logits(batch: PackedBatch) -> Tensor:
+            scores: Tensor = model(batch, return_logits=True)
+            return scores
+
+        yield logits, config
+
+
+def frozen_tensors_changed(start: Path, trained: Path, trainable: Trainable) -> list[str]:
+    """Compare two checkpoints, bit for bit, where nothing was to learn.
+
+    Args:
+        start: checkpoint or run folder that training started from.
+        trained: checkpoint or run folder of the result.
+        trainable: what learned.
+
+    Returns:
+        Names of the frozen tensors that differ or are missing; empty as it should be.
+    """
+    before_path = resolve_checkpoint(start, "start")
+    after_path = resolve_checkpoint(trained, "trained")
+    vocab_size = load_model_config(before_path).vocab_size
+    with process_groups(ON_CPU, alone=True):
+        before = without_padding(load_tensors(before_path), vocab_size)
+        after = without_padding(load_tensors(after_path), vocab_size)
+    changed = different_tensors(before, after, trainable)
+    if _bytes(before_path / CARRIED) != _bytes(after_path / CARRIED):
+        changed.append(CARRIED)
+    return changed
+
+
+def different_tensors(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], trainable: Trainable
+) -> list[str]:
+    """Name the frozen tensors that are not the same bits in both."""
+    frozen = [name for name in before if not getattr(trainable, part_of(name))]
+    return [
+        name for name in frozen if name not in after or not is_same_bits(before[name], after[name])
+    ]
+
+
+def is_same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bytes; unlike torch.equal, this tells 0.0 from -0.0."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(_as_bytes(one), _as_bytes(other))
+
+
+def without_padding(tensors: Mapping[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
+    """Drop the rows that tensor parallelism added to the vocabulary."""
+    return {
+        name: tensor[:vocab_size] if name in VOCABULARY_TABLES else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(torch.uint8)
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a model about pictures it has never seen, and keep every answer."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from owl.data.collate import collate
+from owl.data.samples import EncodedSample, PackedBatch
+from owl.data.tokenizer import Tokenizer
+from owl.demo.digits import HELD_OUT, load_digits
+from owl.demo.questions import QUESTION_KINDS, build_questions, question_sample
+from owl.demo.text import open_encoder
+
+PROMPTS_PER_PACK = 60
+MAX_ANSWER_TOKENS = 4
+PREDICTIONS_FILE = "predictions.jsonl"
+
+Logits = Callable[[PackedBatch], Tensor]
+"""A pack to [t, v]: what a model thinks comes after each token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One line of predictions.jsonl. Indices count as scikit-learn's load_digits does."""
+
+    stage: str  # start, stage1 or stage2
+    kind: str  # single, several, finding or swapped
+    question: str
+    indices: list[int]  # pictures shown, in order
+    asked_of: list[int]  # pictures that the truth is about; other ones only where kind is swapped
+    truth: str
+    answer: str
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is the truth, letter for letter."""
+        return self.answer == self.truth
+
+
+def answer_held_out(
+    stage: str, logits: Logits, tokenizer: Path, *, media_position_shift: int
+) -> list[Prediction]:
+    """Ask every question about the held-out pictures.
+
+    Args:
+        stage: name of what is evaluated, for the records.
+        logits: the model.
+        tokenizer: folder of the demo's tokenizer.
+        media_position_shift: the variant's.
+    """
+    digits = load_digits(HELD_OUT)
+    questions = build_questions(digits.labels.tolist())
+    encoder = open_encoder(tokenizer)
+    prompts = [
+        encoder.encode_prompt(question_sample(number, question, digits))
+        for number, question in enumerate(questions)
+    ]
+    answers = decode_greedily(
+        prompts, logits, encoder.tokenizer, media_position_shift=media_position_shift
+    )
+    first = HELD_OUT.start
+    return [
+        Prediction(
+            stage=stage,
+            kind=question.kind,
+            question=question.text,
+            indices=[first + row for row in question.shown],
+            asked_of=[first + row for row in question.asked_of],
+            truth=question.truth,
+            answer=answer,
+        )
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
+def decode_greedily(
+    prompts: Sequence[EncodedSample],
+    logits: Logits,
+    tokenizer: Tokenizer,
+    *,
+    media_position_shift: int,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+) -> list[str]:
+    """Continue each prompt with its likeliest tokens until the turn ends.
+
+    Many prompts share a pack, and each new token costs a whole pass over it: with answers of a word
+    that is far cheaper than a cache of keys would be to write.
+
+    Args:
+        prompts: open prompts.
+        logits: the model.
+        tokenizer: turns tokens back into text; its control tokens end an answer.
+        media_position_shift: the variant's.
+        max_tokens: longest answer.
+
+    Returns:
+        Answers, in the order of the prompts.
+    """
+    ends = {tokenizer.im_end, tokenizer.end_of_text}
+    written: list[list[int]] = [[] for _ in prompts]
+    unfinished = list(range(len(prompts)))
+    for _ in range(max_tokens):
+        chosen: list[int] = []
+        for some in _in_groups(unfinished, PROMPTS_PER_PACK):
+            grown = [_extend(prompts[number], written[number]) for number in some]
+            batch = collate(grown, media_position_shift=media_position_shift)
+            chosen += likeliest_next(batch, logits)
+        for number, token in zip(unfinished, chosen, strict=True):
+            written[number].append(token)
+        unfinished = [number for number in unfinished if written[number][-1] not in ends]
+    return [tokenizer.decode(tokens) for tokens in written]
+
+
+@torch.no_grad()
+def likeliest_next(batch: PackedBatch, logits: Logits) -> list[int]:
+    """Say which token is likeliest after the last one of each sample: n ids."""
+    last_rows = batch.cu_seqlens[1:].long() - 1
+    best: list[int] = logits(batch)[last_rows].argmax(dim=-1).tolist()
+    return best
+
+
+def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Share of right answers of each kind."""
+    return {
+        kind: _share_right([asked for asked in predictions if asked.kind == kind])
+        for kind in QUESTION_KINDS
+    }
+
+
+def save_predictions(run: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a stage's predictions into the run folder, in the place of its earlier ones."""
+    stages = {prediction.stage for prediction in predictions}
+    kept = [known for known in load_predictions(run) if known.stage not in stages]
+    lines = [json.dumps(asdict(prediction)) + "\n" for prediction in [*kept, *predictions]]
+    run.mkdir(parents=True, exist_ok=True)
+    (run / PREDICTIONS_FILE).write_text("".join(lines))
+
+
+def load_predictions(run: Path) -> list[Prediction]:
+    """Read predictions.jsonl; empty when there is none yet."""
+    path = run / PREDICTIONS_FILE
+    if not path.is_file():
+        return []
+    return [Prediction(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _extend(prompt: EncodedSample, tokens: list[int]) -> EncodedSample:
+    more = torch.tensor(tokens, dtype=prompt.tokens.dtype)
+    return replace(
+        prompt,
+        tokens=torch.cat([prompt.tokens, more]),
+        loss_weights=torch.cat([prompt.loss_weights, torch.zeros(len(tokens))]),
+    )
+
+
+def _in_groups(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for first, end in pairwise([*range(0, len(items), size), len(items)]):
+        yield items[first:end]
+
+
+def _share_right(predictions: Sequence[Prediction]) -> float:
+    return sum(prediction.is_right for prediction in predictions) / max(1, len(predictions))

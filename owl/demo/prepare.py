@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make the demo's folder, once: two pretrained models, a tokenizer, shards, start weights.
+
+    demo_data/
+      tokenizer/          63 words
+      language_model/     a tiny Qwen2, as transformers saves it
+      vision_model/       a tiny SigLIP, likewise
+      shards/stage1/      one picture at a time
+      shards/stage2/      several
+      start/              Owl3 made of the two models: where stage 1 begins
+      recipe.txt          version of what made all this
+
+Each part is built under another name and moved into place when whole, so that whatever stops this
+half-way, the next call makes only what is missing.
+"""
+
+import fcntl
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+RECIPE = "1"
+"""Raise it when the demo's data or models change: folders of another recipe are made afresh."""
+PARTS = ("tokenizer", "language_model", "vision_model", "shards/stage1", "shards/stage2", "start")
+ALBUM_SEED = 3
+
+
+def prepare_demo(folder: Path) -> None:
+    """Make whatever is missing in the demo's folder; takes about two minutes the first time.
+
+    Any number of processes may call this at the same time: one works, the others wait.
+
+    Args:
+        folder: usually `demo_data`.
+    """
+    if is_ready(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        if is_ready(folder):  # another process has made it meanwhile
+            return
+        say(f"making the demo's pictures, text and two tiny models in {folder} (once, ~2 minutes)")
+        _start_afresh_if_outdated(folder)
+        # In processes of their own: training there leaves no trace in a trainer's random state or
+        # process groups, and the two models train side by side.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+            pool.submit(_make_tokenizer, folder).result()
+            middle = (_make_language_model, _make_vision_model, _make_shards)
+            for part in [pool.submit(make, folder) for make in middle]:
+                part.result()
+            pool.submit(_make_start, folder).result()
+        say(f"{folder} is ready")
+
+
+def is_ready(folder: Path) -> bool:
+    """Whether every part is there, made by this recipe."""
+    return _recipe_of(folder) == RECIPE and all((folder / part).is_dir() for part in PARTS)
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once, where logs go."""
+    print(f"demo: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock. The system lets go of it when this process ends, however it ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that is making {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _recipe_of(folder: Path) -> str | None:
+    stamp = folder / "recipe.txt"
+    return stamp.read_text().strip() if stamp.is_file() else None
+
+
+def _start_afresh_if_outdated(folder: Path) -> None:
+    if _recipe_of(folder) == RECIPE:
+        return
+    for part in PARTS:
+        shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / "recipe.txt").write_text(f"{RECIPE}\n")
+
+
+def _make_tokenizer(folder: Path) -> None:
+    from owl.demo.text import save_tokenizer
+
+    _make(folder / "tokenizer", save_tokenizer)
+
+
+def _make_language_model(folder: Path) -> None:
+    from owl.demo.pretrain import train_language_model
+
+    torch.set_num_threads(1)  # beside the vision model
+    _make(
+        folder / "language_model",
+        lambda output: train_language_model(output, folder / "tokenizer", say),
+    )
+
+
+def _make_vision_model(folder: Path) -> None:
+    from owl.demo.pretrain import train_vision_model
+
+    torch.set_num_threads(1)  # beside the language model
+    _make(folder / "vision_model", lambda output: train_vision_model(output, say))
+
+
+def _make_shards(folder: Path) -> None:
+    from owl.demo.digits import TRAINING, load_digits
+    from owl.demo.shards import STAGES, Album, write_stage
+
+    missing = [name for name in STAGES if not (folder / "shards" / name).is_dir()]
+    if not missing:
+        return
+    torch.set_num_threads(1)
+    album = Album(load_digits(TRAINING), seed=ALBUM_SEED)
+    for name in missing:
+        write = partial(write_stage, name=name, album=album, tokenizer=folder / "tokenizer")
+        _make(folder / "shards" / name, write)
+        say(f"wrote {STAGES[name].samples:,} samples of {name}")
+
+
+def _make_start(folder: Path) -> None:
+    from owl.convert.init import InitOptions, init_checkpoint
+    from owl.demo.text import VOCABULARY
+
+    options = InitOptions(
+        variant="240728", layer_indices=[1, 3], vocab_size=len(VOCABULARY), name="owl3_tiny"
+    )
+    _make(
+        folder / "start",
+        lambda output: init_checkpoint(
+            folder / "language_model", folder / "vision_model", output, options, say
+        ),
+    )
+
+
+def _make(final: Path, build: Callable[[Path], object]) -> None:
+    """Build a folder that is missing under another name, and move it into place when whole."""
+    if final.is_dir():
+        return
+    unfinished = final.with_name(f"{final.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    build(unfinished)
+    unfinished.rename(final)

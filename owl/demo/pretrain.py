@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two pretrained models that Owl3 starts from, tiny: a Qwen2 that reads and a SigLIP that sees.
+
+Both are trained and saved by transformers, so that `owl.convert init` meets the very files it meets
+with the real ones. Sizes are those of `model=owl3_tiny`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from owl.data.samples import EncodedSample
+from owl.demo.digits import IMAGE_SIZE, TRAINING, WORDS, distort, load_digits, normalise
+from owl.demo.text import VOCABULARY, draw_text, open_encoder
+
+LANGUAGE_SIZES: Mapping[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.08,  # about 1/sqrt(128); from 0.02 it learns far slower
+    "bos_token_id": None,
+    "eos_token_id": VOCABULARY.index("<|im_end|>"),
+}
+VISION_SIZES: Mapping[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 14,
+}
+SEED = 1
+LANGUAGE_STEPS = 500
+LANGUAGE_BATCH = 32
+VISION_STEPS = 800
+VISION_BATCH = 128
+PROMPT_WEIGHT = 0.05
+"""Weight in the loss of text that is read but not answered: drawn at random, it teaches little."""
+PATCH_WEIGHT = 0.3
+"""Weight of naming the digit from each patch alone, beside naming it from their mean: Owl3 reads
+patches, not means."""
+REPORT_EVERY = 100
+
+Report = Callable[[str], None]
+
+
+def train_language_model(output: Path, tokenizer: Path, report: Report = print) -> None:
+    """Train a Qwen2 on text about digits, and save it.
+
+    Args:
+        output: folder to write.
+        tokenizer: folder of the demo's tokenizer.
+        report: told how it goes.
+    """
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(SEED)
+    model = Qwen2ForCausalLM(Qwen2Config(**LANGUAGE_SIZES))
+    text = draw_text(open_encoder(tokenizer), Random(SEED))
+
+    def loss() -> Tensor:
+        tokens, weights = next(batches)
+        return language_loss(model(input_ids=tokens).logits, tokens, weights)
+
+    batches = _text_batches(text)
+    _fit(model, loss, steps=LANGUAGE_STEPS, learning_rate=3e-3, name="language", report=report)
+    _save(model, output)
+
+
+def train_vision_model(output: Path, report: Report = print) -> None:
+    """Train a SigLIP tower to tell the training digits apart, and save it without the classifier.
+
+    The classifier reads what Owl3 will read: hidden_states[-2], without the last norm. The last
+    layer, the norm and the pooling head keep their random weights.
+    """
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(SEED)
+    tower = SiglipVisionModel(SiglipVisionConfig(**VISION_SIZES))
+    classifier = nn.Linear(VISION_SIZES["hidden_size"], len(WORDS))
+    digits = load_digits(TRAINING)
+    pictures, labels = torch.from_numpy(digits.pictures), torch.from_numpy(digits.labels)
+    generator = torch.Generator().manual_seed(SEED)
+
+    def loss() -> Tensor:
+        rows = torch.randint(len(digits), (VISION_BATCH,), generator=generator)
+        pixels = normalise(distort(pictures[rows], generator))
+        features = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        return naming_loss(classifier(features), labels[rows])
+
+    both = nn.ModuleList([tower, classifier])
+    _fit(both, loss, steps=VISION_STEPS, learning_rate=2e-3, name="vision", report=report)
+    _save(tower, output)
+
+
+def _save(model: Any, output: Path) -> None:
+    """Save as transformers does, without its progress bar for one small file."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(output)
+
+
+def language_loss(logits: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
+    """Mean loss of predicting each next token.
+
+    Args:
+        logits: [b, s, v].
+        tokens: [b, s] int64.
+        weights: [b, s] how much each token counts as a target; 0 for padding.
+    """
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+    )
+    counted = weights[:, 1:].flatten()
+    return (losses * counted).sum() / counted.sum()
+
+
+def naming_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Loss of naming digits, from all patches together and from each alone.
+
+    Args:
+        scores: [n, p, 10], one row of scores per patch.
+        labels: [n] 0..9.
+    """
+    together = nn.functional.cross_entropy(scores.mean(dim=1), labels)
+    each = labels[:, None].expand(-1, scores.shape[1])
+    alone = nn.functional.cross_entropy(scores.flatten(0, 1), each.flatten())
+    return together + PATCH_WEIGHT * alone
+
+
+def _text_batches(text: Iterator[EncodedSample]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (tokens, weights), each [b, s], padded to the longest sample."""
+    while True:
+        samples = list(islice(text, LANGUAGE_BATCH))
+        weights = [sample.loss_weights.clamp(min=PROMPT_WEIGHT) for sample in samples]
+        yield (
+            pad_sequence([sample.tokens for sample in samples], batch_first=True),
+            pad_sequence(weights, batch_first=True),
+        )
+
+
+def _fit(
+    model: nn.Module,
+    loss_of_next_batch: Callable[[], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    name: str,
+    report: Report,
+) -> None:
+    """Train with AdamW: a short warm-up, then a cosine to zero."""
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05
+    )
+    model.train()
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss = loss_of_next_batch()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % REPORT_EVERY == 0 or step == steps:
+            report(f"{name} model: step {step}/{steps}, loss {loss.item():.3f}")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's training samples as shards, in the format of any other data set."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+
+from owl.config.run import TemplateKind
+from owl.data.prepare import Counting, prepare_folder
+from owl.data.samples import RawSample
+from owl.data.schema import Json
+from owl.data.shards import ShardWriter
+from owl.demo.digits import IMAGE_SIZE, WORDS, Digits, distort, png_bytes
+from owl.demo.samples import Dialogue, Kind, draw_kind, draw_labels, make_dialogue, to_document
+from owl.errors import DataError
+
+SAMPLES_PER_SHARD = 2000
+HANDS = 4
+"""Distorted copies of each training digit: fewer, and stage 2 learns the pictures by heart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageData:
+    """What one stage is trained on."""
+
+    samples: int
+    mixture: Mapping[Kind, float]  # shares, by weight
+
+
+STAGES: Mapping[str, StageData] = {
+    # As in the paper: pairs of a picture and text first, several pictures later.
+    "stage1": StageData(samples=4000, mixture={Kind.single: 3, Kind.captions: 1}),
+    "stage2": StageData(
+        samples=8000,
+        mixture={
+            Kind.single: 2,
+            Kind.several: 3,
+            Kind.finding: 2,
+            Kind.captions: 1,
+            Kind.listing: 1,
+        },
+    ),
+}
+
+
+class Album:
+    """PNG files of digits in several hands, by what they show."""
+
+    def __init__(self, digits: Digits, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        pictures = torch.from_numpy(digits.pictures)
+        hands = [distort(pictures, generator).round().byte().numpy() for _ in range(HANDS)]
+        files = [[png_bytes(picture) for picture in hand] for hand in hands]
+        self._by_label: list[list[bytes]] = [[] for _ in WORDS]
+        for hand in files:
+            for label, file in zip(digits.labels.tolist(), hand, strict=True):
+                self._by_label[label].append(file)
+
+    def draw(self, label: int, rng: Random) -> bytes:
+        """Draw a picture of one digit."""
+        return rng.choice(self._by_label[label])
+
+
+def picture_sample(key: str, dialogue: Dialogue, pictures: Sequence[bytes]) -> RawSample:
+    """Put PNG files behind the pictures of a dialogue."""
+    names = [f"m{place:04}.png" for place in range(len(pictures))]
+    media: list[Json] = [
+        {"type": "image", "file": name, "w": IMAGE_SIZE, "h": IMAGE_SIZE} for name in names
+    ]
+    return RawSample(
+        key=key,
+        shard="",
+        document=to_document(dialogue, f"digits/{key}", media),
+        files=dict(zip(names, pictures, strict=True)),
+    )
+
+
+def draw_samples(data: StageData, album: Album, rng: Random) -> Iterator[RawSample]:
+    """Draw a stage's samples."""
+    for number in range(data.samples):
+        kind = draw_kind(data.mixture, rng)
+        labels = draw_labels(kind, rng)
+        pictures = [album.draw(label, rng) for label in labels]
+        yield picture_sample(f"{kind}_{number:06}", make_dialogue(kind, labels, rng), pictures)
+
+
+def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
+    """Write the shards of `stage1` or `stage2`, their indexes and dataset.json.
+
+    Args:
+        folder: to write; must not hold shards yet.
+        name: key of STAGES.
+        album: pictures.
+        tokenizer: tokens are counted with it ahead of time.
+    """
+    folder.mkdir(parents=True)
+    samples = list(draw_samples(STAGES[name], album, Random(name)))
+    for start in range(0, len(samples), SAMPLES_PER_SHARD):
+        with ShardWriter(folder / f"{name}-{start // SAMPLES_PER_SHARD:06}.tar") as shard:
+            for sample in samples[start : start + SAMPLES_PER_SHARD]:
+                shard.write(sample.key, sample.document, sample.files)
+    counting = Counting(tokenizer, TemplateKind.v2, IMAGE_SIZE)
+    problems = prepare_folder(folder, counting=counting)
+    if problems:
+        raise DataError("E203", f"the demo wrote shards that cannot be read: {problems[0]}")

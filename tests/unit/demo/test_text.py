@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+from itertools import islice
+from random import Random
+
+import pytest
+import torch
+
+from owl.config.run import ModelConfig
+from owl.data.encode import CutChoice
+from owl.demo.samples import Kind, make_dialogue
+from owl.demo.shards import picture_sample
+from owl.demo.text import (
+    VOCABULARY,
+    build_tokenizer,
+    draw_text,
+    encode_text,
+    open_encoder,
+    save_tokenizer,
+)
+from tests.unit.demo.pictures import plain_png
+
+UNKNOWN = VOCABULARY.index("<unk>")
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    save_tokenizer(tmp_path)
+    return open_encoder(tmp_path)
+
+
+def test_the_vocabulary_is_as_large_as_the_tiny_model_expects():
+    assert len(VOCABULARY) == len(set(VOCABULARY)) == ModelConfig().vocab_size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the second digit?",
+        "This is an eight.",
+        "The digits are seven, two, one.",
+        "the seven is first, the two is second.",
+        "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|image|>What is this digit?<|im_end|>",
+    ],
+)
+def test_text_survives_the_tokenizer(text):
+    tokenizer = build_tokenizer()
+    ids = tokenizer.encode(text).ids
+    assert UNKNOWN not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_a_placeholder_is_five_plain_tokens_as_with_the_published_tokenizer(encoder):
+    words = [VOCABULARY[token] for token in encoder.tokenizer.image_placeholder]
+    assert words == ["<", "|", "image", "|", ">"]
+
+
+def test_all_text_is_within_the_vocabulary(encoder):
+    drawn = list(islice(draw_text(encoder, Random(0)), 300))
+    assert not any(UNKNOWN in sample.tokens for sample in drawn)
+
+
+def test_no_digit_is_named_where_pictures_are_blank(encoder):
+    dialogue = make_dialogue(Kind.several, (3, 5), Random(0))
+    blank = encode_text(encoder, dialogue, blank=True)
+    prompt = encoder.tokenizer.decode(blank.tokens.tolist()).split("?")[0]
+    assert prompt.count("<|image|>") == 2
+    assert "three" not in prompt
+    assert "five" not in prompt
+
+
+@pytest.mark.parametrize("kind", [Kind.single, Kind.finding, Kind.captions])
+def test_blank_text_reads_exactly_as_a_sample_with_pictures(encoder, kind):
+    # What the language model learns first must be, token for token, what it will meet later.
+    labels = (3,) if kind is Kind.single else (3, 5)
+    dialogue = make_dialogue(kind, labels, Random(0))
+    text = encode_text(encoder, dialogue, blank=True)
+    sample = picture_sample("k", dialogue, [plain_png()] * len(labels))
+    seen = encoder.encode(sample, source="demo", cut=CutChoice.none)
+    torch.testing.assert_close(text.tokens, seen.tokens)
+    torch.testing.assert_close(text.loss_weights, seen.loss_weights)
+    assert len(seen.tiles) == len(labels)
+
+
+def test_named_pictures_are_read_but_not_learned(encoder):
+    sample = encode_text(encoder, make_dialogue(Kind.captions, (3,), Random(0)), blank=False)
+    words = [VOCABULARY[token] for token in sample.tokens]
+    assert words[:5] == ["<", "|", "three", "|", ">"]
+    assert sample.loss_weights[:5].sum() == 0
+    assert sample.loss_weights[5:].min() == 1

@@ -4,7 +4,7 @@ import shutil
 
 from owl.data.index import index_path
 from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
-from tests.unit.data_tools.command import run_tool
+from tests.unit.data_tools.command import run_command, run_tool
 
 
 def lint(*arguments):
@@ -13,7 +13,7 @@ def lint(*arguments):
 
 def test_a_good_folder_gives_exit_code_zero(tmp_path):
     folder = write_chats(tmp_path / "a", shards=2)
-    result = lint(folder, "--workers", 2)
+    result = run_command("data_tools/lint.py", folder, "--workers", 2)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == "2 shards, 20 samples: 20 good, 0 bad"
 
@@ -35,7 +35,9 @@ def test_an_index_of_another_shard_is_named(tmp_path):
     shutil.copy(index_path(folder / "s-001.tar"), index_path(folder / "s-000.tar"))
     result = lint(folder)
     assert result.returncode == 1
-    assert "E109 shard: its index is not the one that dataset.json was written with" in result.stdout
+    assert (
+        "E109 shard: its index is not the one that dataset.json was written with" in result.stdout
+    )
     assert "20 good, 0 bad" in result.stdout
 
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a run's settings to its loader and its global batch, for whatever looks at a run's data."""
+
+from owl.config.run import BatchConfig, RunConfig
+from owl.data.cost import tile_cost
+from owl.data.loader import Loader, build_loader
+
+
+def open_loader(run: RunConfig, *, dp_rank: int = 0, dp_size: int = 1) -> Loader:
+    """Open a run's data as one data-parallel rank sees it.
+
+    Raises:
+        ConfigError: a folder or setting is missing; all problems at once.
+        DataError: a shard is not the one that was indexed.
+    """
+    return build_loader(
+        run.data,
+        run.pack,
+        image_size=run.model.vision_tower.image_size,
+        template=run.model.template,
+        media_position_shift=run.model.hyper_attention.media_position_shift,
+        micro_batch_size=run.batch.micro_batch_size,
+        dp_rank=dp_rank,
+        dp_size=dp_size,
+        tile_cost=tile_cost(run.model, run.stage.trainable),
+    )
+
+
+def packs_per_step(batch: BatchConfig, *, mean_samples_per_pack: float, dp_size: int) -> int:
+    """Decide the global batch in packs, over all ranks.
+
+    Args:
+        batch: `global_batch_size` if the user set it, else `samples_per_step`.
+        mean_samples_per_pack: from the plan; 1 with packing off.
+        dp_size: data-parallel ranks.
+
+    Returns:
+        A multiple of micro_batch_size * dp_size that holds about the wanted number of samples.
+    """
+    if batch.global_batch_size is not None:
+        return batch.global_batch_size
+    assert batch.samples_per_step is not None, "the config check asks for one of the two"
+    unit = batch.micro_batch_size * dp_size
+    return max(1, round(batch.samples_per_step / mean_samples_per_pack / unit)) * unit

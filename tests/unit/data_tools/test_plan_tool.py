@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+from tests.unit.data.shard_factory import write_chats, write_tokenizer
+from tests.unit.data_tools.command import run_command, run_tool
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A run on own data, in the words of pretrain_owl3.py."""
+    folder = write_chats(tmp_path / "a")
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    return [
+        "data=own",
+        f"data.sources.a.path={folder}",
+        f"data.tokenizer={tokenizer}",
+        "pack.text_tokens=300",
+        "pack.tiles=12",
+        "pack.window=10",
+        "batch.global_batch_size=2",
+    ]
+
+
+def plan(*arguments):
+    return run_tool("data_tools/plan.py", *arguments)
+
+
+def test_the_figures_are_printed_and_budgets_suggested(words):
+    result = run_command("data_tools/plan.py", "--dp", 2, *words)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "20 samples an epoch in 2 window(s) of 10; looked at 2" in result.stdout
+    assert "of the bound, which pack.text_tokens sets" in result.stdout
+    assert "imbalance over 2 rank(s)" in result.stdout
+    assert "try pack.tiles=" in result.stdout
+
+
+def test_the_same_figures_come_as_json(words):
+    figures = json.loads(plan("--json", *words).stdout)
+    assert figures["samples_per_epoch"] == 20
+    assert figures["sources"]["a"]["samples"] == 20
+    assert figures["steps_per_epoch"] == figures["packs_per_epoch"] / 2
+    assert len(figures["imbalances"]) == figures["packs_per_epoch"] // 2
+
+
+def test_packing_off_is_said(words):
+    result = plan(*words, "pack.enabled=false")
+    assert result.returncode == 0
+    assert "packing is off: 20 samples" in result.stdout
+    assert "try" not in result.stdout
+
+
+def test_what_cannot_be_planned_is_said_with_exit_code_two(words):
+    result = plan("--dp", 3, *words)
+    assert result.returncode == 2
+    assert "batch.global_batch_size=2 must be a multiple of 3" in result.stderr
+    result = plan("data=own", "pack.tils=3")
+    assert result.returncode == 2
+    assert "pack.tils" in result.stderr

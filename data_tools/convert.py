@@ -15,18 +15,17 @@ remain whose input is gone; 2 the conversion could not start or go on; 130 stopp
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from owl.data.converters.command import add_running, run_job, running_problem
 from owl.data.converters.families import FAMILIES
-from owl.data.converters.job import REJECTS_FILE, ConvertJob, ConvertReport, convert
+from owl.data.converters.job import ConvertJob
 from owl.data.converters.prompt_endings import WORDING, PromptEnding
-from owl.data.converters.records import ConvertError, ConvertOptions, MissingPictures
+from owl.data.converters.records import ConvertOptions, MissingPictures
 from owl.data.converters.shard_series import ShardLimits
 from owl.data.schema import CUT_MODES
-from owl.errors import OwlError
 
 FAMILY_HELP = {
     "llava": "LLaVA json: conversations with <image> marks",
@@ -38,7 +37,6 @@ FAMILY_HELP = {
     "parquet": "Hugging Face parquet: interleaved (OBELICS) or chat (The Cauldron)",
     "jsonl": "your own: messages, question and answer, or text",
 }
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,40}")
 ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
 
 
@@ -107,19 +105,6 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only read the headers of pictures: faster, but damage is found in training",
     )
-    group.add_argument("--shard-samples", type=int, default=ShardLimits().max_samples)
-    group.add_argument("--shard-bytes", type=int, default=ShardLimits().max_bytes)
-
-
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how it runs."""
-    group = parser.add_argument_group("running")
-    group.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    group.add_argument(
-        "--retry-rejects",
-        action="store_true",
-        help="convert finished batches with rejects again, say after more pictures were downloaded",
-    )
 
 
 def make_job(arguments: argparse.Namespace) -> ConvertJob:
@@ -146,61 +131,26 @@ def make_job(arguments: argparse.Namespace) -> ConvertJob:
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert what the command line names; return the exit code."""
     arguments = parse_arguments(argv)
-    problem = find_problem(arguments)
+    problem = running_problem(arguments) or find_problem(arguments)
     if problem:
         print(f"convert: {problem}", file=sys.stderr)
         return 2
-    return run(make_job(arguments), arguments.workers, retry_rejects=arguments.retry_rejects)
-
-
-def run(job: ConvertJob, workers: int, *, retry_rejects: bool) -> int:
-    """Convert, report, and return the exit code."""
-    try:
-        report = convert(job, workers=workers, retry_rejects=retry_rejects, tell=print_progress)
-    except (OwlError, OSError) as error:
-        print(f"convert: {error}", file=sys.stderr)
-        hint = "" if isinstance(error, ConvertError) else " Run the same command again to go on."
-        print(f"convert: not finished.{hint}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("convert: stopped. Run the same command again to go on.", file=sys.stderr)
-        return 130
-    print_report(report, job.output)
-    return 1 if report.rejects or report.abandoned else 0
-
-
-def print_progress(line: str) -> None:
-    """Print at once, also into a log file."""
-    print(line, flush=True)
-
-
-def print_report(report: ConvertReport, output: Path) -> None:
-    """Print what became of the source."""
-    print(f"wrote {report.samples} samples into {report.shards} shards in {output}")
-    if report.rejects:
-        codes = ", ".join(f"{code} {count}" for code, count in report.codes.items())
-        print(f"rejected {report.rejects}: {codes}; see {output / REJECTS_FILE}", file=sys.stderr)
-    for name in report.abandoned:
-        print(f"{name} belongs to input that is gone: delete it, or restore it.", file=sys.stderr)
+    return run_job(
+        make_job(arguments),
+        arguments.workers,
+        retry_rejects=arguments.retry_rejects,
+        tool="convert",
+    )
 
 
 def find_problem(arguments: argparse.Namespace) -> str | None:
-    """What keeps the conversion from starting."""
-    if not arguments.input.exists():
-        return f"--input {arguments.input} does not exist."
+    """What keeps this conversion from starting."""
     if arguments.images and not arguments.images.is_dir():
         return f"--images {arguments.images} is not a folder."
     if arguments.url_map and not arguments.url_map.is_file():
         return f"--url-map {arguments.url_map} is not a file."
-    if arguments.name is not None and not NAME_PATTERN.fullmatch(arguments.name):
-        return f"--name {arguments.name}: use up to 40 letters, digits, _ and -."
     if arguments.turns_of and arguments.family != "jsonl":
         return f"--turns-of works with jsonl, not with {arguments.family}."
-    if arguments.output.resolve().is_relative_to(arguments.input.resolve()):
-        return f"--output {arguments.output} lies inside --input: shards would become input."
-    for name in ("workers", "shard_samples", "shard_bytes"):
-        if getattr(arguments, name) < 1:
-            return f"--{name.replace('_', '-')} {getattr(arguments, name)}: use at least 1."
     return None
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of converters: what `data_tools/convert.py` can be asked for."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from owl.data.converters import (
@@ -32,6 +32,8 @@ class Family:
     to_draft: Callable[[SourceRecord, PictureStore], Draft]
     to_source: Callable[[OpenedSample], Any]
     """Inverse of to_draft: what the record's value was."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Choices of its own that change what is written."""
 
 
 FAMILIES = {

@@ -69,6 +69,7 @@ class ConvertJob:
             "input": str(self.input.resolve()),
             "images": str(self.images.resolve()) if self.images else None,
             **options,
+            **self.family.settings,
             **asdict(self.limits),
         }
 

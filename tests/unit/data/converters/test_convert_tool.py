@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import convert
+from owl.data.converters import command
 from owl.data.converters.families import FAMILIES
 from owl.data.prepare import prepare_folder
 from tests.unit.data.converters.converting import write_lines
@@ -64,7 +65,7 @@ def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(tmp_path, run, monkeyp
     def stop(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert, "convert", stop)
+    monkeypatch.setattr(command, "convert", stop)
     source = write_lines(tmp_path / "in", GOOD)
     code, _, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
     assert code == 130

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The visual abstractor is mPLUG-Owl2's, and a tile behind it costs its queries and an end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,24 @@ def test_an_owl3_with_an_abstractor_learns_from_every_pack(alone, kind, places):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     looked = any(offsets for _, offsets in places)
     assert bool(model.projector.queries.grad.any()) == looked
+
+
+@pytest.mark.parametrize("kind", list(FusionKind), ids=str)
+def test_a_sample_behind_an_abstractor_is_the_same_alone_and_packed(alone, kind):
+    shift = 0 if kind is FusionKind.joint_softmax else 1
+    config = tiny_model(kind, projector=ProjectorKind.abstractor, abstractor=TINY.abstractor)
+    (model,) = build_model(config, ParallelConfig(), Precision.fp64, alone)
+    batch = make_pack(PLACES, shift=shift)
+    tiles = batch.pixel_values.split([len(offsets) for _, offsets in PLACES])
+    tokens = batch.tokens.split([length for length, _ in PLACES])
+    packed = model(batch).split([length for length, _ in PLACES])
+
+    for index, place in enumerate(PLACES):
+        one = replace(
+            make_pack([place], shift=shift), tokens=tokens[index], pixel_values=tiles[index]
+        )
+        one.labels[: place[0] - 1] = tokens[index][1:]
+        torch.testing.assert_close(model(one), packed[index], rtol=0, atol=1e-12)
 
 
 def test_the_conversion_table_names_every_weight(alone):

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An Owl3 with a visual abstractor trains, saves and reloads, alone and over a tensor group."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from owl.checkpoint.folder import checkpoint_path
+from owl.config.run import (
+    AbstractorConfig,
+    AttentionKind,
+    CheckpointConfig,
+    DeviceKind,
+    OptimConfig,
+    ParallelConfig,
+    Precision,
+    ProjectorKind,
+)
+from owl.mcore.launch import run_in_processes
+from owl.train.run import train
+from tests.tiny_run import losses, tiny_model, tiny_run
+
+MODEL = tiny_model(
+    projector=ProjectorKind.abstractor,
+    abstractor=AbstractorConfig(
+        num_queries=3, num_layers=2, num_attention_heads=2, ffn_hidden_size=20
+    ),
+    attention=AttentionKind.lse_merge,
+)
+
+
+def test_an_abstractor_trains_alike_alone_and_over_a_tensor_group(tmp_path):
+    # As in test_layouts.py: float64, and no clipping, whose norm Megatron measures in float32.
+    optim = OptimConfig(
+        learning_rate=1e-3, warmup_fraction=0.0, distributed=False, clip_grad_norm=0.0
+    )
+    run = tiny_run(tmp_path, train_steps=3, model=MODEL, precision=Precision.fp64, optim=optim)
+    train(run)
+    straight = losses(Path(run.output))
+    start = checkpoint_path(Path(run.output), 2)
+
+    resumed = replace(
+        run,
+        output=str(tmp_path / "tensor2"),
+        checkpoint=CheckpointConfig(start_from=str(start), every_steps=100),
+        parallel=ParallelConfig(device=DeviceKind.cpu, timeout_minutes=1, tensor=2),
+    )
+    run_in_processes(train, 2, resumed)
+    expected = replace(resumed, output=str(tmp_path / "one"), parallel=run.parallel)
+    train(expected)
+
+    assert straight[-1] < straight[0]
+    assert losses(Path(resumed.output)) == pytest.approx(losses(Path(expected.output)), rel=1e-11)

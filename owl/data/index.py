@@ -261,7 +261,7 @@ def read_records(folder: Path | Storage) -> list[ShardRecord]:
 def _check_names(records: Sequence[ShardRecord]) -> None:
     """Raise ValueError when a record would lead out of its folder."""
     for record in records:
-        if record.file != Path(record.file).name:
+        if record.file != Path(record.file).name or record.file in ("", ".."):
             raise ValueError(f"the shard name {record.file!r} is not a plain file name")
 
 

@@ -67,11 +67,6 @@ ShareSkips = Callable[[list[Skipped]], list[Skipped]]
 rank skipped, returns what the rank that reads the pixels did."""
 
 
-def keep_to_oneself(skipped: list[Skipped]) -> list[Skipped]:
-    """Agree with nobody: for a rank that reads pixels itself."""
-    return skipped
-
-
 @dataclass(frozen=True, slots=True)
 class RankStep:
     """A step, and this rank's part of it."""
@@ -96,7 +91,7 @@ class Loader:
         dp_rank: int,
         dp_size: int,
         tile_cost: float = TILE_COST,
-        share_skips: ShareSkips = keep_to_oneself,
+        share_skips: ShareSkips | None = None,
     ) -> None:
         self.plan = plan
         self.tile_cost = tile_cost
@@ -162,6 +157,8 @@ class Loader:
         All ranks of a replica must hold the same rows. A bad picture is only found where it is
         decoded, so the others hear of it here and load the micro-batch again without its sample.
         """
+        if self._share_skips is None:
+            return microbatches
         skipped = self._share_skips([microbatch.skipped for microbatch in microbatches])
         return [
             mine if mine.skipped == theirs else check_loaded(self._reader.load(packs, theirs))
@@ -296,7 +293,7 @@ def build_loader(
     dp_size: int = 1,
     tile_cost: float = TILE_COST,
     read_pixels: bool = True,
-    share_skips: ShareSkips = keep_to_oneself,
+    share_skips: ShareSkips | None = None,
 ) -> Loader:
     """Open the sources and make the pipeline of one data-parallel rank.
 

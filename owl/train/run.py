@@ -13,6 +13,7 @@ from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
 from owl.config.load import to_yaml
 from owl.config.run import RunConfig
+from owl.data.cost import tile_cost
 from owl.data.loader import Loader, build_loader, data_problems
 from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
@@ -25,6 +26,7 @@ from owl.train.hooks.checkpoint import CheckpointHook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import fit
 from owl.train.metrics_writers import build_writers
+from owl.train.same_rows import skip_sharing
 from owl.train.step import make_step
 
 
@@ -41,7 +43,7 @@ def train(run: RunConfig) -> None:
     start = None if newest else start_checkpoint(run)
     sizes = overview.parameter_sizes(run.model, run.precision)
     with process_groups(run.parallel, seed=run.seed) as groups:
-        loader = open_loader(run, dp_rank=groups.dp_rank, dp_size=groups.dp_size)
+        loader = open_loader(run, dp_rank=groups.dp_rank, dp_size=groups.dp_size, groups=groups)
         global_batch_size = packs_per_step(run, loader, groups.dp_size)
         introduce(run, sizes, global_batch_size, groups)
 
@@ -101,8 +103,10 @@ def prepare_demo_data(run: RunConfig) -> None:
     prepare_demo(Path(run.data.demo_folder))
 
 
-def open_loader(run: RunConfig, *, dp_rank: int, dp_size: int) -> Loader:
-    """Open the data as one data-parallel rank sees it."""
+def open_loader(
+    run: RunConfig, *, dp_rank: int, dp_size: int, groups: ProcessGroups | None = None
+) -> Loader:
+    """Open the data as one data-parallel rank sees it; only a first stage reads pictures."""
     return build_loader(
         run.data,
         run.pack,
@@ -112,6 +116,9 @@ def open_loader(run: RunConfig, *, dp_rank: int, dp_size: int) -> Loader:
         micro_batch_size=run.batch.micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,
+        tile_cost=tile_cost(run.model, run.stage.trainable),
+        read_pixels=groups is None or groups.is_first_stage,
+        share_skips=skip_sharing(groups) if groups else None,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from owl.checkpoint.state import TrainState
 from owl.config.run import PackConfig
-from owl.data.samples import StepBatch
+from owl.data.samples import DataReport, StepBatch
 from owl.logging import StepFigures, logger, step_line
 from owl.train.loop import StepReport
 from owl.train.metrics_writers import MetricsWriter
@@ -86,16 +86,30 @@ class LogHook:
             "text_fill": figures.text_fill,
             "tile_fill": figures.tile_fill,
             "step_seconds": figures.step_seconds,
-            "wait_seconds": batch.report.wait_seconds,
+            "text_tokens_per_second": figures.text_tokens_per_second,
+            "tiles_per_second": figures.tiles_per_second,
             "consumed_samples": state.consumed_samples,
             "consumed_tokens": state.consumed_tokens,
             "consumed_tiles": state.consumed_tiles,
         }
         for code, count in sorted(state.skipped.items()):
             values[f"skipped/{code}"] = count
-        return values
+        return values | _data_values(batch.report)
 
     def close(self) -> None:
         """Finish every writer."""
         for writer in self.writers:
             writer.close()
+
+
+def _data_values(report: DataReport) -> dict[str, float]:
+    """How the data came: this rank's wait, and of the whole step's plan balance and blend."""
+    samples = max(sum(report.source_samples.values()), 1)
+    return {
+        "wait_seconds": report.wait_seconds,
+        "read_retries": report.read_retries,
+        "work": report.work,
+        "imbalance": report.imbalance,
+        **{f"share/{name}": count / samples for name, count in report.source_samples.items()},
+        **{f"shortened/{code}": count for code, count in report.shortened.items()},
+    }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from owl.config.run import CutPolicy, TemplateKind
+from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
 from owl.data.encode import CutChoice, SampleEncoder, choose_cut
 from owl.data.images import picture_size
 from owl.data.samples import RawSample
@@ -238,3 +238,58 @@ def test_the_cut_choice_depends_on_its_key_alone():
     assert [choose(index=i) for i in range(50)] != [choose(index=i, epoch=1) for i in range(50)]
     assert choose_cut(CutPolicy.off, seed=1, source="a", epoch=0, index=0) is CutChoice.none
     assert choose_cut(CutPolicy.on, seed=1, source="a", epoch=0, index=0) is CutChoice.single
+
+
+LITERALS = ["<|image|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<image>", "<|end_cut|>"]
+
+
+def contains(tokens, ids):
+    return any(tokens[i : i + len(ids)] == ids for i in range(len(tokens) - len(ids) + 1))
+
+
+@needs_qwen2
+@pytest.mark.parametrize("literal", LITERALS)
+def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(literal):
+    tokenizer = load_tokenizer(QWEN2)
+    escaping = SampleEncoder(tokenizer, TemplateKind.v3, 378, literals=LiteralPolicy.escape)
+    question = f"What does {literal} mean, or {literal}{literal}?"
+    sample = encoded(escaping, raw(chat(question, literal)))
+    tokens = sample.tokens.tolist()
+    assert question in tokenizer.decode(tokens)
+    assert not contains(tokens, tokenizer.image_placeholder)
+    assert sample.media_offset == []
+    controls = [token for token in tokens if tokenizer.decode([token]) == ""]
+    assert len(controls) == 7  # what a chat of one question has, and no more
+
+
+@needs_qwen2
+def test_markup_that_hides_across_parts_is_escaped_too():
+    tokenizer = load_tokenizer(QWEN2)
+    escaping = SampleEncoder(tokenizer, TemplateKind.v2, 384, literals=LiteralPolicy.escape)
+    for first in range(1, 9):
+        halves = ("<|image|>"[:first], "<|image|>"[first:])
+        parts = [{"text": half, "weight": 1.0 + n} for n, half in enumerate(halves)]
+        sample = encoded(escaping, raw(document(*parts)))
+        tokens = sample.tokens.tolist()
+        assert tokenizer.decode(tokens) == "<|image|>"
+        assert not contains(tokens, tokenizer.image_placeholder)
+
+
+def test_text_without_markup_is_encoded_alike_under_both_policies(encoder):
+    escaping = SampleEncoder(
+        encoder.tokenizer, TemplateKind.v2, IMAGE_SIZE, literals=LiteralPolicy.escape
+    )
+    sample = raw(chat("2 < 3 |> x <b>", pictures=2))
+    assert encoded(escaping, sample).tokens.equal(encoded(encoder, sample).tokens)
+    assert escaping.name != encoder.name
+
+
+def test_a_clip_shows_no_more_frames_than_its_budget(tmp_path, encoder):
+    few = SampleEncoder(encoder.tokenizer, TemplateKind.v2, IMAGE_SIZE, max_frames=2)
+    media = clip("f0.jpg", "f1.jpg", "f2.jpg", "f3.jpg")
+    sample = document({"media": 0}, {"text": "x"}, media=[media])
+    files = {name: picture(seed=number) for number, name in enumerate(media["files"])}
+    whole = RawSample(key="k", shard="s", document=sample, files=files)
+    all_tiles = encoded(encoder, whole).tiles
+    assert encoded(few, whole).tiles.equal(all_tiles[[1, 3]])
+    assert few.measure(sample, {}, CutChoice.none) == (2 * 9 + 2, 2)

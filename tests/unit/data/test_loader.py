@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import os
+import pickle
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 
-from owl.config.run import CutPolicy, DataConfig, PackConfig, SourceConfig
+from owl.config.run import CutPolicy, DataConfig, LiteralPolicy, PackConfig, SourceConfig
 from owl.data import shards
 from owl.data.collate import EMPTY_KEY
 from owl.data.loader import data_problems
 from owl.data.prepare import prepare_folder
 from owl.data.samples import Cursor
+from owl.data.shards import ShardWriter
 from owl.errors import CheckpointError, ConfigError, DataError
 from tests.unit.data.shard_factory import (
     chat,
@@ -310,3 +312,91 @@ def test_all_missing_folders_are_named_at_once(tmp_path):
 def test_nothing_named_is_two_problems_and_the_demo_none():
     assert len(list(data_problems(DataConfig()))) == 2
     assert list(data_problems(DataConfig(demo=True))) == []
+
+
+def test_text_with_markup_is_left_out_unless_it_is_escaped(tmp_path):
+    literal = "<" + "|image|>"
+    plain = chat("What is it?", pictures=1)
+    marked = chat(f"What is {literal}?", pictures=1)
+    (tmp_path / "a").mkdir()
+    with ShardWriter(tmp_path / "a/s.tar", keep_literals=True) as writer:
+        for key, document in (("plain", plain), ("marked", marked)):
+            writer.write(key, document, files_of(document))
+    (line,) = prepare_folder(tmp_path / "a")
+    assert line.startswith("E206: shard s.tar: sample 'marked'")
+    config = data_config(tmp_path, tmp_path / "a")
+    (step,) = take(make_loader(config), 1, size=1)
+    assert step.report.skipped == {"E206": 1}
+    config.special_literals = LiteralPolicy.escape
+    (step,) = take(make_loader(config), 1, size=1)
+    (batch,) = step.microbatches
+    assert (set(batch.keys), batch.num_tiles, step.report.skipped) == ({"plain", "marked"}, 2, {})
+
+
+def test_a_blind_rank_leaves_out_what_the_reading_rank_could_not_decode(tmp_path):
+    config = data_config(tmp_path, spoil(tmp_path / "a", "p3"))
+    pack = PackConfig(enabled=False, text_tokens=200)
+    heard = []
+
+    def tell(skipped):
+        heard.append(skipped)
+        return skipped
+
+    reading = take(make_loader(config, pack, share_skips=tell), 2, size=8)
+    blind = make_loader(config, pack, read_pixels=False, share_skips=lambda mine: heard.pop(0))
+    for one, other in zip(reading, take(blind, 2, size=8), strict=True):
+        assert other.report.skipped == one.report.skipped == {"E308": 1}
+        assert [m.keys for m in other.microbatches] == [m.keys for m in one.microbatches]
+
+
+def test_a_failing_disk_ends_the_run_and_names_the_place(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    loader = make_loader(data_config(tmp_path, folder, num_workers=1))
+    loader.plan.window(0, 0)
+
+    def broken(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)  # the worker is forked after this
+    with pytest.raises(
+        OSError, match=r"shard s-00\d\.tar: \d+ bytes at \d+ of .*data\.quarantine"
+    ):
+        take(loader, 1)
+
+
+def test_repeated_reads_are_counted(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    loader = make_loader(data_config(tmp_path, folder))
+    loader.plan.window(0, 0)
+    pread, failures = os.pread, [OSError(5, "Input/output error")] * 2
+
+    def flaky(*arguments):
+        if failures:
+            raise failures.pop()
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", flaky)
+    assert [step.report.read_retries for step in take(loader, 2)] == [2, 0]
+
+
+def test_bytes_that_are_no_picture_are_never_run(tmp_path):
+    # A pickle that would write a file if anything unpickled it.
+    class Trap:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'sprung'}",))
+
+    document = chat(pictures=1)
+    write_shard(tmp_path / "a/s.tar", [("k", document, {"m0000.jpg": pickle.dumps(Trap())})])
+    (line,) = prepare_folder(tmp_path / "a")
+    assert line.startswith("E307")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_each_source_has_a_skip_budget_of_its_own(tmp_path):
+    good = write_chats(tmp_path / "b", shards=2, samples=20, name="g")
+    config = data_config(
+        tmp_path, spoil(tmp_path / "a", "p1", "p3", "p5"), good, max_skipped_samples=2
+    )
+    config.max_skipped_fraction = 0.1  # of 48 samples 3 are fewer, of 8 they are more
+    with pytest.raises(DataError, match=r"3 of \d samples of data\.sources\.a"):
+        take(make_loader(config, PackConfig(enabled=False, text_tokens=200)), 2, size=48)

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from owl.config.run import TemplateKind
+from owl.config.run import OversizePolicy, PackConfig, TemplateKind
 from owl.data.collate import collate
 from owl.data.index import index_path
 from owl.data.lint import Budgets, Checks, lint_folder
@@ -29,7 +29,15 @@ from owl.data.prepare import prepare_folder
 from owl.data.samples import EncodedSample
 from owl.data.tokenizer import load_tokenizer
 from owl.errors import DataError
-from tests.unit.data.shard_factory import chat, files_of, picture, write_shard, write_tokenizer
+from tests.unit.data.shard_factory import (
+    chat,
+    data_config,
+    files_of,
+    make_loader,
+    picture,
+    write_shard,
+    write_tokenizer,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -282,7 +290,15 @@ def tiles_without_placeholder(_: Path) -> None:
     collate([sample], media_position_shift=0)
 
 
+def sample_that_no_cut_makes_fit(folder: Path) -> None:
+    write_shard(folder / "a" / "s.tar", [("a", chat("long " * 99), {})])
+    prepare_folder(folder / "a")
+    data = data_config(folder, folder / "a", oversize=OversizePolicy.truncate)
+    next(make_loader(data, PackConfig(text_tokens=50, tiles=4, window=8)).steps(1))
+
+
 OTHER_CASES: dict[str, list[Case]] = {
+    "E403": [Case(sample_that_no_cut_makes_fit, r"gave no pack; dropped: \{'E403': 1\}\. Raise")],
     "E404": [
         Case(tokenizer_without_control_tokens, r"has no token <\|im_start\|>.*Use a Qwen2"),
         Case(lambda folder: void(load_tokenizer(folder / "x")), "there is no such folder"),

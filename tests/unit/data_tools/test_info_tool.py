@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
+from tests.unit.data_tools.command import run_command, run_tool
+
+
+def info(*arguments):
+    return run_tool("data_tools/info.py", *arguments)
+
+
+def test_pictures_are_counted_and_tokens_where_they_are_known(tmp_path):
+    folder = write_chats(tmp_path / "a")
+    before = run_command("data_tools/info.py", folder)
+    assert before.returncode == 0
+    assert "2 shards" in before.stdout
+    assert "pictures of a sample: 19 in all, 0.9 on average" in before.stdout
+    assert "tokens are not counted: python data_tools/prepare.py" in before.stdout
+
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    run_tool("data_tools/prepare.py", folder, "--tokenizer", tokenizer, "--image-size", 16)
+    after = info(folder)
+    assert "text tokens of a sample, pictures uncut" in after.stdout
+    assert "tiles of a sample, pictures cut" in after.stdout
+
+
+def test_the_same_figures_come_as_json_and_condemned_samples_are_left_out(tmp_path):
+    bad = chat(pictures=1, w=999)
+    good = chat(pictures=1)
+    write_shard(tmp_path / "s.tar", [("a", good, files_of(good)), ("b", bad, files_of(bad))])
+    run_tool("data_tools/prepare.py", tmp_path)
+    figures = json.loads(info(tmp_path, "--json").stdout)
+    assert figures["samples"] == 2
+    assert figures["condemned"] == {"E306": 1}
+    assert figures["distributions"][0]["total"] == 1
+
+
+def test_histograms_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = write_chats(tmp_path / "a")
+    assert info(folder, "--png", tmp_path / "x.png").returncode == 0
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_is_not_prepared_gives_exit_code_two(tmp_path):
+    result = info(tmp_path)
+    assert result.returncode == 2
+    assert "prepare.py" in result.stderr

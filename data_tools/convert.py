@@ -37,6 +37,13 @@ FAMILY_HELP = {
     "parquet": "Hugging Face parquet: interleaved (OBELICS) or chat (The Cauldron)",
     "jsonl": "your own: messages, question and answer, or text",
 }
+ONLY_WITH = {
+    "prompt_ending": ("llava", "m4", "sharegpt4video", "parquet", "jsonl"),
+    "missing_pictures": ("obelics", "mmc4"),
+    "url_map": ("obelics", "parquet"),
+    "turns_of": ("jsonl",),
+}
+"""Options that would silently do nothing with the other families."""
 ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
 
 
@@ -78,7 +85,8 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--prompt-ending",
         type=PromptEnding,
         choices=list(PromptEnding),
-        help=f"end every question with the family's wording: {ENDINGS}",
+        help=f"end every question with the mPLUG-Owl family's wording: {ENDINGS}; "
+        "by_question_type (m4) does so for the records that call themselves multi-choice",
     )
     group.add_argument(
         "--turns-of",
@@ -149,8 +157,13 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
         return f"--images {arguments.images} is not a folder."
     if arguments.url_map and not arguments.url_map.is_file():
         return f"--url-map {arguments.url_map} is not a file."
-    if arguments.turns_of and arguments.family != "jsonl":
-        return f"--turns-of works with jsonl, not with {arguments.family}."
+    for option, families in ONLY_WITH.items():
+        value = getattr(arguments, option)
+        if value not in (None, MissingPictures.reject) and arguments.family not in families:
+            flag = f"--{option.replace('_', '-')}"
+            return f"{flag} works with {', '.join(families)}, not with {arguments.family}."
+    if arguments.prompt_ending is PromptEnding.by_question_type and arguments.family != "m4":
+        return "--prompt-ending by_question_type works with m4 only: name one kind of ending."
     return None
 
 

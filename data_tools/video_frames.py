@@ -31,7 +31,7 @@ from owl.data.converters.command import add_running, run_job, running_problem
 from owl.data.converters.frame_sampling import FrameSampling, SamplingMode
 from owl.data.converters.job import ConvertJob
 from owl.data.converters.pictures import SourceFolder
-from owl.data.converters.prompt_endings import PromptEnding
+from owl.data.converters.prompt_endings import WORDING, PromptEnding
 from owl.data.converters.records import ConvertError, ConvertOptions
 from owl.data.converters.shard_series import ShardLimits
 from owl.data.converters.video_file import load_av
@@ -75,7 +75,12 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--short-side", type=int, default=448, help="pixels; larger frames are shrunk (448)"
     )
     group.add_argument("--quality", type=int, default=90, help="of the JPEG frames (90)")
-    group.add_argument("--prompt-ending", type=PromptEnding, choices=list(PromptEnding))
+    group.add_argument(
+        "--prompt-ending",
+        type=PromptEnding,
+        choices=list(WORDING),
+        help="end every question with the mPLUG-Owl family's wording",
+    )
     group.add_argument(
         "--escape", action="store_true", help="keep text that looks like markup as plain text"
     )

@@ -11,6 +11,9 @@ The output folder holds
 
 import fcntl
 import json
+import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -39,6 +42,7 @@ from owl.errors import DataError
 NOTES = ".convert"
 SETTINGS_FILE = "convert.json"
 REJECTS_FILE = "rejects.jsonl"
+WATCH_SECONDS = 0.5
 FORMAT = 1
 """Raise it when the same source and options give other samples."""
 
@@ -143,7 +147,7 @@ def convert(
                 progress.add(batch.source_bytes, note.samples, len(note.rejects))
         finally:
             _write_rejects(job.output, done)
-        progress.print_line()
+        progress.finish()
         return _finish(job, done, abandoned=[notes[stem] for stem in notes.keys() - done.keys()])
 
 
@@ -215,7 +219,7 @@ def _convert_all(
         for batch in batches:
             yield batch, convert_batch(job, batch)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         try:
             yield from _in_flight(pool, job, batches, limit=2 * workers)
         except BrokenProcessPool as error:
@@ -245,6 +249,20 @@ def _finished(running: dict[Future[BatchNote], Batch]) -> Iterator[tuple[Batch, 
     ready, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in ready:
         yield running.pop(future), future.result()
+
+
+def _end_with(parent: int) -> None:
+    """Make a worker end when its parent was killed, even in the middle of a batch.
+
+    It would wait for work for ever, and hold the lock on the output folder that it inherited.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 # The output folder.

@@ -6,14 +6,19 @@
  "conversations": [{"from": "human", "value": "<image> <image> Same?"}, ...]}
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from owl.data.converters import llava
 from owl.data.converters.fields import required, string_list, typed
 from owl.data.converters.pictures import PictureStore
+from owl.data.converters.prompt_endings import PromptEnding
 from owl.data.converters.records import Draft, OpenedSample, SourceRecord
 
 FAMILY = "m4"
+
+MULTIPLE_CHOICE = "multi-choice"
+"""Its `question_type`."""
 
 
 def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
@@ -24,9 +29,18 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     draft = llava.to_draft(record, store)
     name = required(value, "sample_id", object)
     draft.id = name if isinstance(name, str) and name else None
+    if draft.prompt_ending is PromptEnding.by_question_type:
+        draft.prompt_ending = _ending_of(value)
     return draft
 
 
 def to_source(sample: OpenedSample) -> dict[str, Any]:
     """Give the record back."""
     return llava.to_source(sample)
+
+
+def _ending_of(value: Mapping[str, Any]) -> PromptEnding | None:
+    """The ending for a record's own kind of question; as mPLUG-Owl3 evaluates, only one has any."""
+    metadata = required(value, "metadata", dict)
+    kind = required(metadata, "question_type", str, of="metadata")
+    return PromptEnding.multiple_choice if kind == MULTIPLE_CHOICE else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from owl.data.converters.fields import required
-from owl.data.converters.records import ConvertOptions, MediaList
+from owl.data.converters.records import ConvertError, ConvertOptions, MediaList
 from owl.data.images import decode_picture, picture_size
 from owl.errors import DataError
 
@@ -183,7 +183,7 @@ class PictureStore:
 
 @lru_cache(maxsize=1)  # once per worker: it may name millions of pictures
 def load_url_map(path: Path) -> Mapping[str, str]:
-    """Read a jsonl of {"url": ..., "file": ...}. Raises DataError E203 with the line."""
+    """Read a jsonl of {"url": ..., "file": ...}. Raises ConvertError with the line."""
     return dict(_url_lines(path))
 
 
@@ -194,4 +194,4 @@ def _url_lines(path: Path) -> Iterator[tuple[str, str]]:
                 entry = json.loads(line)
                 yield required(entry, "url", str), required(entry, "file", str)
             except (ValueError, TypeError, DataError) as error:
-                raise DataError("E203", f"{path}:{number} is no url map entry: {error}") from error
+                raise ConvertError(f"--url-map {path}, line {number}: {error}") from error

@@ -51,7 +51,14 @@ class Progress:
             f"eta {self._eta(seconds, self._total - done)}"
         )
 
+    def finish(self) -> None:
+        """Print the last line. What lies between records was never counted, so say it is all."""
+        self._bytes = self._total - self._kept_bytes
+        self.print_line()
+
     def _eta(self, seconds: float, left: int) -> str:
+        if not left:
+            return "0:00:00"
         if not self._bytes:
             return "?"
         minutes, rest = divmod(round(seconds * left / self._bytes), 60)

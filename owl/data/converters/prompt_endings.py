@@ -16,6 +16,7 @@ class PromptEnding(StrEnum):
 
     short_answer = "short_answer"
     multiple_choice = "multiple_choice"
+    by_question_type = "by_question_type"  # M4 says of each record which kind it is
 
 
 WORDING = {

@@ -61,6 +61,22 @@ def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, argum
     assert words in err
 
 
+@pytest.mark.parametrize(
+    ("family", "option", "words"),
+    [
+        ("captions", ["--prompt-ending", "short_answer"], "works with llava, m4"),
+        ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, not with llava"),
+        ("llava", ["--turns-of", "image"], "--turns-of works with jsonl, not with llava"),
+        ("llava", ["--prompt-ending", "by_question_type"], "works with m4 only"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, run, family, option, words):
+    source = write_lines(tmp_path / "in", GOOD)
+    code, _, err = run(family, "--input", source, "--output", tmp_path / "out", *option)
+    assert code == 2
+    assert words in err
+
+
 def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(tmp_path, run, monkeypatch):
     def stop(*arguments, **settings):
         raise KeyboardInterrupt

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from owl.data.converters.records import MissingPictures
+from owl.data.converters.prompt_endings import WORDING, PromptEnding
+from owl.data.converters.records import ConvertError, MissingPictures
 from tests.unit.data.converters.converting import (
     assert_round_trip,
     convert_lines,
@@ -35,6 +36,16 @@ def test_m4_takes_no_single_picture_as_a_string(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg")
     reject = convert_lines(tmp_path, "m4", M4 | {"image": "a.jpg"}).reject
     assert (reject["code"], "must be a list" in reject["message"]) == ("E203", True)
+
+
+def test_m4_ends_the_questions_that_call_themselves_multiple_choice(tmp_path):
+    write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
+    open_ended = M4 | {"metadata": {"question_type": "open-ended"}}
+    converted = assert_round_trip(
+        tmp_path, "m4", M4, open_ended, prompt_ending=PromptEnding.by_question_type
+    )
+    ends = [sample.document["turns"][0]["content"][-1]["text"] for sample in converted.samples]
+    assert ends == [WORDING[PromptEnding.multiple_choice], " same?"]
 
 
 # OBELICS.
@@ -85,6 +96,13 @@ def test_a_dead_picture_can_be_left_out_and_comes_back(tmp_path):
         0,
     ]
     assert converted.document["meta"]["form"] == {"left_out": {"1": "a.jpg"}}
+
+
+def test_a_broken_url_map_stops_the_run_and_blames_no_record(tmp_path):
+    write_pictures(tmp_path / "images", "a.jpg")
+    urls = write_lines(tmp_path, {"url": "https://owls/1"}, name="urls.jsonl")
+    with pytest.raises(ConvertError, match=r"--url-map .*urls\.jsonl, line 1: .*file is missing"):
+        convert_lines(tmp_path, "obelics", OBELICS, url_map=urls)
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             kwargs["eos_token_id"] = self._ends(generation_config, tokenizer)
         if tokenizer is not None:
             kwargs["tokenizer"] = tokenizer
+            if (generation_config or self.generation_config).pad_token_id is None:
+                kwargs.setdefault("pad_token_id", tokenizer.pad_token_id)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         generated = super().generate(inputs, generation_config, *args, **kwargs)
         if not decode_text or tokenizer is None:

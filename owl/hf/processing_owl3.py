@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.decoders import ByteLevel
+from tokenizers.models import BPE
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -50,6 +53,12 @@ from .template_owl3 import (
 )
 
 IGNORE_INDEX = -100
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 splits text before merging: published with its tokenizer."""
+
 SETTINGS_FILE = "processor_config.json"
 SOURCE_KEYS = {
     "image": ("image", "path", "url", "base64"),
@@ -144,13 +153,14 @@ class Owl3Processor(ProcessorMixin):
             **kwargs: image_size, template, chat_template; the rest goes to the tokenizer.
         """
         folder = pretrained_model_name_or_path
-        settings = {
+        settings: dict[str, Any] = {
             name: kwargs.pop(name)
             for name in ("image_size", "template", "chat_template")
             if name in kwargs
         }
         for name in ("_from_auto", "trust_remote_code"):
             kwargs.pop(name, None)
+        settings = _saved_settings(Path(folder)) | settings
         if not {"image_size", "template"} <= set(settings):
             hub = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
             config = Owl3Config.from_pretrained(folder, **hub)
@@ -279,7 +289,7 @@ class Owl3Processor(ProcessorMixin):
                     "string and its media to the processor."
                 )
             return self.tokenizer.apply_chat_template(
-                conversation, chat_template, tokenize=False,
+                conversation, chat_template=chat_template, tokenize=False,
                 add_generation_prompt=add_generation_prompt, number_media=number_media, **kwargs,
             )  # fmt: skip
         if not conversation:
@@ -377,6 +387,13 @@ class Owl3Processor(ProcessorMixin):
 
 
 _HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
+
+
+def _saved_settings(folder: Path) -> dict[str, Any]:
+    """Read what save_pretrained wrote, if it did; published folders have no such file."""
+    file = folder / SETTINGS_FILE
+    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {name: values[name] for name in ("image_size", "template") if name in values}
 
 
 def _numbered(pieces: Sequence[Piece], options: MediaOptions) -> Iterator[Piece]:
@@ -545,16 +562,39 @@ def _entry(entry: dict[str, Any], request: Request, need_media: bool) -> str | M
 
 
 def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Load a folder's tokenizer, also where only tokenizer.json lies there."""
+    """Load a folder's tokenizer, also where tokenizer_config.json is missing."""
     local = Path(folder)
-    bare = (local / "tokenizer.json").is_file() and not (local / "tokenizer_config.json").is_file()
-    if bare:
+    if local.is_dir() and not (local / "tokenizer_config.json").is_file():
+        # AutoTokenizer would guess the class from model_type, which it does not know.
         return PreTrainedTokenizerFast(
-            tokenizer_file=str(local / "tokenizer.json"),
+            tokenizer_object=_bare_tokenizer(local),
             eos_token="<|im_end|>",
             pad_token="<|endoftext|>",
         )
     return AutoTokenizer.from_pretrained(folder, **kwargs)
+
+
+def _bare_tokenizer(folder: Path) -> RustTokenizer:
+    """Read tokenizer.json, or Qwen2's vocab.json and merges.txt."""
+    if (folder / "tokenizer.json").is_file():
+        return RustTokenizer.from_file(str(folder / "tokenizer.json"))
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    if not all(file.is_file() for file in files):
+        raise ValueError(
+            f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
+            "Copy them from the model this one started from."
+        )
+    rust = RustTokenizer(BPE.from_file(*map(str, files)))
+    rust.normalizer = normalizers.NFC()
+    rust.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    rust.decoder = ByteLevel()
+    rust.add_special_tokens(list(CONTROL_LITERALS))  # numbered after the vocabulary, in order
+    return rust
 
 
 def _control_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

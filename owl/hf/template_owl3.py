@@ -177,7 +177,8 @@ def parse_rendered(text: str) -> Iterator[Piece]:
             yield Control(part)
         elif after_start and part.startswith("assistant\n"):
             yield Text("assistant\n", closed=True)
-            yield Text(part.removeprefix("assistant\n"))
+            if part != "assistant\n":
+                yield Text(part.removeprefix("assistant\n"))
         else:
             yield Text(part)
         after_start = part == "<|im_start|>"

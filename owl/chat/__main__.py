@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Talk with a model about pictures and videos.
+
+python -m owl.chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --web]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from owl.chat.session import Chat, ChatOptions, Model, load_model
+from owl.chat.terminal import answer, talk
+from owl.errors import OwlError
+
+
+def main() -> None:
+    """Read the command line, load the model and talk."""
+    options = _parser().parse_args()
+    try:
+        model = load_model(_existing(options.model), device=options.device, dtype=options.dtype)
+        _start(model, options)
+    except (OwlError, ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _start(model: Model, options: argparse.Namespace) -> None:
+    """Answer one question, serve the page, or talk in the terminal."""
+    shown = ChatOptions(
+        max_new_tokens=options.max_new_tokens,
+        greedy=options.greedy,
+        cut=not options.no_cut,
+        max_tiles=options.max_tiles,
+        max_frames=options.max_frames,
+    )
+    if options.web:
+        from owl.chat.web import serve
+
+        serve(model, shown, port=options.port)
+        return
+    chat = Chat(model, shown)
+    for image in options.image:
+        chat.show("image", image)
+    for video in options.video:
+        chat.show("video", video)
+    if options.ask is None:
+        talk(chat, read=lambda: input("> "), write=_write)
+    elif not answer(chat, options.ask, _write):
+        sys.exit(1)
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise OSError(
+            f"--model {folder} holds no config.json. Name a published mPLUG-Owl3 folder, or one "
+            "that python -m owl.convert export wrote."
+        )
+    return folder
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m owl.chat", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--image", action="extend", nargs="+", default=[], metavar="F",
+        help="pictures that go with the first question: paths or URLs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--video", action="extend", nargs="+", default=[], metavar="F",
+        help="likewise; GIFs always, other formats with PyAV (pip install av)",
+    )  # fmt: skip
+    parser.add_argument("--ask", metavar="QUESTION", help="answer this one question and leave")
+    parser.add_argument("--web", action="store_true", help="a local page instead (needs gradio)")
+    parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--greedy", action="store_true", help="likeliest words instead of drawn")
+    parser.add_argument("--no-cut", action="store_true", help="one tile a picture")
+    parser.add_argument("--max-tiles", type=int, help="most tiles of a picture that is cut")
+    parser.add_argument("--max-frames", type=int, default=16, help="most frames of a video")
+    parser.add_argument(
+        "--device", help="such as cpu or cuda:1 (default: a GPU where there is one)"
+    )
+    parser.add_argument("--dtype", default="auto", help="such as bfloat16 (default: the weights')")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

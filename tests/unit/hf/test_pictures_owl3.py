@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""owl.hf makes the tiles that owl.data makes, from wherever a picture lies."""
+
+import base64
+import io
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from owl.data import images
+from owl.hf.pictures_owl3 import (
+    PUBLISHED_GRIDS,
+    MediaError,
+    choose_grid,
+    count_tiles,
+    load_frames,
+    load_picture,
+    make_tiles,
+    one_a_second,
+    spread,
+)
+from tests.unit.data.shard_factory import picture
+
+PUBLISHED_CHOICES = [
+    ((500, 500), (2, 2)), ((640, 480), (2, 3)), ((480, 640), (3, 2)),
+    ((1920, 1080), (2, 3)), ((1000, 800), (2, 3)), ((2000, 500), (1, 4)),
+    ((3000, 400), (1, 4)), ((400, 3000), (4, 1)), ((100, 100), (2, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "grid"), PUBLISHED_CHOICES)
+@pytest.mark.parametrize("image_size", [378, 384])
+def test_grids_are_those_of_the_published_code(size, grid, image_size):
+    assert choose_grid(*size, image_size, None) == grid
+
+
+def test_grids_are_those_of_training_for_any_size():
+    sizes = np.random.default_rng(0).integers(4, 3000, (300, 2)).tolist()
+    for width, height in sizes:
+        theirs = images.choose_grid(width, height, 378)
+        assert choose_grid(width, height, 378, None) == (theirs.rows, theirs.columns)
+
+
+@pytest.mark.parametrize(
+    ("most", "grid"), [(7, (2, 3)), (6, (2, 2)), (5, (2, 2)), (4, (1, 3)), (3, None), (1, None)]
+)
+def test_a_bound_on_tiles_picks_the_best_grid_below_it(most, grid):
+    assert choose_grid(640, 480, 378, most) == grid
+    assert count_tiles(grid) <= most
+
+
+@pytest.mark.parametrize("grid", [None, *PUBLISHED_GRIDS])
+def test_tiles_are_bit_for_bit_those_of_training(grid):
+    data = picture(50, 37, codec="PNG")
+    theirs = images.make_tiles(
+        images.decode_picture(data), 28, images.Grid(*grid) if grid else None
+    )
+    assert torch.equal(make_tiles(load_picture(data), 28, grid), theirs)
+
+
+@pytest.mark.parametrize(
+    ("codec", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "P", {}),
+        ("PNG", "1", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+    ],
+)
+def test_pictures_are_decoded_as_for_training(codec, mode, options):
+    data = picture(codec=codec, mode=mode, **options)
+    np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_as_for_training(orientation):
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    data = picture(exif=exif.tobytes())
+    np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
+
+
+def test_sixteen_bit_pictures_are_scaled_as_for_training():
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)).save(stream, "PNG")
+    data = stream.getvalue()
+    np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serve a folder on this machine."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.func.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_picture_may_come_in_any_form(tmp_path, server):
+    data = picture(codec="PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    opened = Image.open(io.BytesIO(data))
+    pixels = np.asarray(opened)
+    sources = [
+        data,
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        f"file://{tmp_path}/a.png",
+        f"{server}/a.png",
+        f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        opened,
+        pixels,
+        torch.tensor(pixels),
+        torch.tensor(pixels).permute(2, 0, 1),
+    ]
+    for source in sources:
+        np.testing.assert_array_equal(np.asarray(load_picture(source)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("no/such/file.png", "no/such/file.png cannot be read"),
+        ("http://127.0.0.1:1/a.png", "cannot be read"),
+        (b"not a picture", "the bytes given cannot be decoded"),
+        (picture()[:200], "cannot be decoded"),
+        (np.zeros((4, 4, 3)), "float64 has no defined range"),
+        (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
+        (Image.new("F", (4, 4)), "mode F"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_named(source, told):
+    with pytest.raises(MediaError, match=told):
+        load_picture(source)
+
+
+def test_frames_are_the_middles_of_equal_parts():
+    assert spread(5, 16) == [0, 1, 2, 3, 4]
+    assert spread(100, 4) == [12, 37, 62, 87]
+    assert one_a_second(120, 29.97, 16) == [0, 30, 60, 90]
+    assert one_a_second(1200, 30, 4) == [150, 450, 750, 1050]
+
+
+def test_a_video_may_be_frames_an_array_or_an_animation(tmp_path):
+    shades = [10, 120, 240]
+    frames = [Image.new("RGB", (8, 8), (shade,) * 3) for shade in shades]
+    frames[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=1000, loop=0
+    )
+    array = np.stack([np.asarray(frame) for frame in frames])
+    for source in (frames, [np.asarray(frame) for frame in frames], array, tmp_path / "a.gif"):
+        loaded = load_frames(source, 16)
+        assert [frame.getpixel((0, 0))[0] for frame in loaded] == pytest.approx(shades, abs=4)
+    assert len(load_frames(array, 2)) == 2
+
+
+def test_a_video_without_frames_or_decoder_is_named(tmp_path):
+    with pytest.raises(MediaError, match="holds no frame"):
+        load_frames([], 16)
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    with pytest.raises(MediaError, match=r"a\.mp4 (needs PyAV|cannot be decoded)"):
+        load_frames(tmp_path / "a.mp4", 16)

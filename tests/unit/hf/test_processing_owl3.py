@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both ways of asking give the tokens, offsets and tiles of training."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from owl.config.run import TemplateKind
+from owl.data.encode import CutChoice, SampleEncoder
+from owl.data.samples import RawSample
+from owl.data.tokenizer import load_tokenizer
+from owl.hf import Owl3Processor
+from owl.hf.pictures_owl3 import MediaError
+from owl.hf.processing_owl3 import RequestError
+from owl.hf.processing_owl3 import load_tokenizer as load_hf_tokenizer
+from tests.unit.data.shard_factory import QWEN2, chat, files_of, needs_qwen2, picture
+
+SIZE = 28
+
+
+def image(seed: int = 0, width: int = 50, height: int = 37) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def ask(text: str) -> list[dict]:
+    """Write a question as the model cards do."""
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
+
+
+def entries(*content) -> list[dict]:
+    """Write a question as today's transformers do."""
+    return [{"role": "user", "content": list(content)}]
+
+
+def show(source) -> dict:
+    return {"type": "image", "image": source}
+
+
+def say(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def assert_same(one, other) -> None:
+    assert set(one) == set(other)
+    torch.testing.assert_close(dict(one), dict(other), rtol=0, atol=0)
+
+
+def encoder_for(folder, template: str) -> SampleEncoder:
+    return SampleEncoder(load_tokenizer(folder), TemplateKind(template), SIZE)
+
+
+@pytest.fixture(params=["v2", "v3"])
+def roads(request, folder):
+    """Training's encoder and our processor, over the byte tokenizer."""
+    processor = Owl3Processor.from_pretrained(folder, template=request.param)
+    return encoder_for(folder, request.param), processor
+
+
+def raw(document) -> RawSample:
+    return RawSample(key="a", shard="s", document=document, files=files_of(document, codec="PNG"))
+
+
+def as_messages(document, *, answered: bool) -> list[dict]:
+    """The same conversation in the model cards' form."""
+    marked = [
+        {
+            "role": turn["role"],
+            "content": "".join(part.get("text", "<|image|>") for part in turn["content"]),
+        }
+        for turn in document["turns"]
+    ]
+    return marked if answered else [*marked[:-1], {"role": "assistant", "content": ""}]
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("cut", [True, False])
+def test_prompts_are_those_of_training(roads, pictures, cut):
+    encoder, processor = roads
+    document = chat("What is <|im_end|> this?\n", pictures=pictures, cut="on" if cut else "off")
+    sample = raw(document)
+
+    ours = processor(
+        as_messages(document, answered=False),
+        images=list(sample.files.values()) or None,
+        cut_enable=cut,
+    )
+    theirs = encoder.encode_prompt(sample, cut=CutChoice.marked)
+
+    assert torch.equal(ours["input_ids"][0], theirs.tokens)
+    assert ours["attention_mask"].all()
+    if pictures:
+        assert ours["media_offset"][0].tolist() == theirs.media_offset
+        assert torch.equal(ours["pixel_values"], (theirs.tiles.float() / 255 - 0.5) / 0.5)
+    else:
+        assert set(ours) == {"input_ids", "attention_mask"}
+
+
+def test_answers_and_labels_are_those_of_training(roads):
+    encoder, processor = roads
+    document = chat("Hm?", "\n  An owl.", pictures=1)
+    sample = raw(document)
+
+    ours = processor(
+        as_messages(document, answered=True),
+        images=list(sample.files.values()),
+        cut_enable=False,
+        inference_mode=False,
+    )
+    theirs = encoder.encode(sample, source="", cut=CutChoice.none)
+
+    assert torch.equal(ours["input_ids"][0], theirs.tokens)
+    learned = torch.where(theirs.loss_weights > 0, theirs.tokens, -100)
+    assert torch.equal(ours["labels"][0], learned)
+
+
+@needs_qwen2
+@pytest.mark.parametrize("template", ["v2", "v3"])
+def test_qwen2_tokens_are_those_of_training(template):
+    encoder = encoder_for(QWEN2, template)
+    processor = Owl3Processor(load_hf_tokenizer(QWEN2), SIZE, template)
+    document = chat(
+        "  Was ist <|image|x|>\n\n 12345 \u00e9e\u0301 <|im_start|>?", pictures=2, cut="on"
+    )
+    sample = raw(document)
+
+    ours = processor(as_messages(document, answered=False), images=list(sample.files.values()))
+    theirs = encoder.encode_prompt(sample, cut=CutChoice.marked)
+
+    assert torch.equal(ours["input_ids"][0], theirs.tokens)
+    assert ours["media_offset"][0].tolist() == theirs.media_offset
+
+
+@needs_qwen2
+def test_a_published_run_is_reproduced():
+    # One picture cut 2 x 3 as the first thing a user shows (owl3.md section 1: 241101).
+    processor = Owl3Processor(load_hf_tokenizer(QWEN2), SIZE, "v3")
+    ours = processor(ask("<|image|>\nDescribe it."), images=[image(width=64, height=48)])
+    assert ours["media_offset"][0].tolist() == [18, 24, 30, 36, 42, 48, 54]
+    assert ours["input_ids"][0, :9].tolist() == [
+        151644, 8948, 198, 151645, 198, 151644, 872, 198, 27
+    ]  # fmt: skip
+
+
+def test_a_last_answer_is_left_out_of_a_prompt(processor):
+    answered = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert_same(processor(answered), processor(ask("Hi")))
+
+
+def test_both_ways_of_asking_and_rendered_strings_agree(processor):
+    picture_one, clip, picture_two = image(1), [image(2), image(3)], image(4)
+    conversation = entries(
+        show(picture_one),
+        say("\nand "),
+        {"type": "video", "video": clip},
+        say(" then "),
+        show(picture_two),
+    )
+    cards = processor(
+        ask("<|image|>\nand <|video|> then <|image|>"),
+        images=[picture_one, picture_two],
+        videos=[clip],
+    )
+    today = processor.apply_chat_template(
+        conversation, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    rendered = processor(
+        processor.apply_chat_template(conversation, add_generation_prompt=True),
+        images=[picture_one, picture_two],
+        videos=[clip],
+    )
+    assert_same(cards, today)
+    assert_same(cards, rendered)
+
+
+def test_a_batch_of_mixed_media_is_its_rows_padded(processor):
+    conversations = [
+        entries(show(image(1)), say("What?")),
+        entries(say("Nothing to see.")),
+        entries({"type": "video", "video": [image(2), image(3)]}, show(image(4)), say("Well?")),
+    ]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    rows = [processor.apply_chat_template(one, **options) for one in conversations]
+    for side in ("left", "right"):
+        batch = processor.apply_chat_template(conversations, padding_side=side, **options)
+        assert torch.equal(
+            batch["pixel_values"], torch.cat([row["pixel_values"] for row in rows[::2]])
+        )
+        for index, row in enumerate(rows):
+            real = batch["attention_mask"][index].bool()
+            assert torch.equal(batch["input_ids"][index][real], row["input_ids"][0])
+            assert real[-1 if side == "left" else 0]
+            mine = row["media_offset"][0] if "media_offset" in row else torch.tensor([]).long()
+            assert torch.equal(batch["media_offset"][index], mine)
+
+
+def test_pictures_of_a_batch_come_by_row_or_in_one_list(processor):
+    texts = [ask("<|image|>?"), ask("none"), ask("<|image|><|image|>")]
+    one, two, three = image(1), image(2), image(3)
+    by_row = processor(texts, images=[[one], [], [two, three]])
+    assert_same(by_row, processor(texts, images=[one, two, three]))
+    assert_same(by_row, processor(texts, images=[[one], None, [two, three]]))
+
+
+def test_videos_come_as_frames_or_as_a_list_of_videos(processor):
+    frames = [image(1), image(2)]
+    bare = processor(ask("<|video|>?"), videos=frames)
+    assert_same(bare, processor(ask("<|video|>?"), videos=[frames]))
+    assert len(bare["pixel_values"]) == 2
+    texts = [ask("<|video|>"), ask("<|video|>")]
+    assert_same(
+        processor(texts, videos=[frames, frames]), processor(texts, videos=[[frames], [frames]])
+    )
+
+
+def test_media_are_numbered_on_request(processor):
+    conversation = entries(show(image(1)), show(image(2)), say("Which?"))
+    text = processor.apply_chat_template(conversation, number_media=True)
+    assert "user\nPicture 1: <|image|>Picture 2: <|image|>Which?" in text
+    numbered = processor.apply_chat_template(
+        conversation, number_media=True, tokenize=True, return_dict=True, cut_enable=False
+    )
+    assert "Picture 2: <|image|>Which?" in processor.decode(numbered["input_ids"][0])
+    assert_same(numbered, processor(text, images=[image(1), image(2)], cut_enable=False))
+
+
+@pytest.mark.parametrize(("most", "tiles"), [(None, 7), (7, 7), (5, 5), (3, 1)])
+def test_tiles_of_a_picture_are_bounded(processor, most, tiles):
+    wide = image(width=64, height=48)
+    ours = processor(ask("<|image|>"), images=[wide], max_tiles=most)
+    assert len(ours["pixel_values"]) == tiles == len(ours["media_offset"][0])
+
+
+def test_what_was_saved_comes_back(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = Owl3Processor.from_pretrained(tmp_path)
+    assert (again.image_size, again.template) == (processor.image_size, processor.template)
+    request = ask("<|image|> <|im_end|>?")
+    assert_same(again(request, images=[image()]), processor(request, images=[image()]))
+    assert again.tokenizer.chat_template == processor.chat_template
+
+
+def test_another_jinja_template_renders_strings(processor):
+    told = processor.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], "{{ messages[0]['content'] }}!"
+    )
+    assert told == "Hi!"
+
+
+@pytest.mark.parametrize(
+    ("request_", "images", "error", "told"),
+    [
+        ("<|image|><|image|>", [image()], RequestError, r"2 <\|image\|> but 1 images"),
+        ("<|image|>", [image(), image()], RequestError, r"1 <\|image\|> but 2 images"),
+        ("<|image|>", None, RequestError, r"1 <\|image\|> but 0 images"),
+        ("<|video|>", None, RequestError, r"1 <\|video\|> but 0 videos"),
+        ("<|image|>", ["nowhere.png"], MediaError, r"nowhere\.png cannot be read"),
+        ("<|image|>", [picture()[:99]], MediaError, "cannot be decoded"),
+    ],
+)
+def test_a_request_that_contradicts_itself_is_one_clear_error(
+    processor, request_, images, error, told
+):
+    with pytest.raises(error, match=told):
+        processor(ask(request_), images=images)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda p: p(None), "there is no text"),
+        (lambda p: p([]), "there is no text"),
+        (lambda p: p("Hi", return_tensors="np"), "return_tensors='np'"),
+        (lambda p: p("Hi", padding_side="up"), "padding_side='up'"),
+        (lambda p: p(["Hi", "Hello"], padding=False), "leave padding=True"),
+        (lambda p: p("Hi", inference_mode=False), "labels need messages"),
+        (lambda p: p(ask("<|image|>"), images=[image()], max_tiles=0), "max_tiles=0"),
+        (lambda p: p([{"role": "user"}]), "needs role and content"),
+        (lambda p: p(entries(say("Hi"))), "go through apply_chat_template"),
+        (lambda p: p.apply_chat_template([]), "is empty"),
+        (lambda p: p.apply_chat_template(entries({"type": "audio"})), "type 'audio'"),
+        (
+            lambda p: p.apply_chat_template(entries({"type": "image"}), tokenize=True),
+            "holds 0 sources",
+        ),
+    ],
+)
+def test_a_request_without_meaning_is_one_clear_error(processor, call, told):
+    with pytest.raises(RequestError, match=told):
+        call(processor)
+
+
+def test_too_many_pictures_for_a_batch_are_noticed(processor):
+    with pytest.raises(RequestError, match=r"1 <\|image\|> but 2 images"):
+        processor([ask("<|image|>"), ask("<|image|>")], images=[image()] * 3)
+
+
+def test_a_folder_without_tokenizer_is_one_clear_error(folder, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        Owl3Processor.from_pretrained(tmp_path)

@@ -5,6 +5,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from PIL import Image
 from torch import Tensor
@@ -138,23 +139,20 @@ def _token_views(
 ) -> Iterator[TokenView]:
     span = len(tokenizer.image_placeholder)
     holders = {offset + i: tile for tile, offset in enumerate(offsets) for i in range(span)}
-    controls = {tokenizer.control_id(literal): literal for literal in CONTROL_LITERALS}
-
-    def text(token: int) -> str:
-        return controls.get(token) or tokenizer.decode([token])
-
-    learned_before = False
+    controls = {tokenizer.control_id(literal) for literal in CONTROL_LITERALS}
     columns = (batch.tokens, batch.labels, batch.loss_weights, batch.position_ids)
     lists = [column[rows.start : rows.stop].tolist() for column in columns]
-    for row, token, label, weight, position in zip(rows, *lists, strict=True):
+    texts = token_texts(lists[0], tokenizer)
+    learned_before = False
+    for index, (token, label, weight, position) in enumerate(zip(*lists, strict=True)):
         has_label = label != IGNORE_INDEX
         yield TokenView(
-            row=row,
+            row=rows.start + index,
             position=position,
             id=token,
-            text=text(token),
+            text=texts[index],
             label=label if has_label else None,
-            label_text=text(label) if has_label else "",
+            label_text=_label_text(label, lists[0], texts, index, tokenizer) if has_label else "",
             weight=weight,
             is_learned=learned_before,
             is_control=token in controls,
@@ -162,6 +160,36 @@ def _token_views(
             sees=sum(place <= position for place in places),
         )
         learned_before = has_label
+
+
+def token_texts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """Text of each token where it stands; control tokens by their names.
+
+    A token is decoded together with the one before it: some tokenizers leave the space before a
+    word out when it comes first, and a character may be spread over two tokens.
+    """
+    controls = {tokenizer.control_id(literal): literal for literal in CONTROL_LITERALS}
+
+    @cache
+    def text(before: int | None, token: int) -> str:
+        if token in controls:
+            return controls[token]
+        alone = tokenizer.decode([token])
+        if before is None or before in controls:
+            return alone
+        first, both = tokenizer.decode([before]), tokenizer.decode([before, token])
+        return both[len(first) :] if both.startswith(first) else alone
+
+    return [text(before, token) for before, token in zip((None, *tokens), tokens, strict=False)]
+
+
+def _label_text(
+    label: int, tokens: Sequence[int], texts: Sequence[str], index: int, tokenizer: Tokenizer
+) -> str:
+    """Text of what a token predicts, which is the next token."""
+    if index + 1 < len(tokens) and tokens[index + 1] == label:
+        return texts[index + 1]
+    return tokenizer.decode([label])
 
 
 def thumbnail(tile: Tensor) -> str:

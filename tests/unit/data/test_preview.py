@@ -14,15 +14,18 @@ from owl.config.run import PackConfig
 from owl.data.prepare import prepare_folder
 from owl.data.preview.batch import load_sample, load_step
 from owl.data.preview.page import render_page
-from owl.data.preview.view import PageView, RankView, sample_views
+from owl.data.preview.view import PageView, RankView, sample_views, token_texts
 from owl.data.preview.work import batch_work, visible_pairs
 from owl.data.samples import IGNORE_INDEX
+from owl.data.tokenizer import load_tokenizer
 from owl.errors import ConfigError
 from tests.unit.data.shard_factory import (
+    QWEN2,
     chat,
     data_config,
     files_of,
     make_loader,
+    needs_qwen2,
     write_chats,
     write_shard,
 )
@@ -189,6 +192,30 @@ def test_text_of_a_sample_cannot_become_markup(tmp_path):
     embedded = re.search(r"id=data>(.*?)</script>", page, re.DOTALL)
     tokens = json.loads(embedded[1])[0]["tokens"]
     assert answer in "".join(text for _, _, _, text, _ in tokens)
+
+
+class Words:
+    """A tokenizer that, as some do, leaves out the space before the first word it decodes."""
+
+    vocabulary = ("an", "owl", "sees")
+
+    def control_id(self, literal):
+        return {"<|im_start|>": 7, "<|im_end|>": 8, "<|endoftext|>": 9}[literal]
+
+    def decode(self, ids):
+        return " ".join(self.vocabulary[token] for token in ids)
+
+
+def test_words_keep_the_space_before_them():
+    texts = token_texts([7, 0, 1, 2, 8], Words())
+    assert texts == ["<|im_start|>", "an", " owl", " sees", "<|im_end|>"]
+
+
+@needs_qwen2
+def test_tokens_of_text_join_to_the_text():
+    tokenizer = load_tokenizer(QWEN2)
+    text = "Two owls, 3 caf\u00e9s\n\tand a\u00e7a\u00ed."
+    assert "".join(token_texts(tokenizer.encode(text), tokenizer)) == text
 
 
 def test_samples_beyond_show_are_counted(loader):

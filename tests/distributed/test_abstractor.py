@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from owl.checkpoint.folder import checkpoint_path
+from owl.checkpoint.load import load_model_config
 from owl.config.run import (
     AbstractorConfig,
     AttentionKind,
     CheckpointConfig,
     DeviceKind,
+    FusionKind,
     OptimConfig,
     ParallelConfig,
     Precision,
@@ -22,6 +24,7 @@ from owl.train.run import train
 from tests.tiny_run import losses, tiny_model, tiny_run
 
 MODEL = tiny_model(
+    FusionKind.joint_softmax,
     projector=ProjectorKind.abstractor,
     abstractor=AbstractorConfig(
         num_queries=3, num_layers=2, num_attention_heads=2, ffn_hidden_size=20
@@ -35,7 +38,7 @@ def test_an_abstractor_trains_alike_alone_and_over_a_tensor_group(tmp_path):
     optim = OptimConfig(
         learning_rate=1e-3, warmup_fraction=0.0, distributed=False, clip_grad_norm=0.0
     )
-    run = tiny_run(tmp_path, train_steps=3, model=MODEL, precision=Precision.fp64, optim=optim)
+    run = tiny_run(tmp_path, train_steps=2, model=MODEL, precision=Precision.fp64, optim=optim)
     train(run)
     straight = losses(Path(run.output))
     start = checkpoint_path(Path(run.output), 2)
@@ -44,11 +47,12 @@ def test_an_abstractor_trains_alike_alone_and_over_a_tensor_group(tmp_path):
         run,
         output=str(tmp_path / "tensor2"),
         checkpoint=CheckpointConfig(start_from=str(start), every_steps=100),
-        parallel=ParallelConfig(device=DeviceKind.cpu, timeout_minutes=1, tensor=2),
+        parallel=ParallelConfig(device=DeviceKind.cpu, timeout_minutes=1, tensor=2, sequence=True),
     )
     run_in_processes(train, 2, resumed)
     expected = replace(resumed, output=str(tmp_path / "one"), parallel=run.parallel)
     train(expected)
 
     assert straight[-1] < straight[0]
+    assert load_model_config(start) == MODEL
     assert losses(Path(resumed.output)) == pytest.approx(losses(Path(expected.output)), rel=1e-11)

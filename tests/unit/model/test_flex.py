@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from owl.config.run import AttentionKind
 from owl.model.attention import attention_backend
+from owl.model.attention import flex as flex_module
 from owl.model.attention.flex import FlexAttention, padded_length
 from owl.model.media import PackContext
 from tests.unit.model.packs import PLACES, places
@@ -143,6 +144,21 @@ def test_layers_share_a_packs_masks_which_go_with_the_pack():
     del pack
     gc.collect()
     assert flex._masks == {}
+
+
+def test_packs_of_like_lengths_share_a_compiled_graph(monkeypatch):
+    # A graph without a kernel behind it: what is traced, and when again, shows on a CPU too.
+    traced = torch.compile(flex_module.flex_attention, backend="eager", dynamic=False)
+    monkeypatch.setattr(flex_module, "flex_attention", traced)
+    torch._dynamo.utils.counters.clear()
+    graphs = []
+
+    for samples in ([(60, [3])], [(30, [5]), (33, [])], [(65, [3])]):
+        with torch.no_grad():
+            attend(FlexAttention(64), "joint", heads_for(samples), context(samples))
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    assert graphs == [1, 1, 2]  # the last pack has a token more than the block
 
 
 def test_the_mask_of_a_big_pack_is_small():

@@ -89,6 +89,8 @@ def process_groups(
 def job(parallel: ParallelConfig, *, alone: bool = False) -> Iterator[torch.device]:
     """Start torch.distributed and leave it at the end; yields this process's device."""
     check_version()
+    # Tensor parallelism overlaps its collectives with compute only with one connection per device.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = _choose_device(parallel.device)
     if device.type == "cpu":
         cpu.install()

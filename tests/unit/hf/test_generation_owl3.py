@@ -52,6 +52,16 @@ def test_both_caches_give_what_recomputing_gives(model):
 
 
 @torch.no_grad()
+def test_logits_of_every_step_are_those_of_recomputing(model):
+    inputs = batch()
+    settings = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    settings |= {"return_dict_in_generate": True, "output_logits": True}
+    cached = model.generate(**inputs, **settings)
+    recomputed = model.generate(**inputs, **settings, use_cache=False)
+    torch.testing.assert_close(cached.logits, recomputed.logits, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
 def test_each_row_is_what_it_would_be_alone(model):
     inputs = batch()
     cached = write(model, inputs)
@@ -137,28 +147,23 @@ def test_the_model_cards_way_decodes_the_answer(folder, processor):
     assert isinstance(told[0], str)
 
 
-def test_generation_ends_where_the_tokenizer_ends_turns(folder, processor, monkeypatch):
-    model = build("joint_softmax")
-    for end in ("<|im_end|>", "<|endoftext|>"):
-        token = processor.tokenizer.convert_tokens_to_ids(end)
-        with torch.no_grad():
-            model.language_model.lm_head.weight.zero_()
-            model.language_model.model.norm.weight.fill_(1.0)
-        monkeypatch.setattr(
-            type(model.language_model.lm_head),
-            "forward",
-            lambda self, hidden, token=token: torch.nn.functional.one_hot(
-                torch.full(hidden.shape[:2], token), 259
-            ).float(),
-        )
-        written = model.generate(
-            input_ids=torch.zeros(1, 3).long(),
-            tokenizer=processor.tokenizer,
-            max_new_tokens=5,
-            do_sample=False,
-        )
-        assert written[0, 3:].tolist() == [token]
-        monkeypatch.undo()
+@pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>"])
+def test_generation_ends_where_the_tokenizer_ends_turns(processor, end):
+    model, token = build("joint_softmax"), processor.tokenizer.convert_tokens_to_ids(end)
+
+    def always_ends(hidden_states):
+        tokens = torch.full(hidden_states.shape[:2], token)
+        return torch.nn.functional.one_hot(tokens, 259).float()
+
+    model.language_model.lm_head.forward = always_ends
+    written = model.generate(
+        input_ids=torch.zeros(1, 3).long(),
+        tokenizer=processor.tokenizer,
+        max_new_tokens=5,
+        do_sample=False,
+    )
+
+    assert written[0, 3:].tolist() == [token]
 
 
 def test_decoding_without_a_tokenizer_is_one_clear_error(model):

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chat: what a user types, what comes back, what is remembered."""
+
+import sys
+
+import pytest
+from PIL import Image
+
+from owl.chat.__main__ import main
+from owl.chat.session import Chat, ChatOptions, load_model
+from owl.chat.terminal import HELP, talk
+from owl.chat.web import build_page, reply
+from owl.errors import ConfigError
+from tests.unit.data.shard_factory import write_tokenizer
+from tests.unit.hf.conftest import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("owl3")
+    build("joint_softmax").save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+@pytest.fixture
+def chat(folder) -> Chat:
+    return Chat(load_model(folder, device="cpu"), ChatOptions(max_new_tokens=5, greedy=True))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (30, 20), "red").save(path)
+    return path
+
+
+def typed(*lines: str):
+    """Give one line after another, then the end of input."""
+    left = iter(lines)
+
+    def read() -> str:
+        try:
+            return next(left)
+        except StopIteration:
+            raise EOFError from None
+
+    return read
+
+
+def run(chat: Chat, *lines: str) -> str:
+    written: list[str] = []
+    talk(chat, typed(*lines), written.append)
+    return "".join(written)
+
+
+def test_an_answer_comes_in_pieces_and_is_remembered(chat):
+    pieces = list(chat.ask("Hi"))
+    assert chat.history[0] == {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    assert chat.history[1] == {"role": "assistant", "content": "".join(pieces)}
+
+
+def test_a_streamed_answer_is_what_generate_gives(chat, photo):
+    chat.show("image", photo)
+    asked = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "path": photo}, {"type": "text", "text": "?"}],
+        }
+    ]
+    processor, network = chat.model.processor, chat.model.network
+    inputs = processor.apply_chat_template(
+        asked, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    expected = network.generate(
+        **inputs, tokenizer=processor.tokenizer, decode_text=True, max_new_tokens=5, do_sample=False
+    )
+    assert "".join(chat.ask("?")) == expected[0]
+
+
+def test_pictures_go_with_the_next_question_and_stay_in_the_history(chat, photo):
+    told = run(chat, f"/image {photo}", "What?", "And now?")
+    assert "goes with your next question" in told
+    first, _, second, _ = chat.history
+    assert [part["type"] for part in first["content"]] == ["image", "text"]
+    assert [part["type"] for part in second["content"]] == ["text"]
+    assert not chat.waiting
+
+
+def test_commands_are_obeyed(chat, photo):
+    told = run(chat, "/help", "/image", "/image nowhere.png", "/dance", "", "/quit", "never asked")
+    assert HELP in told
+    assert "/image needs a file" in told
+    assert "there is no file nowhere.png" in told
+    assert "/dance is not a command" in told
+    assert not chat.history
+    run(chat, "Hi", f"/image {photo}", "/reset")
+    assert not chat.history
+    assert not chat.waiting
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_conversation_as_it_was(chat, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    told = run(chat, "Hi", f"/image {tmp_path}/bad.png", "What?", "Still there?")
+    assert "bad.png cannot be decoded" in told
+    assert len(chat.history) == 4
+
+
+def test_an_error_while_generating_reaches_the_reader(chat, monkeypatch):
+    def fail(**_):
+        raise ValueError("out of ink")
+
+    monkeypatch.setattr(chat.model.network, "generate", fail)
+    with pytest.raises(ValueError, match="out of ink"):
+        list(chat.ask("Hi"))
+    assert not chat.history
+
+
+def test_an_answer_that_nobody_reads_on_stops(chat):
+    chat.options = ChatOptions(max_new_tokens=10_000, greedy=True)
+    answer = chat.ask("Hi")
+    next(answer)
+    answer.close()  # joins the thread that generates: the test's timeout would tell
+    assert not chat.history
+
+
+def test_one_question_on_the_command_line(folder, photo, monkeypatch, capsys):
+    command = ["chat", "--model", str(folder), "--image", str(photo), "--ask", "What?", "--greedy"]
+    monkeypatch.setattr(sys, "argv", [*command, "--max-new-tokens", "4", "--device", "cpu"])
+    main()
+    assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize("extra", [[], ["--image", "nowhere.png", "--ask", "Hm?"]])
+def test_what_is_missing_is_one_line(folder, tmp_path, monkeypatch, capsys, extra):
+    model = folder if extra else tmp_path
+    monkeypatch.setattr(sys, "argv", ["chat", "--model", str(model), "--device", "cpu", *extra])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    told = capsys.readouterr().out + str(stopped.value.code)
+    assert ("nowhere.png cannot be read" if extra else "holds no config.json") in told
+
+
+def test_the_page_without_gradio_says_what_to_install(chat, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ConfigError, match=r"owl3-megatron\[web\]"):
+        build_page(chat.model, chat.options)
+
+
+def test_the_page_shows_what_was_asked_and_the_answer_as_it_grows(chat, photo):
+    steps = list(reply(chat, {"text": "What?", "files": [str(photo)]}, []))
+    shown, box, _ = steps[-1]
+    assert box is None
+    assert [entry["role"] for entry in shown] == ["user", "user", "assistant"]
+    assert shown[-1]["content"] == chat.history[-1]["content"]
+    assert steps[0][0][-1]["content"] == ""
+
+
+def test_the_page_shows_an_error_in_place_of_the_answer(chat, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    steps = list(reply(chat, {"text": "What?", "files": [str(tmp_path / "bad.png")]}, []))
+    assert "cannot be decoded" in steps[-1][0][-1]["content"]
+
+
+def test_the_page_is_built(chat):
+    gradio = pytest.importorskip("gradio")
+    assert isinstance(build_page(chat.model, chat.options), gradio.Blocks)

@@ -63,7 +63,7 @@ def main() -> int:
         print(f"preview: {error}", file=sys.stderr)
         return 2
     arguments.output.write_text(page, encoding="utf-8")
-    print(f"wrote {arguments.output}, {len(page.encode()) / 1e6:.1f} MB")
+    print(f"wrote {arguments.output}, {len(page.encode()) / 1e3:,.0f} kB")
     return 0
 
 

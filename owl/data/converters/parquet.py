@@ -64,7 +64,7 @@ def _chat_draft(row: Mapping[str, Any], store: PictureStore) -> Draft:
         media=media,
         raw=leftovers(row, {"images", "texts"})
         | {"texts": [leftovers(text, {"user", "assistant"}) for text in row["texts"]]},
-        form={"layout": "chat", "paths": [image.get("path") for image in images]},
+        form={"layout": "chat", "images": _details(images)},
         prompt_ending=store.options.prompt_ending,
     )
 
@@ -99,7 +99,7 @@ def _stored_draft(row: Mapping[str, Any], store: PictureStore) -> Draft:
         turns=[{"role": "document", "content": content}],
         media=media,
         raw=leftovers(row, {"images", "texts"}),
-        form={"layout": "stored", "paths": [image.get("path") for image in images if image]},
+        form={"layout": "stored", "images": _details(images)},
     )
 
 
@@ -124,8 +124,13 @@ def _add_stored(image: object, name: str, media: MediaList, store: PictureStore)
     )
 
 
+def _details(images: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """All that the table says of each picture besides its bytes: its path, mostly null."""
+    return [leftovers(image, {"bytes"}) for image in images if image is not None]
+
+
 def _stored_images(sample: OpenedSample) -> list[dict[str, Any]]:
     return [
-        {"bytes": sample.files[entry["file"]], "path": path}
-        for entry, path in zip(sample.media, sample.form["paths"], strict=True)
+        {"bytes": sample.files[entry["file"]]} | details
+        for entry, details in zip(sample.media, sample.form["images"], strict=True)
     ]

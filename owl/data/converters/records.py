@@ -7,7 +7,7 @@ each family can give its source record back.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,10 @@ from owl.data.converters.literals import escape_text, unescape_text
 from owl.data.converters.prompt_endings import PromptEnding, add_ending, remove_ending
 from owl.data.schema import SCHEMA, Json
 from owl.errors import DataError, OwlError
+
+MAX_NESTING = 64
+"""Python's json parser gives up near 1000, at a depth that depends on who calls it: a document has
+to be far from that, or it would end a training run instead of this one."""
 
 
 class ConvertError(OwlError):
@@ -176,8 +180,12 @@ def open_sample(document: Json, files: Mapping[str, bytes]) -> OpenedSample:
     return OpenedSample(copy["media"], turns, raw, form, files)
 
 
-def check_json(value: object) -> None:
-    """Raise E203 for a leftover that json cannot give back: bytes, dates, NaN."""
+def check_json(value: dict[str, Any]) -> None:
+    """Raise E203 for leftovers that json cannot give back: bytes, dates, NaN, deep nesting."""
+    if (depth := _nesting(value)) > MAX_NESTING:
+        raise DataError(
+            "E203", f"a leftover field is nested {depth} deep, over {MAX_NESTING}. Drop it."
+        )
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -185,6 +193,21 @@ def check_json(value: object) -> None:
             "E203",
             f"a leftover field cannot be kept as json: {error}. Drop the field from the source.",
         ) from error
+
+
+def _nesting(value: object) -> int:
+    """How deep lists and objects lie in one another; no recursion, which is what it guards."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [child for item in level for child in _children(item)]
+    return depth
+
+
+def _children(item: object) -> list[object]:
+    inner = item.values() if isinstance(item, dict) else item
+    assert isinstance(inner, Iterable)
+    return [child for child in inner if isinstance(child, dict | list)]
 
 
 def _end_prompts(turns: list[dict[str, Any]], ending: PromptEnding) -> dict[str, Any]:

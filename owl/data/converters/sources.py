@@ -85,6 +85,8 @@ class Source(Protocol):
 def list_files(place: Path, suffixes: Sequence[str]) -> list[SourceFile]:
     """Find the input files of a kind: the file itself, or all under a folder, sorted.
 
+    Hidden files and folders are no input: caches, and the `._a.json` that some systems leave.
+
     Raises:
         ConvertError: there are none, one leads out of the folder, or two would share shard names.
     """
@@ -111,8 +113,10 @@ def stat_fingerprint(file: SourceFile) -> str:
 
 def _walk(folder: Path) -> list[str]:
     found = []
-    for parent, _, names in os.walk(folder, followlinks=False):
-        found += [os.path.relpath(os.path.join(parent, name), folder) for name in names]
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in shown]
     return sorted(found)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from owl.data import tar
+from owl.data.converters.pictures import MAX_FILE_BYTES
 from owl.data.converters.records import ConvertOptions, Reject, SourceRecord
 from owl.data.converters.sources import Batch, SourceFile, stat_fingerprint
 from owl.errors import DataError
@@ -59,6 +60,8 @@ def _key(member: tar.Member) -> str:
 def _read_sample(
     view: memoryview, key: str, members: Sequence[tar.Member], *, file: str, number: int
 ) -> SourceRecord | Reject:
+    if (size := sum(member.size for member in members)) > MAX_FILE_BYTES:
+        return Reject(file, number, "E309", f"{key!r} has {size} bytes, over {MAX_FILE_BYTES}.")
     files = {
         member.name[len(key) + 1 :]: bytes(
             view[member.data_offset : member.data_offset + member.size]

@@ -203,6 +203,15 @@ def test_input_that_leads_out_of_its_folder_is_refused(tmp_path):
         run_job(make_job(tmp_path, "jsonl", tmp_path / "in"))
 
 
+def test_sub_folders_are_input_and_hidden_files_are_not(tmp_path):
+    for name in ("a/1.jsonl", "b/1.json", ".cache/2.jsonl", "a/._1.jsonl", "a/notes.txt"):
+        path = tmp_path / "in" / name
+        write_lines(path.parent, *questions(1), name=path.name)
+    converted = run_job(make_job(tmp_path, "jsonl", tmp_path / "in"))
+    keys = [sample.key for sample in converted.samples]
+    assert keys == ["jsonl/a-1/00000001", "jsonl/b-1/00000001"]
+
+
 def test_the_summary_lies_beside_the_shards(tmp_path):
     source = write_lines(tmp_path / "in", *questions(2), {"question": 1})
     run_job(make_job(tmp_path, "jsonl", source))

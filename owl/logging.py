@@ -22,7 +22,7 @@ _NOT_ACTIONABLE = (
     ".*flash[ _-]?(attn|linear|mla).*",
     ".*pynvml.*",
     ".*DTensor.*deprecated.*",
-    ".*(reduce_scatter_tensor|all_gather_into_tensor).*deprecated.*",
+    ".*(reduce_scatter_tensor|all_gather_into_tensor|load_state_dict).*deprecated.*",
     ".*tp_group is None.*",
     ".*MLP requires ffn_hidden_size.*",
     ".*non-leaf Tensor.*|.*not a leaf Tensor.*",  # its optimizer reads .grad of views of weights

@@ -108,8 +108,7 @@ def text_columns(pack: PackContext) -> Columns:
 def media_columns(pack: PackContext) -> Columns:
     """Say that a tile's patches are seen from its position to the end of its sample."""
     starts, stops = _sample_edges(pack)
-    end = stops[pack.media_sample]
-    start = (starts[pack.media_sample] + pack.media_position).minimum(end)
+    start, end = starts[pack.media_sample] + pack.media_position, stops[pack.media_sample]
     return Columns(*(edge.repeat_interleave(pack.patches) for edge in (start, end)))
 
 

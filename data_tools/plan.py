@@ -146,7 +146,7 @@ def step_line(result: Forecast, train_steps: int) -> str:
 
 def balance_line(result: Forecast, tile_cost: float) -> str:
     """Write how evenly ranks will work."""
-    cost = f"a tile weighs {tile_cost:.0f} text tokens"
+    cost = f"a tile weighs {tile_cost:.3g} text tokens"
     if not result.imbalances:
         return f"imbalance: less than one step was looked at, so nothing can be said ({cost})"
     mean = sum(result.imbalances) / len(result.imbalances)

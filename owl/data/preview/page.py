@@ -129,7 +129,7 @@ def _ranks(view: PageView) -> Iterator[str]:
     for rank in view.ranks:
         yield _rank(rank, most, is_this=rank.rank == view.rank)
     yield (
-        f"</div><p class=note>in text tokens, a tile as {view.tile_cost:.0f} of them; "
+        f"</div><p class=note>in text tokens, a tile as {view.tile_cost:.3g} of them; "
         "each segment is a pack; this rank is dark</p></div>"
     )
 

@@ -26,12 +26,16 @@ from transformers.utils import ModelOutput
 from .configuration_owl3 import Owl3Config
 from .decoder_owl3 import Owl3CausalLM, Owl3HyperAttention, Owl3RMSNorm
 from .media_owl3 import Media, place_tiles, read_offsets
+from .pictures_owl3 import MediaError  # noqa: F401 - see below
 from .processing_owl3 import Owl3Processor
 from .rotary_owl3 import TextContext, causal_mask, rotary
+from .template_owl3 import TURN_ENDS
 from .vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 
+# Every module of the package is imported here, needed or not: from a local folder, transformers 4
+# copies only what the file of an auto_map entry itself imports.
+
 IGNORE_INDEX = -100
-TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 CONTROL_LITERALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
+"""Either ends an answer."""
 
 
 class Mark(StrEnum):

@@ -50,6 +50,21 @@ def test_what_travels_imports_nothing_of_owl_but_each_other():
         assert needed <= own, f"{file.name} would not find {sorted(needed - own)}"
 
 
+def test_an_entry_imports_by_itself_all_that_it_needs():
+    # transformers 4 copies no module that only another module imports.
+    direct = {
+        f".{file.stem}": {name for name in imports_of(file) if name.startswith(".")}
+        for file in code_files()
+    }
+    for target in AUTO_MAP.values():
+        entry = f".{target.split('.')[0]}"
+        needed, found = set(), direct[entry]
+        while found - needed:
+            needed |= found
+            found = set().union(*(direct[name] for name in needed))
+        assert needed <= direct[entry], f"{entry} has to import {sorted(needed - direct[entry])}"
+
+
 def test_an_exported_folder_works_without_owl(folder, processor, tmp_path):
     model = Owl3ForConditionalGeneration.from_pretrained(folder)
     exported, saved = tmp_path / "exported", tmp_path / "saved"

@@ -10,6 +10,8 @@ EXTRAS = {
     "hf": ["transformers>=4.57"],  # owl.hf, owl.chat; accelerate for device_map
     "web": ["transformers>=4.57", "gradio>=5"],
     "video": ["av>=14"],
+    "speed": ["isal"],  # checksums of what is read, 12 times as fast as zlib's
+    "remote": ["fsspec", "s3fs", "gcsfs", "aiohttp"],  # shards behind s3://, gs://, https://
     "data": ["pyarrow>=16"],  # from 14.0.1 on it no longer unpickles what a file brings along
     "logging": ["tensorboard>=2.18", "wandb>=0.19"],
     "dev": [

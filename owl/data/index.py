@@ -277,6 +277,19 @@ class ShardIndex:
         self.samples = samples  # SAMPLE_ROW per sample
         self.members = members  # MEMBER_ROW per member
         self.content_hash = content_hash
+        # Looking a field up by name costs more than reading a small sample.
+        self._columns = tuple(samples[name] for name in SAMPLE_ROW.names or ())
+
+    def row(self, sample: int) -> tuple[int, int, int, int, int]:
+        """Offset, length, members, error and first member of a sample."""
+        offset, length, members, error, first = self._columns
+        return (
+            offset.item(sample),
+            length.item(sample),
+            members.item(sample),
+            error.item(sample),
+            first.item(sample),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -300,9 +313,8 @@ class ShardIndex:
 
     def members_of(self, sample: int) -> Rows:
         """Member rows of one sample."""
-        row = self.samples[sample]
-        first = int(row["first_member"])
-        return self.members[first : first + int(row["members"])]
+        _, _, count, _, first = self.row(sample)
+        return self.members[first : first + count]
 
 
 def check_unchanged(storage: Storage, record: ShardRecord) -> None:

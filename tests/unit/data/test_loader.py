@@ -12,6 +12,7 @@ from owl.config.run import CutPolicy, DataConfig, LiteralPolicy, PackConfig, Sou
 from owl.data import shards
 from owl.data.collate import EMPTY_KEY
 from owl.data.loader import data_problems
+from owl.data.microbatch import MicrobatchReader
 from owl.data.prepare import prepare_folder
 from owl.data.samples import Cursor
 from owl.data.shards import ShardWriter
@@ -358,9 +359,7 @@ def test_a_failing_disk_ends_the_run_and_names_the_place(tmp_path, folder, monke
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", broken)  # the worker is forked after this
-    with pytest.raises(
-        OSError, match=r"shard s-00\d\.tar: \d+ bytes at \d+ of .*data\.quarantine"
-    ):
+    with pytest.raises(OSError, match=r"shard s-00\d\.tar: \d+ bytes at \d+ of .*data\.quarantine"):
         take(loader, 1)
 
 
@@ -400,3 +399,19 @@ def test_each_source_has_a_skip_budget_of_its_own(tmp_path):
     config.max_skipped_fraction = 0.1  # of 48 samples 3 are fewer, of 8 they are more
     with pytest.raises(DataError, match=r"3 of \d samples of data\.sources\.a"):
         take(make_loader(config, PackConfig(enabled=False, text_tokens=200)), 2, size=48)
+
+
+def test_every_tensor_of_a_micro_batch_can_be_pinned(tmp_path, folder, monkeypatch):
+    loader = make_loader(data_config(tmp_path, folder))
+    packs = loader.plan.window(0, 0).packs[:1]
+    loaded = MicrobatchReader(loader.plan.sources, 1)[packs]
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    again = loaded.pin_memory()
+    tensors = [v for v in vars_of(loaded.batch) if isinstance(v, torch.Tensor)]
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors}
+    assert (again.batch.keys, again.read) == (loaded.batch.keys, loaded.read)
+
+
+def vars_of(batch):
+    return [getattr(batch, name) for name in batch.__dataclass_fields__]

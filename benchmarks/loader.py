@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast samples come from a shard: ours against the webdataset library and against Pillow.
+
+    python -m benchmarks.loader                 # prints the table below
+    python -m benchmarks.loader --check         # and exits 1 when a target is missed
+
+One process, one thread, warm page cache. The contenders take turns, round by round, and the time
+is the processor's, so that other jobs on the machine disturb little; a ratio is the median over
+rounds. Pictures are JPEGs of 1024x768, about 60 kB as on the web (made from scikit-learn's
+photographs where it is installed, else from waves).
+
+    reading         webdataset.WebDataset, bytes only, against index and one pread
+    reading+check   the same against Dataset.read: checksums compared, json parsed, files cut out
+    same decode     webdataset or Dataset.read, then simplejpeg and torch to a tile of 378 pixels
+    end to end      webdataset, then Pillow decode and bicubic resize, against ours
+    decoding        Pillow against ours on bytes in memory
+"""
+
+import argparse
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import webdataset
+from PIL import Image
+
+from owl.data.checksum import fastest
+from owl.data.images import decode_picture, make_tiles
+from owl.data.prepare import prepare_folder
+from owl.data.shards import Dataset, ShardWriter
+
+WIDTH, HEIGHT, QUALITY, TILE = 1024, 768, 50, 378
+PICTURES = 16
+"""Different pictures; samples with more show them again."""
+IMAGES = {1: 96, 8: 16, 64: 3}
+"""Images a sample -> samples in its shard."""
+READING_TARGET, END_TO_END_TARGET = 8.0, 1.8
+MAX_LEVELS, MAX_DIFFERENT = 2, 0.01
+
+Seconds = list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two ways to do the same work, and how long each took, round by round."""
+
+    name: str
+    items: int
+    unit: str
+    theirs: Seconds
+    ours: Seconds
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return statistics.median(t / o for t, o in zip(self.theirs, self.ours, strict=True))
+
+    def line(self) -> str:
+        """Write rates and ratio."""
+        rates = [self.items / statistics.median(times) for times in (self.theirs, self.ours)]
+        return (
+            f"{self.name:28} {rates[0]:9.1f} -> {rates[1]:9.1f} {self.unit}/s  {self.ratio:5.2f} x"
+        )
+
+
+def duel(
+    name: str,
+    items: int,
+    unit: str,
+    theirs: Callable[[], object],
+    ours: Callable[[], object],
+    rounds: int,
+) -> Duel:
+    """Let both take turns."""
+    theirs(), ours()  # warm caches and lazy imports
+    times: tuple[Seconds, Seconds] = ([], [])
+    for _ in range(rounds):
+        for run, taken in zip((theirs, ours), times, strict=True):
+            begin = time.process_time()
+            run()
+            taken.append(time.process_time() - begin)
+    return Duel(name, items, unit, *times)
+
+
+def make_pictures() -> list[bytes]:
+    """JPEGs of 1024x768, 4:2:0."""
+    random = np.random.default_rng(0)
+    jpegs = []
+    for number, photograph in zip(range(PICTURES), _photographs(), strict=False):
+        left, top = random.integers(0, 40, 2)
+        # As different as the photographs allow, with a little of the grain that real ones have.
+        crop = photograph.crop((left, top, photograph.width - left, photograph.height - top))
+        pixels = np.asarray(crop.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)).astype(int)
+        grain = random.normal(0, number % 3, pixels.shape)
+        noisy = (pixels + grain).clip(0, 255).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noisy).save(stream, "JPEG", quality=QUALITY)
+        jpegs.append(stream.getvalue())
+    return jpegs
+
+
+def _photographs() -> Iterator[Image.Image]:
+    try:
+        from sklearn.datasets import load_sample_images
+
+        bases = [Image.fromarray(image) for image in load_sample_images().images]
+    except ImportError:
+        rows, columns = np.mgrid[0:480, 0:640]
+        waves = [128 + 90 * np.sin(rows / (20 + c) + columns / (31 + 9 * c)) for c in range(3)]
+        bases = [Image.fromarray(np.stack(waves, -1).astype(np.uint8))]
+    while True:
+        yield from bases
+
+
+def write_samples(folder: Path, jpegs: Sequence[bytes], images: int, samples: int) -> Path:
+    """Write and prepare one shard; return it."""
+    folder.mkdir()
+    names = [f"m{index:04}.jpg" for index in range(images)]
+    document = {
+        "schema": "owl3-sample/1",
+        "id": "made",
+        "kind": "chat",
+        "media": [{"type": "image", "file": name} for name in names],
+        "turns": [
+            {
+                "role": "user",
+                "content": [*({"media": index} for index in range(images)), {"text": "What?"}],
+            },
+            {"role": "assistant", "content": [{"text": "An owl."}]},
+        ],
+    }
+    shard = folder / "s.tar"
+    with ShardWriter(shard) as writer:
+        for sample in range(samples):
+            files = {name: jpegs[(sample + i) % len(jpegs)] for i, name in enumerate(names)}
+            writer.write(f"s{sample:05}", document, files)
+    assert prepare_folder(folder) == []
+    return shard
+
+
+def shuffled(dataset: Dataset) -> list[int]:
+    """An order in which to read."""
+    order: list[int] = np.random.default_rng(1).permutation(len(dataset)).tolist()
+    return order
+
+
+def read_ours(dataset: Dataset, order: Sequence[int]) -> Iterator[list[bytes]]:
+    """Pictures of each sample, in a given order."""
+    for index in order:
+        yield list(dataset.read(index).files.values())
+
+
+def read_raw(dataset: Dataset, order: Sequence[int]) -> Iterator[bytes]:
+    """Bytes of each sample as they lie, in a given order: one pread each, nothing checked."""
+    for index in order:
+        shard, local = dataset.locate(index)
+        offset, length, *_ = dataset.index(shard).row(local)
+        yield dataset.storage.pread(dataset.records[shard].file, length, offset)
+
+
+def read_webdataset(shard: Path) -> Iterator[list[bytes]]:
+    """Pictures of each sample, in the order of the shard: the library has no other."""
+    for sample in webdataset.WebDataset(str(shard), shardshuffle=False):
+        yield [data for name, data in sample.items() if name.endswith(".jpg")]
+
+
+def tile(jpeg: bytes) -> torch.Tensor:
+    """Decode and resize as training does: [1, 3, s, s]."""
+    return make_tiles(decode_picture(jpeg), TILE, None)
+
+
+def tile_by_pillow(jpeg: bytes) -> np.ndarray:
+    """Decode and resize as most loaders do: [s, s, 3]."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC))
+
+
+def drain(samples: Iterator[list[bytes]], work: Callable[[bytes], object] | None = None) -> None:
+    """Run through samples, with or without doing something to each picture."""
+    for pictures in samples:
+        if work is not None:
+            for picture in pictures:
+                work(picture)
+
+
+def difference(jpegs: Sequence[bytes]) -> tuple[int, float]:
+    """Largest difference to Pillow's tiles in levels, and the share of values that differ."""
+    gaps = [
+        np.abs(tile(jpeg)[0].permute(1, 2, 0).numpy().astype(int) - tile_by_pillow(jpeg))
+        for jpeg in jpegs
+    ]
+    together = np.stack(gaps)
+    return int(together.max()), float((together > 0).mean())
+
+
+def measure(home: Path, rounds: int) -> tuple[list[Duel], list[str]]:
+    """Run every duel; return them, and a line for each missed target."""
+    jpegs = make_pictures()
+    duels, missed = [], []
+    for images, samples in IMAGES.items():
+        shard = write_samples(home / str(images), jpegs, images, samples)
+        reads = Dataset.open(shard.parent), shuffled(Dataset.open(shard.parent))
+
+        def ours(
+            work: Callable[[bytes], object] | None = None,
+            r: tuple[Dataset, Sequence[int]] = reads,
+        ) -> None:
+            drain(read_ours(*r), work)
+
+        def theirs(work: Callable[[bytes], object] | None = None, s: Path = shard) -> None:
+            drain(read_webdataset(s), work)
+
+        about = f"{images} image{'s' if images > 1 else ''}"
+        reading = duel(
+            f"reading, {about}",
+            samples,
+            "samples",
+            theirs,
+            lambda r=reads: sum(1 for _ in read_raw(*r)),
+            5 * rounds,
+        )
+        checked = duel(f"reading+check, {about}", samples, "samples", theirs, ours, 5 * rounds)
+        same = duel(
+            f"same decode, {about}",
+            samples,
+            "samples",
+            lambda run=theirs: run(tile),
+            lambda run=ours: run(tile),
+            rounds,
+        )
+        whole = duel(
+            f"end to end, {about}",
+            samples,
+            "samples",
+            lambda run=theirs: run(tile_by_pillow),
+            lambda run=ours: run(tile),
+            rounds,
+        )
+        duels += [reading, checked, same, whole]
+        missed += _missed(reading, READING_TARGET) + _missed(whole, END_TO_END_TARGET)
+    decoding = duel(
+        "decoding",
+        len(jpegs),
+        "images",
+        lambda: [tile_by_pillow(jpeg) for jpeg in jpegs],
+        lambda: [tile(jpeg) for jpeg in jpegs],
+        rounds,
+    )
+    missed += _missed(decoding, END_TO_END_TARGET)
+    levels, share = difference(jpegs)
+    size = statistics.mean(map(len, jpegs)) / 1000
+    print(f"{size:.0f} kB a picture; checksums by {fastest.__name__}")
+    print(f"tiles differ from Pillow's by at most {levels} levels, in {share:.2%} of values")
+    if levels > MAX_LEVELS or share > MAX_DIFFERENT:
+        missed.append(f"tiles may differ by {MAX_LEVELS} levels in {MAX_DIFFERENT:.0%} of values")
+    return [*duels, decoding], missed
+
+
+def _missed(found: Duel, target: float) -> list[str]:
+    if found.ratio >= target:
+        return []
+    return [f"{found.name}: {found.ratio:.2f} x is below {target} x"]
+
+
+def main() -> int:
+    """Print the table; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as home:
+        duels, missed = measure(Path(home), arguments.rounds)
+    for found in duels:
+        print(found.line())
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    return 1 if missed and arguments.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

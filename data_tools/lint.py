@@ -38,6 +38,11 @@ def parse_arguments() -> argparse.Namespace:
         "--headers-only", action="store_true", help="read the pictures' headers, not their pixels"
     )
     parser.add_argument(
+        "--escape",
+        action="store_true",
+        help="E206 is no fault: the run will have data.special_literals=escape",
+    )
+    parser.add_argument(
         "--show", type=int, default=20, help="bad samples to print per shard (default: 20)"
     )
     budgets = parser.add_argument_group("budgets (E401, E402)")
@@ -92,16 +97,16 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
 
 def make_checks(arguments: argparse.Namespace) -> Checks:
     """Say how closely to look."""
-    if not arguments.tokenizer:
-        return Checks(pixels=not arguments.headers_only)
-    budgets = Budgets(
-        tokenizer=arguments.tokenizer,
-        template=arguments.template,
-        image_size=arguments.image_size,
-        text_tokens=arguments.text_tokens,
-        tiles=arguments.tiles,
-    )
-    return Checks(pixels=not arguments.headers_only, budgets=budgets)
+    budgets = None
+    if arguments.tokenizer:
+        budgets = Budgets(
+            tokenizer=arguments.tokenizer,
+            template=arguments.template,
+            image_size=arguments.image_size,
+            text_tokens=arguments.text_tokens,
+            tiles=arguments.tiles,
+        )
+    return Checks(pixels=not arguments.headers_only, escape=arguments.escape, budgets=budgets)
 
 
 def describe_folder(report: FolderReport, show: int) -> Iterator[str]:

@@ -16,11 +16,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from owl.config.run import TemplateKind
+from owl.config.run import LiteralPolicy, TemplateKind
 from owl.data import tar
 from owl.data.encode import CutChoice, SampleEncoder, Sizes
 from owl.data.images import decode_picture, picture_size
-from owl.data.index import DATASET_FILE, ShardRecord, prepare_hint, read_records
+from owl.data.index import (
+    DATASET_FILE,
+    LITERAL_ERROR,
+    ShardRecord,
+    prepare_hint,
+    read_records,
+)
 from owl.data.lint_index import IndexCheck, check_index, missing_shard
 from owl.data.salvage import FoundSample, salvage
 from owl.data.schema import Json, SampleProblem, document_problems, media_files, parse_document
@@ -49,6 +55,7 @@ class Checks:
     """How closely to look."""
 
     pixels: bool = True  # decode pictures; otherwise only their headers are read
+    escape: bool = False  # E206 is no fault, since the run escapes (data.special_literals=escape)
     budgets: Budgets | None = None
 
 
@@ -299,6 +306,8 @@ def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> 
         yield Problem(error.code, error.message)
         return
     problems = list(document_problems(document, files.keys()))
+    if checks.escape:
+        problems = [problem for problem in problems if problem.code != LITERAL_ERROR]
     yield from problems
     is_shaped = not any(problem.code in SHAPE_CODES for problem in problems)
     videos = _video_files(document) if is_shaped else set()
@@ -367,5 +376,7 @@ def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator
 
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path, template: TemplateKind, image_size: int) -> SampleEncoder:
-    """Loaded once in each process."""
-    return SampleEncoder(load_tokenizer(tokenizer), template, image_size)
+    """Loaded once in each process. It escapes: where there is nothing to escape, that is nothing."""
+    return SampleEncoder(
+        load_tokenizer(tokenizer), template, image_size, literals=LiteralPolicy.escape
+    )

@@ -127,13 +127,12 @@ def find_key(source: PlannedSource, key: str) -> int:
     """
     dataset = source.dataset
     for first, record in zip(dataset.starts, dataset.records, strict=False):
-        with open(f"{dataset.folder}/{record.file}", "rb") as file:
-            view = memoryview(file.read())
+        view = memoryview(dataset.storage.read(record.file) or b"")
         groups = group_by_key(scan_members(view, shard=record.file), shard=record.file)
         for number, group in enumerate(groups):
             if group[0].key == key:
                 return first + number
     raise ConfigError(
-        f"--sample {source.name}:{key}: no shard of {dataset.folder} has that key. Give the key as "
-        "data_tools/lint.py writes it, or the sample's number."
+        f"--sample {source.name}:{key}: no shard of {dataset.storage.location} has that key. Give "
+        "the key as data_tools/lint.py writes it, or the sample's number."
     )

@@ -3,6 +3,7 @@ import json
 import shutil
 
 from owl.data.index import index_path
+from owl.data.tar import TarWriter
 from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
 from tests.unit.data_tools.command import run_command, run_tool
 
@@ -47,6 +48,14 @@ def test_budgets_are_counted_when_a_tokenizer_is_given(tmp_path):
     result = lint(folder, "--tokenizer", tokenizer, "--text-tokens", 100, "--tiles", 10)
     assert result.returncode == 1
     assert "text tokens are more than the 100 of a pack" in result.stdout
+
+
+def test_marks_of_the_template_are_no_fault_when_the_run_escapes_them(tmp_path):
+    document = json.dumps(chat("What does <|image|> mean?")).encode()
+    with TarWriter(tmp_path / "s.tar") as writer:
+        writer.write("x.json", document)
+    assert "E206 sample 'x'" in lint(tmp_path).stdout
+    assert lint(tmp_path, "--escape").returncode == 0
 
 
 def test_long_lists_of_bad_samples_are_cut_in_text(tmp_path):

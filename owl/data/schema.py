@@ -380,7 +380,7 @@ def _text_problems(index: int, turn: Json) -> Iterator[SampleProblem]:
             yield SampleProblem(
                 "E206",
                 f"turns[{index}] contains {literal!r}, which the template writes itself. Replace "
-                "it by a media part, or escape it in the converter.",
+                "it by a media part, or keep it as plain text with data.special_literals=escape.",
             )
     if "\x00" in joined or any("\ud800" <= character <= "\udfff" for character in joined):
         yield SampleProblem("E208", f"turns[{index}] contains NUL or an unpaired surrogate.")

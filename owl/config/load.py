@@ -30,7 +30,7 @@ from owl.config.help import help_page
 from owl.config.lay import Problems, delete, lay_on, resolve
 from owl.config.run import RunConfig
 from owl.config.settings import closest
-from owl.errors import ConfigError
+from owl.errors import ConfigError, OwlError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """The YAML files, beside the entry scripts."""
@@ -65,6 +65,9 @@ def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None
         main(run)
     except ConfigError as error:
         _refuse(error, hint="")
+    except OwlError as error:  # said by the rank that met it: torchrun then ends the others
+        rank = os.environ.get("RANK", "0")
+        sys.exit(f"[rank {rank}] {type(error).__name__}: {error}")
 
 
 def compose(

@@ -16,9 +16,11 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from owl.config import run as run_module
+from owl.config import choices, data, model, training
+from owl.config import run as run_node
 from owl.config.run import RunConfig
 
+_NODES = (choices, model, data, training, run_node)
 ANY_NAME = "NAME"
 """Stands for the key of a free dictionary, as in data.sources.NAME.path."""
 
@@ -139,8 +141,9 @@ def _field_docs(class_name: str) -> dict[str, str]:
 
 @cache
 def _class_bodies() -> dict[str, list[ast.stmt]]:
-    tree = ast.parse(inspect.getsource(run_module))
-    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = (ast.parse(inspect.getsource(module)) for module in _NODES)
+    nodes = (node for tree in trees for node in tree.body)
+    return {node.name: node.body for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _is_union(annotation: Any) -> bool:

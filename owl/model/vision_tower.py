@@ -5,6 +5,8 @@ The published model reads hidden_states[-2]: the last layer, the final norm and 
 not influence it. They are not built here; a checkpoint carries them along for export.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -93,8 +95,11 @@ class VisionTower(MegatronModule):
         return self.encoder(hidden_states, attention_mask=None).transpose(0, 1)
 
     def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
-    ) -> dict:
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Describe the weights; image-parallel ranks hold copies, of which one is saved."""
         shards = super().sharded_state_dict(prefix, sharded_offsets, metadata)
         if self.tile_group is not None:

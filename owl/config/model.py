@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model node: tower, projector, decoder, hyper-attention."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from owl.config.choices import (
+    AttentionKind,
+    FusionKind,
+    LayerBackend,
+    ProjectorKind,
+    TemplateKind,
+    VisionParallelism,
+)
+from owl.config.rules import not_dividing, too_small
+
+
+@dataclass(kw_only=True)
+class VisionTowerConfig:
+    """SigLIP. The feature used is the output of layer num_layers - 1: the last layer is not run."""
+
+    hidden_size: int = 1152
+    ffn_hidden_size: int = 4304
+    num_layers: int = 27
+    """Layers in the checkpoint; the last is not computed (the published model reads its input)."""
+    num_attention_heads: int = 16
+    image_size: int = 384
+    """Side of a tile in pixels."""
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-6
+    parallelism: VisionParallelism = VisionParallelism.tensor
+
+    @property
+    def patches_per_tile(self) -> int:
+        """Patches that the tower makes of one tile (729 as published)."""
+        return (self.image_size // self.patch_size) ** 2
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        name = "model.vision_tower"
+        yield from not_dividing(
+            f"{name}.num_attention_heads",
+            self.num_attention_heads,
+            f"{name}.hidden_size",
+            self.hidden_size,
+        )
+        yield from too_small(
+            f"{name}.num_layers", self.num_layers, 2, "the last layer is never run"
+        )
+        yield from too_small(f"{name}.patch_size", self.patch_size, 1, "it is a side in pixels")
+        yield from too_small(
+            f"{name}.image_size", self.image_size, self.patch_size, "a tile holds a patch or more"
+        )
+
+
+@dataclass(kw_only=True)
+class HyperAttentionConfig:
+    """The layers that look at images, and how."""
+
+    layer_indices: list[int] = field(default_factory=lambda: [0, 8, 16, 24])
+    """0-based. The Hugging Face field `hyper_layers` is 1-based; `owl.convert` shifts it."""
+    fusion: FusionKind = FusionKind.token_gate
+    media_position_shift: int = 1
+    """Added to a placeholder's first index to give the tile's position: 1 in 240728 and 241014,
+    0 in 241101. A token sees the tile when its own position is at or after that."""
+
+    def problems(self, num_layers: int) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        name = "model.hyper_attention.layer_indices"
+        layers = self.layer_indices
+        out_of_range = [i for i in layers if not 0 <= i < num_layers]
+        if out_of_range:
+            yield (
+                f"{name}={layers} names layers {out_of_range}, but the decoder has layers "
+                f"0..{num_layers - 1}. If you copied them from a Hugging Face config, subtract 1."
+            )
+        if layers != sorted(set(layers)):
+            yield (
+                f"{name}={layers} must rise without repeats. Write {sorted(set(layers))} instead."
+            )
+        if not layers:
+            yield f"{name}=[] leaves no layer that sees images. Name at least one."
+        if self.media_position_shift not in (0, 1):
+            yield (
+                f"model.hyper_attention.media_position_shift={self.media_position_shift} is "
+                f"neither 1 (240728, 241014) nor 0 (241101). Use the one of your variant."
+            )
+
+
+@dataclass(kw_only=True)
+class AbstractorConfig:
+    """The visual abstractor of mPLUG-Owl2; read only where model.projector=abstractor.
+
+    It is as wide as the tower. The defaults are the published ones.
+    """
+
+    num_queries: int = 64
+    """Vectors that stand for a tile, besides its end vector."""
+    num_layers: int = 6
+    num_attention_heads: int = 16
+    ffn_hidden_size: int = 2816
+    ffn_layer_norm_eps: float = 1e-6
+    """Of the norm inside the MLP; the others have 1e-5, as published."""
+
+    def problems(self, tower_width: int) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        name = "model.abstractor"
+        for size in ("num_queries", "num_layers", "ffn_hidden_size"):
+            yield from too_small(f"{name}.{size}", getattr(self, size), 1, "it counts something")
+        yield from not_dividing(
+            f"{name}.num_attention_heads",
+            self.num_attention_heads,
+            "model.vision_tower.hidden_size",
+            tower_width,
+        )
+        if tower_width % 4:
+            yield (
+                f"model.vision_tower.hidden_size={tower_width} is not a multiple of 4, but the "
+                f"abstractor's positions have a sine and a cosine half for row and column each. "
+                f"Use model.projector=linear, or another width."
+            )
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """A Qwen2 decoder with hyper-attention layers, a SigLIP tower and a projector."""
+
+    name: str = "owl3_tiny"
+    hidden_size: int = 128
+    ffn_hidden_size: int = 256
+    num_layers: int = 4
+    num_attention_heads: int = 4
+    num_kv_heads: int = 2
+    vocab_size: int = 63
+    """Rows of the embedding table; any number, padding for tensor parallelism is never saved."""
+    rope_theta: float = 1e6
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = False
+    init_std: float = 0.02
+    template: TemplateKind = TemplateKind.v2
+    projector: ProjectorKind = ProjectorKind.linear
+    abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)
+    hyper_attention: HyperAttentionConfig = field(default_factory=HyperAttentionConfig)
+    vision_tower: VisionTowerConfig = field(default_factory=VisionTowerConfig)
+    attention: AttentionKind = AttentionKind.per_sample
+    layer_backend: LayerBackend = LayerBackend.local
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def keys_per_tile(self) -> int:
+        """Keys that one tile costs in each hyper layer: its patches, or what stands for them."""
+        if self.projector is ProjectorKind.abstractor:
+            return self.abstractor.num_queries + 1  # and the end vector
+        return self.vision_tower.patches_per_tile
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        sizes = ("ffn_hidden_size", "num_layers", "vocab_size", "max_position_embeddings")
+        for size in sizes:
+            yield from too_small(f"model.{size}", getattr(self, size), 1, "it counts something")
+        width, heads, kv_heads = self.hidden_size, self.num_attention_heads, self.num_kv_heads
+        not_divided = [
+            *not_dividing("model.num_attention_heads", heads, "model.hidden_size", width),
+            *not_dividing("model.num_kv_heads", kv_heads, "model.num_attention_heads", heads),
+        ]
+        yield from not_divided
+        if not not_divided and self.head_dim % 2:
+            yield (
+                f"model.hidden_size={self.hidden_size} over model.num_attention_heads={heads} "
+                f"gives heads of width {self.head_dim}, but rotary positions turn pairs. "
+                f"Choose sizes whose quotient is even."
+            )
+        yield from self.hyper_attention.problems(self.num_layers)
+        yield from self.vision_tower.problems()
+        if self.projector is ProjectorKind.abstractor:
+            yield from self.abstractor.problems(self.vision_tower.hidden_size)

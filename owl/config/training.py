@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training nodes: what learns, optimizer, layout, checkpoints, logs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from owl.config.choices import CommBackend, DeviceKind, LrDecay, Recompute, WandbMode
+from owl.config.rules import outside, too_small
+
+
+@dataclass(kw_only=True)
+class Trainable:
+    """Which parts learn."""
+
+    vision_tower: bool = False
+    projector: bool = True
+    language_model: bool = False
+    fusion: bool = True
+    """Media key-value projections and gates of the hyper layers."""
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of the parts that do not learn."""
+        return [name for name, learns in vars(self).items() if not learns]
+
+
+@dataclass(kw_only=True)
+class StageConfig:
+    """What is trained and how: `+experiment=` picks one."""
+
+    name: str = "pretrain"
+    trainable: Trainable = field(default_factory=Trainable)
+    train_steps: int = 100
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from too_small("stage.train_steps", self.train_steps, 1, "it counts optimizer steps")
+        parts = vars(self.trainable)
+        if not any(parts.values()):
+            yield (
+                f"stage.trainable has every part frozen ({', '.join(parts)}). "
+                f"Switch at least one on, such as stage.trainable.projector=true."
+            )
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """AdamW through Megatron's (distributed) optimizer."""
+
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-5
+    warmup_fraction: float = 0.03
+    decay: LrDecay = LrDecay.cosine
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_grad_norm: float = 1.0
+    """0 switches clipping off."""
+    distributed: bool = True
+    """Shard optimizer state over the data-parallel ranks (ZeRO-1)."""
+    initial_loss_scale: float = 65536.0
+    """fp16 only: where the dynamic loss scale starts."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        rate, least = self.learning_rate, self.min_learning_rate
+        if rate <= 0:
+            yield f"optim.learning_rate={rate} must be above 0. Published stages use 1e-3 and 2e-5."
+        if not 0 <= least <= rate:
+            yield (
+                f"optim.min_learning_rate={least} must lie between 0 and "
+                f"optim.learning_rate={rate}, where decay starts. Lower it, or raise the other."
+            )
+        yield from outside(
+            "optim.warmup_fraction", self.warmup_fraction, 0, 1, "it is a share of the steps"
+        )
+        yield from outside("optim.beta1", self.beta1, 0, 1, "it is a decay rate")
+        yield from outside("optim.beta2", self.beta2, 0, 1, "it is a decay rate")
+        for name in ("weight_decay", "clip_grad_norm"):
+            yield from too_small(f"optim.{name}", getattr(self, name), 0, "0 switches it off")
+        if self.eps <= 0:
+            yield f"optim.eps={self.eps} must be above 0: it keeps a quotient finite. Use 1e-8."
+        yield from too_small(
+            "optim.initial_loss_scale", self.initial_loss_scale, 1, "it lifts small gradients"
+        )
+
+
+@dataclass(kw_only=True)
+class ParallelConfig:
+    """Degrees of each kind of parallelism; what is left of the world is data parallel."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    sequence: bool = False
+    """Shard norms and residuals along the sequence inside a tensor-parallel group."""
+    recompute: Recompute = Recompute.none
+    """Of the decoder's layers."""
+    recompute_tower: Recompute = Recompute.none
+    """Of the vision tower's layers; matters only where the tower learns."""
+    virtual_pipeline: int = 1
+    """Model chunks on each pipeline stage (interleaved schedule); needs pipeline > 1."""
+    first_stage_layers: int | None = None
+    """Decoder layers on the first stage, beside tower and embedding; null: an equal share."""
+    last_stage_layers: int | None = None
+    """Decoder layers on the last stage, beside the loss; null: an equal share."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients over data-parallel ranks while the backward pass goes on."""
+    overlap_param_gather: bool = False
+    """Gather updated weights while the next forward pass goes on; needs optim.distributed."""
+    backend: CommBackend = CommBackend.auto
+    """auto: nccl where a GPU is, else gloo."""
+    device: DeviceKind = DeviceKind.auto
+    """auto: cuda where a GPU is, else cpu."""
+    timeout_minutes: float = 10.0
+    """A collective that waits longer ends the job."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from too_small("parallel.tensor", self.tensor, 1, "it counts ranks")
+        yield from too_small("parallel.pipeline", self.pipeline, 1, "it counts stages")
+        chunks = self.virtual_pipeline
+        yield from too_small("parallel.virtual_pipeline", chunks, 1, "it counts chunks")
+        if chunks > 1 and self.pipeline < 2:
+            yield (
+                f"parallel.virtual_pipeline={chunks} interleaves pipeline stages, but "
+                f"parallel.pipeline={self.pipeline}. Raise it, or set parallel.virtual_pipeline=1."
+            )
+        if self.overlap_param_gather and not self.overlap_grad_reduce:
+            yield (
+                "parallel.overlap_param_gather=true needs parallel.overlap_grad_reduce=true: both "
+                "work on the same buckets. Set both."
+            )
+        if self.sequence and self.tensor < 2:
+            yield (
+                f"parallel.sequence=true shares rows inside a tensor-parallel group, but "
+                f"parallel.tensor={self.tensor}. Raise it, or set parallel.sequence=false."
+            )
+        if self.backend == CommBackend.nccl and self.device == DeviceKind.cpu:
+            yield (
+                "parallel.backend=nccl moves GPU tensors only, but parallel.device=cpu. "
+                "Use parallel.backend=gloo, or leave both at auto."
+            )
+        if self.timeout_minutes <= 0:
+            yield (
+                f"parallel.timeout_minutes={self.timeout_minutes} must be above 0. "
+                f"Allow at least the slowest step, 10 by default."
+            )
+
+    def stages(self, num_layers: int) -> list[list[range]]:
+        """Which decoder layers each pipeline stage holds, chunk by chunk.
+
+        Returns:
+            [stage][chunk], empty ranges where layers do not suffice; the caller checks that the
+            layers divide.
+        """
+        sizes = [self.first_stage_layers, *([None] * (self.pipeline - 2)), self.last_stage_layers]
+        sizes = sizes[: self.pipeline] if self.pipeline > 1 else [None]
+        open_stages = sizes.count(None)
+        left = num_layers - sum(size for size in sizes if size is not None)
+        share = left // open_stages if open_stages else 0
+        layers = [share if size is None else size for size in sizes]
+        per_chunk = [count // self.virtual_pipeline for count in layers]
+        held: list[list[range]] = [[] for _ in layers]
+        start = 0
+        for _ in range(self.virtual_pipeline):
+            for stage, count in enumerate(per_chunk):
+                held[stage].append(range(start, start + count))
+                start += count
+        return held
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """What is saved, and what training starts from."""
+
+    start_from: str | None = None
+    """Checkpoint (or run folder) whose weights training starts from: optimizer and data are new."""
+    every_steps: int = 100
+    keep: int = 3
+    """Newest checkpoints that stay; 0 keeps all."""
+    resume: bool = True
+    """Go on from the newest checkpoint in the run folder, if there is one."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from too_small("checkpoint.every_steps", self.every_steps, 1, "it counts steps")
+        yield from too_small("checkpoint.keep", self.keep, 0, "0 keeps all")
+
+
+@dataclass(kw_only=True)
+class LogConfig:
+    """What a run says, and where."""
+
+    every_steps: int = 1
+    tensorboard: bool = False
+    wandb: bool = False
+    wandb_project: str = "owl3"
+    wandb_mode: WandbMode = WandbMode.offline
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for each setting that cannot work."""
+        yield from too_small("log.every_steps", self.every_steps, 1, "it counts steps")

@@ -171,3 +171,19 @@ def test_a_video_without_frames_or_decoder_is_named(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"not a video")
     with pytest.raises(MediaError, match=r"a\.mp4 (needs PyAV|cannot be decoded)"):
         load_frames(tmp_path / "a.mp4", 16)
+
+
+def test_a_video_file_gives_one_frame_a_second(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(tmp_path / "a.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        for shade in range(20, 220, 10):  # 20 frames, four seconds
+            pixels = np.full((32, 32, 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+    shades = [frame.getpixel((5, 5))[0] for frame in load_frames(tmp_path / "a.mp4", 16)]
+
+    assert shades == pytest.approx([20, 70, 120, 170], abs=8)
+    assert len(load_frames(str(tmp_path / "a.mp4"), 2)) == 2

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from owl.config.run import PackConfig, TemplateKind
-from owl.data.lint import Budgets, Checks, FolderReport, ShardReport, lint_folder
+from owl.data.lint import Budgets, Checks, lint_folder
+from owl.data.lint_report import FolderReport, ShardReport
 from owl.data.progress import Progress
 from owl.data.tokenizer import load_tokenizer
 from owl.errors import DataError

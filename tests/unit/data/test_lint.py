@@ -7,7 +7,8 @@ import tarfile
 import pytest
 
 from owl.data.index import index_path
-from owl.data.lint import Checks, FolderReport, lint_folder
+from owl.data.lint import Checks, lint_folder
+from owl.data.lint_report import FolderReport
 from owl.data.prepare import prepare_folder
 from tests.unit.data.shard_factory import chat, files_of, picture, write_chats, write_shard
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from owl.chat.session import Chat, ChatOptions, Model
-from owl.errors import ConfigError
+from owl.errors import OwlError
 
 VIDEO_FILES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif"}
 
@@ -15,7 +15,7 @@ def serve(model: Model, options: ChatOptions, *, port: int) -> None:
     """Open the page on this machine and wait.
 
     Raises:
-        ConfigError: gradio is not installed.
+        OwlError: gradio is not installed.
     """
     build_page(model, options).launch(server_name="127.0.0.1", server_port=port)
 
@@ -25,7 +25,7 @@ def build_page(model: Model, options: ChatOptions) -> Any:
     try:
         import gradio  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ConfigError(
+        raise OwlError(
             "--web needs gradio, which is not installed: pip install 'owl3-megatron[web]'."
         ) from error
 

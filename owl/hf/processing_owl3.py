@@ -480,7 +480,7 @@ def _typed(message: dict[str, Any]) -> tuple[str | Mark, ...]:
 def _hand_out(requests: Sequence[Request], media: Any, mark: Mark) -> None:
     """Give each request its media: one list for each row, or one list for all, in order."""
     media = _as_list(media, mark)
-    if len(requests) > 1 and _is_by_row(media, len(requests), mark):
+    if _is_by_row(media, len(requests), mark):
         shares = [list(share or []) for share in media]
     else:
         counts = [sum(piece is mark for piece in request.pieces) for request in requests]

@@ -10,7 +10,7 @@ from owl.chat.__main__ import main
 from owl.chat.session import Chat, ChatOptions, load_model
 from owl.chat.terminal import HELP, talk
 from owl.chat.web import build_page, reply
-from owl.errors import ConfigError
+from owl.errors import OwlError
 from tests.unit.data.shard_factory import write_tokenizer
 from tests.unit.hf.conftest import build
 
@@ -143,7 +143,7 @@ def test_what_is_missing_is_one_line(folder, tmp_path, monkeypatch, capsys, extr
 
 def test_the_page_without_gradio_says_what_to_install(chat, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ConfigError, match=r"owl3-megatron\[web\]"):
+    with pytest.raises(OwlError, match=r"owl3-megatron\[web\]"):
         build_page(chat.model, chat.options)
 
 

@@ -115,11 +115,16 @@ def test_answers_and_labels_are_those_of_training(roads):
     assert torch.equal(ours["labels"][0], learned)
 
 
+@pytest.fixture(scope="module")
+def qwen2():
+    return load_hf_tokenizer(QWEN2)
+
+
 @needs_qwen2
 @pytest.mark.parametrize("template", ["v2", "v3"])
-def test_qwen2_tokens_are_those_of_training(template):
+def test_qwen2_tokens_are_those_of_training(qwen2, template):
     encoder = encoder_for(QWEN2, template)
-    processor = Owl3Processor(load_hf_tokenizer(QWEN2), SIZE, template)
+    processor = Owl3Processor(qwen2, SIZE, template)
     document = chat(
         "  Was ist <|image|x|>\n\n 12345 \u00e9e\u0301 <|im_start|>?", pictures=2, cut="on"
     )
@@ -133,9 +138,9 @@ def test_qwen2_tokens_are_those_of_training(template):
 
 
 @needs_qwen2
-def test_a_published_run_is_reproduced():
+def test_a_published_run_is_reproduced(qwen2):
     # One picture cut 2 x 3 as the first thing a user shows (owl3.md section 1: 241101).
-    processor = Owl3Processor(load_hf_tokenizer(QWEN2), SIZE, "v3")
+    processor = Owl3Processor(qwen2, SIZE, "v3")
     ours = processor(ask("<|image|>\nDescribe it."), images=[image(width=64, height=48)])
     assert ours["media_offset"][0].tolist() == [18, 24, 30, 36, 42, 48, 54]
     assert ours["input_ids"][0, :9].tolist() == [
@@ -201,6 +206,9 @@ def test_pictures_of_a_batch_come_by_row_or_in_one_list(processor):
     by_row = processor(texts, images=[[one], [], [two, three]])
     assert_same(by_row, processor(texts, images=[one, two, three]))
     assert_same(by_row, processor(texts, images=[[one], None, [two, three]]))
+    alone = processor(texts[2], images=[two, three])
+    assert_same(alone, processor(texts[2], images=[[two, three]]))
+    assert_same(processor(texts[0], images=one), processor(texts[0], images=[one]))
 
 
 def test_videos_come_as_frames_or_as_a_list_of_videos(processor):

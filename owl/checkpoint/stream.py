@@ -1,28 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weights of a sharded checkpoint one tensor at a time, both ways, without a model.
 
-Loading and saving through megatron-core's dist_checkpointing holds a whole model. A conversion
-needs one tensor at a time, so this reads and writes the same files (torch's distributed checkpoint
-format, which dist_checkpointing calls `torch_dist`) through torch's own planners.
+Loading and saving through megatron-core's dist_checkpointing holds a whole model, and so does
+torch's own writer (until a file is closed). A conversion needs one tensor at a time, so this reads
+and writes the same files: torch's distributed checkpoint format, which dist_checkpointing calls
+`torch_dist`. Each tensor is a torch.save of its own, and `.metadata` says where it lies.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import gc
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.errors import CheckpointError
 
+_FILE = "__0_0.distcp"  # rank 0, file 0, as torch names them
 # Beside weights, a training checkpoint holds tensors under this name; they are no weights.
 _OPTIMIZER = "optimizer."
 
@@ -41,7 +49,7 @@ class CheckpointTensors:
         self.checkpoint = checkpoint
         self._reader = _Reader(checkpoint)
         try:
-            stored = self._reader.read_metadata().state_dict_metadata
+            self._metadata: Any = self._reader.read_metadata()
         except (OSError, EOFError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint / '.metadata'} cannot be read ({error}). Give a whole checkpoint, "
@@ -49,25 +57,41 @@ class CheckpointTensors:
             ) from error
         self.specs = {
             name: TensorSpec(tuple(about.size), about.properties.dtype)
-            for name, about in stored.items()
+            for name, about in self._metadata.state_dict_metadata.items()
             if isinstance(about, TensorStorageMetadata) and not name.startswith(_OPTIMIZER)
         }
         """Name to shape and dtype. The vocabulary may carry padding rows of the layout."""
 
     def read(self, name: str) -> Tensor:
-        """Read one weight whole, put together from the shards of all ranks."""
+        """Read one weight whole, put together from the pieces that the ranks saved."""
         spec = self.specs[name]
-        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        pieces = self._metadata.state_dict_metadata[name].chunks
+        if len(pieces) == 1:  # no second copy
+            return self._read_piece(name, pieces[0].offsets)
+        whole = torch.empty(spec.shape, dtype=spec.dtype)
+        for piece in pieces:
+            place = tuple(
+                slice(offset, offset + size)
+                for offset, size in zip(piece.offsets, piece.sizes, strict=True)
+            )
+            whole[place] = self._read_piece(name, piece.offsets)
+        return whole
+
+    def _read_piece(self, name: str, offsets: torch.Size) -> Tensor:
+        place = self._metadata.storage_data[MetadataIndex(name, offsets)]
+        path = self.checkpoint / place.relative_path
         try:
-            with _alone():
-                dcp.load({name: tensor}, storage_reader=self._reader, no_dist=True)
-        except CheckpointException as error:  # torch wraps what it meets, whatever it is
-            reasons = "; ".join(repr(reason) for reason, _ in error.failures.values())
+            with path.open("rb") as file:
+                piece = torch.load(
+                    self._reader.slice_file(file, place), map_location="cpu", weights_only=True
+                )
+        except Exception as error:  # each kind of damage has its own in torch.load
             raise CheckpointError(
-                f"{name} cannot be read from {self.checkpoint} ({reasons}). A file of the "
-                f"checkpoint is missing or damaged: take another checkpoint."
+                f"{name} cannot be read from {path} ({type(error).__name__}: {error}). The file is "
+                f"missing or damaged: take another checkpoint."
             ) from error
-        return tensor
+        _forget_cycles()
+        return piece
 
 
 def write_weights(
@@ -84,46 +108,47 @@ def write_weights(
         read: gives the weight of a name; called once for each.
         objects: what dist_checkpointing stores beside tensors, by its unique key.
     """
-    content: dict[str, Any] = {name: [value] for name, value in objects.items()}
-    for name, spec in specs.items():
-        content[name] = torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-    writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, thread_count=1)
-    try:
-        with _alone():
-            dcp.save(content, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
-    except CheckpointException as error:  # what `read` or the disk said, Ctrl-C included
-        raise next(iter(error.failures.values()))[0] from None
+    contents: dict[str, Any] = {}
+    places: dict[MetadataIndex, Any] = {}
+    with (folder / _FILE).open("wb") as file:
+        for name, value in objects.items():
+            contents[name] = BytesStorageMetadata()
+            places[MetadataIndex(name)] = _save([value], file)
+        for name, spec in specs.items():
+            contents[name], start = _describe(spec)
+            places[MetadataIndex(name, start)] = _save(read(name), file)
+            _forget_cycles()
+    metadata = Metadata(state_dict_metadata=contents, storage_data=places)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     torch.save({}, folder / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(folder))
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Keep torch from warning that one process reads or writes alone: that is meant."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _describe(spec: TensorSpec) -> tuple[TensorStorageMetadata, torch.Size]:
+    """Describe a weight that is stored in one piece; also returns where that begins."""
+    size, start = torch.Size(spec.shape), torch.Size([0] * len(spec.shape))
+    pieces = [ChunkStorageMetadata(offsets=start, sizes=size)]
+    properties = TensorProperties(dtype=spec.dtype)
+    return TensorStorageMetadata(properties=properties, size=size, chunks=pieces), start
 
 
-class _Reader(dcp.FileSystemReader):
-    """Reads the checkpoint's table of contents once, not once for each tensor."""
-
-    _metadata: Metadata | None = None
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._metadata is None:
-            self._metadata = super().read_metadata(*args, **kwargs)
-        return self._metadata
+def _save(value: Any, file: IO[bytes]) -> _StorageInfo:
+    """Append one value to the file."""
+    begin = file.tell()
+    torch.save(value, file)
+    return _StorageInfo(_FILE, begin, file.tell() - begin)
 
 
-class _LazyPlanner(dcp.DefaultSavePlanner):
-    """Gets each weight when its turn to be written comes: the plan is made of empty ones."""
+def _forget_cycles() -> None:
+    """Free what torch.save and torch.load leave behind.
 
-    def __init__(self, read: Callable[[str], Tensor]) -> None:
-        super().__init__(flatten_state_dict=False)
-        self._read = read
+    Both define classes on each call: reference cycles that hold the tensor until the collector
+    runs. It counts objects, not bytes, and would let gigabytes wait.
+    """
+    gc.collect(1)
 
-    def resolve_data(self, write_item: WriteItem) -> Any:
-        if write_item.type is WriteItemType.BYTE_IO:
-            return super().resolve_data(write_item)
-        return self._read(write_item.index.fqn)
+
+class _Reader(FileSystemReader):
+    def slice_file(self, file: IO[bytes], place: Any) -> IO[bytes]:
+        """View one stored tensor as a file of its own."""
+        return self._slice_file(file, place)

@@ -2,15 +2,14 @@
 """Read Hugging Face folders tensor by tensor: one file or many, never a whole model in memory."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.safetensors_file import DTYPES, INDEX
+from owl.convert.safetensors_file import INDEX, Place, read_header, read_tensor
 from owl.errors import CheckpointError
 
 
@@ -24,21 +23,23 @@ class SafetensorsReader:
     """
 
     def __init__(self, *files: Path) -> None:
-        self._files: dict[str, Path] = {}
-        self.specs: dict[str, TensorSpec] = {}
-        """Name to shape and dtype, in the order of the files."""
+        self._places: dict[str, tuple[Path, Place]] = {}
         for file in files:
-            for name, spec in _read_header(file):
-                self._files[name], self.specs[name] = file, spec
+            if not file.is_file():
+                raise CheckpointError(
+                    f"{file} does not exist, but {INDEX} names it. Download the missing file."
+                )
+            self._places |= {name: (file, place) for name, place in read_header(file).items()}
+        self.specs = {name: place.spec for name, (_, place) in self._places.items()}
+        """Name to shape and dtype, in the order of the files."""
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor(name)
+        return read_tensor(*self._places[name])
 
     def file_of(self, name: str) -> str | None:
         """Name the file that holds a tensor; None where none does."""
-        return self._files[name].name if name in self._files else None
+        return self._places[name][0].name if name in self._places else None
 
 
 class HfFolder:
@@ -100,32 +101,6 @@ class HfFolder:
                     f"{self.folder / INDEX} says that {name} is in {file}, but it is in "
                     f"{found or 'no file'}. Download the folder again."
                 )
-
-
-def _read_header(file: Path) -> Iterator[tuple[str, TensorSpec]]:
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file} does not exist, but {INDEX} names it. Download the missing file."
-        )
-    try:
-        with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a dict
-                about = stored.get_slice(name)
-                yield name, TensorSpec(tuple(about.get_shape()), _dtype(file, name, about))
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is not a whole safetensors file ({error}). Download it again."
-        ) from error
-
-
-def _dtype(file: Path, name: str, about: Any) -> Any:
-    kind = about.get_dtype()
-    if kind not in DTYPES:
-        raise CheckpointError(
-            f"{name} in {file} has dtype {kind}. Weights come as {', '.join(DTYPES)}: convert a "
-            f"quantised model back before."
-        )
-    return DTYPES[kind]
 
 
 def _read_json(path: Path, next_step: str) -> Any:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write safetensors files tensor by tensor: names and sizes are known first, values come later.
+"""Read and write safetensors files tensor by tensor.
 
-safetensors' own save_file wants all values of a file at once. The format is a length, a JSON
-header and the bytes, so room is made first and each tensor is written to its place. Order and
-header are those of save_file: the files are the same, byte for byte.
+The format is a length, a JSON header and the bytes. safetensors' own save_file wants all values of
+a file at once, and its reader maps files into memory, where pages pile up. Here a tensor is read
+into memory of its own, and written to the place that was made for it when the file was begun.
+Order and header are those of save_file: the files are the same, byte for byte.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from owl.checkpoint.tensor_spec import TensorSpec
+from owl.errors import CheckpointError
 
 DTYPES = {
     "F64": torch.float64,
@@ -26,6 +29,75 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8  # the header is padded with spaces so that values start at a multiple
 INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in a file."""
+
+    spec: TensorSpec
+    begin: int  # bytes from the start of the file
+
+
+def read_header(path: Path) -> dict[str, Place]:
+    """Find every tensor of a file, in the order of the file.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something else than weights.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < path.stat().st_size else None
+        if not isinstance(header, dict):
+            raise ValueError("the header is longer than the file")
+        header.pop("__metadata__", None)
+        start = 8 + length
+        ends = [about["data_offsets"][1] for about in header.values()]
+        if path.stat().st_size != start + max(ends, default=0):
+            raise ValueError(f"{path.stat().st_size:,} bytes, not {start + max(ends):,}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}). Download it again."
+        ) from error
+    places = {name: _place(path, name, about, start) for name, about in header.items()}
+    return dict(sorted(places.items(), key=lambda item: item[1].begin))
+
+
+def _place(path: Path, name: str, about: Any, start: int) -> Place:
+    kind = about["dtype"]
+    if kind not in DTYPES:
+        raise CheckpointError(
+            f"{name} in {path} has dtype {kind}. Weights come as {', '.join(DTYPES)}: convert a "
+            f"quantised model back before."
+        )
+    spec = TensorSpec(tuple(about["shape"]), DTYPES[kind])
+    begin, end = about["data_offsets"]
+    if end - begin != spec.nbytes:
+        raise CheckpointError(
+            f"{name} in {path} has {end - begin:,} bytes, but shape {spec.shape} and dtype {kind} "
+            f"take {spec.nbytes:,}. Download the file again."
+        )
+    return Place(spec, start + begin)
+
+
+def read_tensor(path: Path, place: Place) -> Tensor:
+    """Read one tensor into memory of its own."""
+    tensor = torch.empty(place.spec.shape, dtype=place.spec.dtype)
+    with path.open("rb", buffering=0) as file:
+        file.seek(place.begin)
+        view = memoryview(_bytes(tensor))
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise CheckpointError(f"{path} became shorter while it was read.")
+            view = view[count:]
+    return tensor
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """View a contiguous tensor's memory as bytes."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 class SafetensorsFile:
@@ -53,7 +125,7 @@ class SafetensorsFile:
         self._missing.remove(name)
         with self.path.open("r+b") as file:
             file.seek(self._start + self._offsets[name])
-            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            file.write(_bytes(tensor.contiguous()).data)
 
     def close(self) -> None:
         """Check that every tensor has come."""

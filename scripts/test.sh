@@ -17,7 +17,8 @@ fi
 
 printf '\n== Tests\n'
 tests_failed=0
-.venv/bin/python -m pytest "$@" || tests_failed=$?
+# A file's tests stay in one worker, because they share a process group; WORKERS=0 uses none.
+.venv/bin/python -m pytest -n "${WORKERS:-2}" --dist loadfile "$@" || tests_failed=$?
 
 if [[ "$lint_failed" == 1 ]]; then
   echo "Lint or types failed: see above, or run make check." >&2

@@ -112,13 +112,13 @@ def _lengths(dataset: Dataset) -> Iterator[Distribution]:
             good = dataset.index(number).samples["error"] == 0
             counted[name].append(counts[good])
     for name, parts in sorted(counted.items()):
-        counts = np.concatenate(parts).astype(np.int64)
+        every = np.concatenate(parts).astype(np.int64)
         partly = "" if len(parts) == len(dataset.records) else f", {len(parts)} shard(s) only"
         for column, what in enumerate(("text tokens", "tiles")):
             for cut, how in ((CutChoice.none, "uncut"), (CutChoice.single, "cut")):
                 yield distribution(
                     f"{what} of a sample, pictures {how} (counts {name}{partly})",
-                    counts[:, cut, column],
+                    every[:, cut, column],
                 )
 
 

@@ -110,9 +110,7 @@ def test_half_precision_follows_float32(tmp_path, precision):
 
 
 def test_frozen_parts_keep_every_bit(tmp_path):
-    fusion_only = Trainable(
-        vision_tower=False, projector=True, language_model=False, fusion=True
-    )
+    fusion_only = Trainable(vision_tower=False, projector=True, language_model=False, fusion=True)
     run = tiny_run(tmp_path, stage=StageConfig(trainable=fusion_only, train_steps=4))
     train(run)
 

@@ -60,7 +60,7 @@ def _read_group(group: Sequence[Line], file: str) -> SourceRecord | Reject:
 
 
 def read_lines(file: SourceFile) -> Iterator[Line]:
-    """Yield the text of each record and the line on which it starts."""
+    """Yield the text of each record and its number: its line, or its place in an array."""
     with file.path.open("rb") as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return _array_lines(file) if start.startswith(b"[") else _plain_lines(file)
@@ -76,25 +76,27 @@ def _plain_lines(file: SourceFile) -> Iterator[Line]:
 
 def _array_lines(file: SourceFile) -> Iterator[Line]:
     with file.path.open(encoding="utf-8-sig", newline="\n") as stream:
-        window = _Window(stream)
+        elements = _Window(stream).elements()
+        number = 0
         try:
-            yield from window.elements()
+            # Elements are numbered, not lines: json.dump writes a whole array on one.
+            for number, text in enumerate(elements, start=1):
+                yield Line(number, text)
         except ValueError as error:  # of json and of UTF-8 alike
             rest = f"the array cannot be read from here on: {error}. Nothing after it is converted."
-            yield Line(window.line, b"", rest)
+            yield Line(number + 1, b"", rest)
 
 
 class _Window:
     """A part of a long text, moved on element by element."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.line = 1
         self._stream = stream
         self._text = ""
         self._at = 0
         self._decoder = json.JSONDecoder()
 
-    def elements(self) -> Iterator[Line]:
+    def elements(self) -> Iterator[bytes]:
         """Yield each element of the array. Raises ValueError where it is broken."""
         self._expect("[")
         if self._peek() == "]":
@@ -108,12 +110,12 @@ class _Window:
         if self._peek():
             raise ValueError("there is text after the array")
 
-    def _element(self) -> Line:
+    def _element(self) -> bytes:
         self._peek()
-        number, end = self.line, self._find_end()
+        end = self._find_end()
         text = self._text[self._at : end]
-        self._move(end)
-        return Line(number, text.encode())
+        self._at = end
+        return text.encode()
 
     def _find_end(self) -> int:
         """End of the element that starts here, read on until it is complete."""
@@ -129,7 +131,7 @@ class _Window:
     def _expect(self, letter: str) -> None:
         if self._peek() != letter:
             raise ValueError(f"expected {letter!r}, found {self._peek()!r}")
-        self._move(self._at + 1)
+        self._at += 1
 
     def _peek(self) -> str:
         """Next letter that is no space; empty at the end of the file."""
@@ -137,13 +139,9 @@ class _Window:
             while self._at < len(self._text):
                 if not self._text[self._at].isspace():
                     return self._text[self._at]
-                self._move(self._at + 1)
+                self._at += 1
             if not self._fill():
                 return ""
-
-    def _move(self, to: int) -> None:
-        self.line += self._text.count("\n", self._at, to)
-        self._at = to
 
     def _fill(self) -> bool:
         """Read on, twice as much each time an element does not fit; False at the end."""

@@ -32,7 +32,7 @@ class SourceRecord:
     """One record as it stands in the source."""
 
     file: str  # relative to the input folder
-    line: int  # counted from 1: the line of a json file, the row of a table, the sample of a tar
+    line: int  # from 1: line of a json-lines file, element of an array, row of a table, tar sample
     value: Any
 
 

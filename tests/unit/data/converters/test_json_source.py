@@ -23,7 +23,7 @@ def lines_of(tmp_path, content: bytes, name="source.json"):
 def test_an_array_is_read_element_by_element_whatever_the_window(tmp_path, monkeypatch, window):
     monkeypatch.setattr(json_source, "WINDOW_CHARS", window)
     content = '\ufeff [\n{"a": "x]},"}, 12345\n,\n\n["\u00e9", null]\n ] \n'.encode()
-    assert lines_of(tmp_path, content) == [(2, {"a": "x]},"}), (2, 12345), (5, ["\u00e9", None])]
+    assert lines_of(tmp_path, content) == [(1, {"a": "x]},"}), (2, 12345), (3, ["\u00e9", None])]
 
 
 def test_an_empty_array_has_no_records(tmp_path):
@@ -75,3 +75,8 @@ def test_broken_lines_are_rejected_by_number_and_the_rest_is_kept(tmp_path):
     converted = run_job(job)
     assert [reject["line"] for reject in converted.rejects] == [2, 5]
     assert converted.report.samples == 2
+
+
+def test_records_of_an_array_on_one_line_have_numbers_of_their_own(tmp_path):
+    content = json.dumps([{"a": number} for number in range(3)]).encode()
+    assert [number for number, _ in lines_of(tmp_path, content)] == [1, 2, 3]

@@ -7,6 +7,7 @@ Each wraps a function of the product while a layout runs; the run of one process
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -69,16 +70,13 @@ def position_shift() -> Iterator[None]:
 
 @contextmanager
 def unreduced_gradient() -> Iterator[None]:
-    """Data-parallel ranks keep their own gradients."""
-    from megatron.core.distributed import DistributedDataParallel
+    """Ranks that share rows keep their own gradients of the norms that each saw some rows with."""
+    finalize = import_module("megatron.core.distributed.finalize_model_grads")
 
-    def skipped(finish: Callable[..., Any]) -> Callable[..., Any]:
+    def skipped(reduce: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: None
 
-    with (
-        _replaced(DistributedDataParallel, "finish_grad_sync", skipped),
-        _replaced(DistributedDataParallel, "start_grad_sync", skipped),
-    ):
+    with _replaced(finalize, "_allreduce_non_tensor_model_parallel_grads", skipped):
         yield
 
 

@@ -90,9 +90,11 @@ def test_the_closing_words_name_changed_tensors_and_every_file(tmp_path):
         assert file in words
 
 
-def test_smoothing_starts_at_the_first_value_and_follows():
-    assert smooth([2.0, 2.0]) == [2.0, 2.0]
-    assert 1.0 < smooth([2.0, 1.0])[1] < 2.0
+def test_smoothing_averages_neighbours_and_clips_at_the_ends():
+    smoothed = smooth([1.0] * 20 + [4.0] + [1.0] * 18 + [2.0, 4.0])  # 41 steps: three at a time
+    assert smoothed[19:22] == pytest.approx([2.0] * 3)
+    assert smoothed[0] == 1.0
+    assert smoothed[-1] == pytest.approx(3.0)
     assert smooth([]) == []
 
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a function in several processes on this machine, as torchrun would, and bring errors home."""
 
+import multiprocessing
 import os
-import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from owl.errors import OwlError
@@ -28,10 +30,12 @@ def run_in_processes(function: Callable[..., None], processes: int, *arguments: 
     if processes == 1:
         function(*arguments)
         return
+    # Held here from the start: a port that is only found free may be taken when a worker wants it.
+    store = dist.TCPStore("127.0.0.1", port=0, is_master=True, wait_for_workers=False)
     try:
         mp.start_processes(
             _worker,
-            args=(processes, _free_port(), function, arguments),
+            args=(processes, store.port, function, arguments),
             nprocs=processes,
             start_method="spawn",
         )
@@ -48,8 +52,10 @@ def _worker(
         WORLD_SIZE=str(processes),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",  # the store is there: rank 0 shall not start one
     )
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function(*arguments)
     except OwlError as error:
@@ -57,7 +63,9 @@ def _worker(
         raise SystemExit(2) from None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _end_with_parent() -> None:
+    """Outlive a killed parent by nothing: torch's own SIGINT is ignored in background jobs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "started by torch.multiprocessing"
+    parent.join()
+    os._exit(1)

@@ -78,6 +78,13 @@ class OversizePolicy(StrEnum):
     split = "split"  # type: ignore[assignment]  # as truncate, but a document goes on in further samples
 
 
+class ImageLibrary(StrEnum):
+    """What turns the bytes of a picture into tiles."""
+
+    fast = "fast"  # simplejpeg and torch, Pillow for what they cannot read: within 2 levels of it
+    pillow = "pillow"  # decodes and resizes, as the published processor: the same bits, slower
+
+
 class LiteralPolicy(StrEnum):
     """What becomes of text that contains the template's own markup, such as `<|image|>` (E206)."""
 

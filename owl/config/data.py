@@ -4,7 +4,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from owl.config.choices import ChangePolicy, CutPolicy, LiteralPolicy, OversizePolicy
+from owl.config.choices import (
+    ChangePolicy,
+    CutPolicy,
+    ImageLibrary,
+    LiteralPolicy,
+    OversizePolicy,
+)
 from owl.config.rules import outside, too_small
 
 
@@ -39,6 +45,8 @@ class DataConfig:
     max_frames: int | None = None
     """Frames that a video shows at most, evenly spaced; null for all that are stored (paper: 8)."""
     oversize: OversizePolicy = OversizePolicy.drop
+    images: ImageLibrary = ImageLibrary.fast
+    """pillow gives the published processor's tiles bit for bit, at about a third of the speed."""
     special_literals: LiteralPolicy = LiteralPolicy.reject
     quarantine: str = ""
     """File that lists what to leave out, one SHARD/KEY or SHARD a line; # begins a comment."""
@@ -65,7 +73,7 @@ class DataConfig:
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each number that cannot work.
 
-        Sources and tokenizer are `owl.data.loader.data_problems`'s to judge: it opens them.
+        Sources and tokenizer are `owl.data.problems.data_problems`'s to judge: it opens them.
         """
         yield from too_small("data.num_workers", self.num_workers, 0, "it counts processes")
         if self.max_frames is not None:

@@ -8,26 +8,23 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
+from owl.config.run import CutPolicy, ImageLibrary, LiteralPolicy, TemplateKind
 from owl.data.draw import generator
-from owl.data.images import choose_grid, decode_picture, make_tiles, picture_size, stack_tiles
+from owl.data.images import picture_size, read_tiles, stack_tiles
 from owl.data.literals import BREAK, escape_literals
+from owl.data.markup_owl3 import CONTEXT, TEMPLATES, Control, Piece, Text, join_text
 from owl.data.oversize import Excerpt, choose_frames, excerpt_document
 from owl.data.samples import EncodedSample, RawSample
 from owl.data.schema import Json, frame_range, media_use
 from owl.data.template import (
-    CONTEXT,
-    TEMPLATES,
     Clip,
-    Control,
     Layout,
     Picture,
-    Piece,
-    Text,
     prompt_turns,
     render_prompt,
     render_sample,
 )
+from owl.data.tiles_owl3 import choose_grid
 from owl.data.tokenizer import Tokenizer
 from owl.errors import DataError
 
@@ -94,6 +91,7 @@ class SampleEncoder:
         image_size: side of a tile in pixels, s.
         max_frames: that a clip shows at most; None for all.
         literals: what becomes of text that contains the template's markup.
+        images: library that decodes and resizes pictures.
     """
 
     def __init__(
@@ -104,12 +102,14 @@ class SampleEncoder:
         *,
         max_frames: int | None = None,
         literals: LiteralPolicy = LiteralPolicy.reject,
+        images: ImageLibrary = ImageLibrary.fast,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.image_size = image_size
         self.max_frames = max_frames
         self.literals = literals
+        self.images = images
         self._template = TEMPLATES[template]
 
     @property
@@ -257,28 +257,7 @@ class SampleEncoder:
             media = document["media"][index]
             grid = layout.grid if isinstance(layout, Picture) else None
             for file in shown_files(media, part, layout):
-                yield make_tiles(decode_picture(raw.files[file]), self.image_size, grid)
-
-
-def join_text(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Join neighbouring text of equal weight, since the published processor tokenises it as one."""
-    held: Text | None = None
-    for piece in pieces:
-        if (
-            isinstance(piece, Text)
-            and held is not None
-            and not held.closed
-            and piece.weight == held.weight
-        ):
-            held = Text(held.text + piece.text, held.weight, piece.closed)
-            continue
-        if held is not None:
-            yield held
-        held = piece if isinstance(piece, Text) else None
-        if held is None:
-            yield piece
-    if held is not None:
-        yield held
+                yield read_tiles(raw.files[file], self.image_size, grid, self.images)
 
 
 def shown_files(media: Json, part: Json, layout: Layout | None = None) -> list[str]:

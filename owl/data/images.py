@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to pictures, pictures to tiles.
+"""Bytes to pictures; tiles_owl3 makes tiles of them.
 
 Ordinary JPEG goes through simplejpeg and torch (about three times as fast as Pillow, decode
 bit-equal, resize within 1 of 255); everything unusual goes through Pillow. Pixels stay uint8: they
@@ -7,17 +7,16 @@ are normalised on the device.
 """
 
 import io
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional
 
+from owl.config.run import ImageLibrary
+from owl.data import tiles_owl3
+from owl.data.tiles_owl3 import Grid, Pixels, make_tiles, resize_with_pillow
 from owl.errors import DataError
 
 MIN_SIDE = 4
@@ -40,86 +39,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation."""
-
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Rows and columns into which a picture is cut; the global view comes on top."""
-
-    rows: int
-    columns: int
-
-    @property
-    def tiles(self) -> int:
-        """Encoded pictures that it gives, the global view included."""
-        return self.rows * self.columns + 1
-
-
-PUBLISHED_GRIDS = tuple(
-    Grid(rows, columns)
-    for rows, columns in ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))
-)
-"""The published choices in their order ("grid_squ_6"); 1x1 is not among them, so even a small
-picture is cut."""
-
-
-def choose_grid(width: int, height: int, image_size: int) -> Grid:
-    """Pick the published grid whose shape, then size, is closest to the picture's ("docowl").
-
-    Each grid is a box of columns x rows tiles. It is compared by intersection over union with the
-    picture's shape at the box's width (counts 100 times) and with the picture itself.
-    """
-
-    def score(grid: Grid) -> float:
-        box = (grid.columns * image_size, grid.rows * image_size)
-        same_width = (box[0], box[0] * height / width)
-        return 100 * _overlap(box, same_width) + _overlap(box, (width, height))
-
-    return max(PUBLISHED_GRIDS, key=score)  # the first of equals, as published
-
-
-def count_tiles(width: int, height: int, image_size: int, *, cut: bool) -> int:
-    """Tiles that a picture of this size gives, without looking at its pixels."""
-    return choose_grid(width, height, image_size).tiles if cut else 1
-
-
-def _overlap(box: tuple[float, float], other: tuple[float, float]) -> float:
-    """Intersection over union of two boxes that share a corner (published: union + 1e-5)."""
-    shared = min(box[0], other[0]) * min(box[1], other[1])
-    return shared / (box[0] * box[1] + other[0] * other[1] - shared + 1e-5)
-
-
-def make_tiles(pixels: Pixels, image_size: int, grid: Grid | None) -> Tensor:
-    """Resize a picture, without keeping its aspect ratio, to one tile or to a grid of tiles.
-
-    Args:
-        pixels: [height, width, 3] uint8.
-        image_size: side of a tile, s.
-        grid: None for a single tile.
-
-    Returns:
-        [m, 3, s, s] uint8; the cells row by row, then the global view.
-    """
-    picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)  # [1, 3, h, w]
-    whole = _resize(picture, image_size, image_size)
-    if grid is None:
-        return whole
-    large = _resize(picture, grid.rows * image_size, grid.columns * image_size)[0]
-    cells = large.unflatten(2, (grid.columns, image_size)).unflatten(1, (grid.rows, image_size))
-    in_order = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)  # [rows * columns, 3, s, s]
-    return torch.cat([in_order, whole])
-
-
-def _resize(picture: Tensor, height: int, width: int) -> Tensor:
-    resized = functional.interpolate(
-        picture, size=(height, width), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized.contiguous()
-
-
-# Decoding.
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -148,6 +67,29 @@ def check_size(width: int, height: int) -> None:
             "E309",
             f"a picture of {width}x{height} is over {MAX_ASPECT} times as long as wide.",
         )
+
+
+def read_tiles(
+    data: bytes, image_size: int, grid: Grid | None, library: ImageLibrary = ImageLibrary.fast
+) -> Tensor:
+    """Decode a picture and make its tiles.
+
+    Args:
+        data: the picture's bytes.
+        image_size: side of a tile, s.
+        grid: None for a single tile.
+        library: that decodes and resizes.
+
+    Returns:
+        [m, 3, s, s] uint8, see make_tiles.
+
+    Raises:
+        DataError: see decode_picture.
+    """
+    if library == ImageLibrary.pillow:
+        picture_size(data)  # before any memory is spent on pixels
+        return make_tiles(_decode_with_pillow(data), image_size, grid, resize_with_pillow)
+    return make_tiles(decode_picture(data), image_size, grid)
 
 
 def decode_picture(data: bytes) -> Pixels:
@@ -241,7 +183,7 @@ def _decode_with_pillow(data: bytes) -> Pixels:
 
 def check_mode(image: Image.Image) -> None:
     """Raise E310 for float and 32-bit pictures, whose range is anybody's guess."""
-    if image.mode in ("I", "F"):
+    if image.mode in tiles_owl3.MODES_WITHOUT_RANGE:
         raise DataError(
             "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
         )
@@ -254,15 +196,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         DataError: E310, see check_mode.
     """
     check_mode(image)
-    if image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255 instead of scaling.
-        high_byte: NDArray[Any] = np.asarray(image).astype(np.uint16) >> 8
-        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return tiles_owl3.to_rgb(image)
 
 
 def stack_tiles(pictures: list[Tensor], image_size: int) -> Tensor:

@@ -11,8 +11,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,8 +23,9 @@ from owl.config.run import (
     SourceConfig,
     TemplateKind,
 )
-from owl.data.encode import ENCODING_VERSION, SampleEncoder
-from owl.data.index import DATASET_FILE, LITERAL_ERROR
+from owl.data.encode import SampleEncoder
+from owl.data.fingerprint import LIBRARY, fingerprint_differences, make_fingerprint
+from owl.data.index import LITERAL_ERROR
 from owl.data.lengths import SampleLengths
 from owl.data.microbatch import (
     Fault,
@@ -38,7 +37,6 @@ from owl.data.microbatch import (
     check_skips,
 )
 from owl.data.plan import (
-    PLAN_VERSION,
     TILE_COST,
     Pack,
     Plan,
@@ -48,19 +46,14 @@ from owl.data.plan import (
     predicted_cost,
     share_packs,
 )
+from owl.data.problems import data_problems
 from owl.data.quarantine import Quarantine, read_quarantine
 from owl.data.samples import Cursor, DataReport, StepBatch
 from owl.data.shards import Dataset
-from owl.data.storage import is_remote, open_storage, remote_problem
-from owl.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_problem
+from owl.data.tokenizer import Tokenizer, load_tokenizer
 from owl.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger("owl")
-
-LIBRARY = "library."
-"""Begins the names of fingerprint entries whose change is worth a warning, not a refusal."""
-LIBRARIES = ("pillow", "simplejpeg", "torch")
-"""What turns a picture's bytes into tiles."""
 
 ShareSkips = Callable[[list[Skipped]], list[Skipped]]
 """Tells the ranks of one replica what was skipped from each micro-batch of a step: takes what this
@@ -268,19 +261,6 @@ class Loader:
         return replace(start, epoch=epoch, window=window, pack=0, fingerprint=self.fingerprint)
 
 
-def fingerprint_differences(
-    then: Mapping[str, str], now: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
-    """Yield the name of each entry that differs, and a readable line about it."""
-    for name in sorted(then.keys() | now.keys()):
-        if then.get(name) != now.get(name):
-            yield (
-                name,
-                f"{name}: the checkpoint has {then.get(name, 'nothing')!r}, this run "
-                f"{now.get(name, 'nothing')!r}",
-            )
-
-
 def build_loader(
     data: DataConfig,
     pack: PackConfig,
@@ -325,7 +305,12 @@ def build_loader(
     def encoder(source: SourceConfig) -> SampleEncoder:
         frames = source.max_frames if source.max_frames is not None else data.max_frames
         return SampleEncoder(
-            tokenizer, template, image_size, max_frames=frames, literals=data.special_literals
+            tokenizer,
+            template,
+            image_size,
+            max_frames=frames,
+            literals=data.special_literals,
+            images=data.images,
         )
 
     sources = [
@@ -393,107 +378,3 @@ def _check_condemned(
         max_samples=data.max_skipped_samples,
         last=Fault(code, f"{count} are of this code.", None, None, name),
     )
-
-
-def make_fingerprint(
-    sources: Sequence[PlannedSource], pack: PackConfig, data: DataConfig, quarantine: Quarantine
-) -> dict[str, str]:
-    """Name everything that the stream of packs depends on, in words that a difference explains."""
-    encoder = sources[0].lengths.encoder  # they differ in max_frames alone
-    settings = {
-        "plan": str(PLAN_VERSION),
-        "encoding": str(ENCODING_VERSION),
-        "data.seed": str(data.seed),
-        "data.tokenizer": encoder.tokenizer.content_hash,
-        "data.special_literals": str(data.special_literals),
-        "data.quarantine": quarantine.fingerprint,
-        "model.template": str(encoder.template),
-        "model.vision_tower.image_size": str(encoder.image_size),
-    }
-    blend = {
-        f"data.sources.{source.name}": f"{source.dataset.fingerprint} {source.share} "
-        f"cut={source.cut} max_frames={source.lengths.encoder.max_frames} "
-        f"oversize={source.oversize}"
-        for source in sources
-    }
-    budgets = {
-        f"pack.{name}": str(getattr(pack, name))
-        for name in ("enabled", "text_tokens", "tiles", "window")
-    }
-    libraries = {LIBRARY + name: version(name) for name in LIBRARIES}
-    return settings | blend | budgets | libraries
-
-
-def data_problems(data: DataConfig) -> Iterator[str]:
-    """Yield a sentence for everything that keeps the data from being opened; never raises.
-
-    The embedded demo makes its data on first use, so nothing is missing there.
-    """
-    if data.demo:
-        return
-    if not data.sources:
-        yield "data.sources is empty. Name a prepared folder: data.sources.mine.path=FOLDER."
-    for name, source in data.sources.items():
-        yield from _source_problems(f"data.sources.{name}", source)
-    yield from _blend_problems(data)
-    if not data.tokenizer:
-        yield (
-            "data.tokenizer is not set. Name a folder with tokenizer.json, or with vocab.json and "
-            "merges.txt."
-        )
-    elif problem := tokenizer_problem(Path(data.tokenizer)):
-        yield (
-            f"data.tokenizer={data.tokenizer}: {problem} Copy a Qwen2 tokenizer's files there, or "
-            "name another folder."
-        )
-    try:
-        read_quarantine(data.quarantine)
-    except ConfigError as error:
-        yield from error.problems
-
-
-def _blend_problems(data: DataConfig) -> Iterator[str]:
-    """Shares and passes cannot be mixed: a share of what, when the others say how often?"""
-    without = [name for name, source in data.sources.items() if source.epochs is None]
-    if without and len(without) < len(data.sources):
-        yield (
-            f"data.sources.{without[0]}.epochs is not set, but other sources say their epochs. Set "
-            "it too (1 passes over it once an epoch), or blend all by weight."
-        )
-
-
-def _source_problems(setting: str, source: SourceConfig) -> Iterator[str]:
-    if not source.weight > 0:
-        yield f"{setting}.weight={source.weight} must be above 0. To leave a source out, remove it."
-    if source.epochs is not None and not source.epochs > 0:
-        yield f"{setting}.epochs={source.epochs} must be above 0. To leave a source out, remove it."
-    if source.max_frames is not None and source.max_frames < 1:
-        yield f"{setting}.max_frames={source.max_frames} is below 1: a video shows a frame or more."
-    if not source.path:
-        yield f"{setting}.path is not set. Name a folder of prepared shards."
-    elif is_remote(source.path):
-        yield from _remote_problems(f"{setting}.path={source.path}", source.path)
-    else:
-        yield from _folder_problems(f"{setting}.path={source.path}", Path(source.path))
-
-
-def _folder_problems(setting: str, folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
-        yield f"{setting}: there is no such folder. Correct the path, or mount the disk it is on."
-    elif not (folder / DATASET_FILE).is_file():
-        yield f"{setting} holds no {DATASET_FILE}. Run python data_tools/prepare.py {folder}"
-
-
-def _remote_problems(setting: str, url: str) -> Iterator[str]:
-    problem = remote_problem(url)
-    if problem:
-        yield f"{setting}: {problem}"
-        return
-    try:
-        if open_storage(url).facts(DATASET_FILE) is None:
-            yield (
-                f"{setting} holds no {DATASET_FILE}. Prepare the folder on a disk with "
-                "data_tools/prepare.py, then copy all of it there."
-            )
-    except OSError as error:
-        yield f"{setting} cannot be reached: {error}. Check the address and the credentials."

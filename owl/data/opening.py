@@ -3,11 +3,25 @@
 
 from owl.config.run import BatchConfig, RunConfig
 from owl.data.cost import tile_cost
-from owl.data.loader import Loader, build_loader
+from owl.data.loader import Loader, ShareSkips, build_loader
 
 
-def open_loader(run: RunConfig, *, dp_rank: int = 0, dp_size: int = 1) -> Loader:
+def open_loader(
+    run: RunConfig,
+    *,
+    dp_rank: int = 0,
+    dp_size: int = 1,
+    read_pixels: bool = True,
+    share_skips: ShareSkips | None = None,
+) -> Loader:
     """Open a run's data as one data-parallel rank sees it.
+
+    Args:
+        run: its settings.
+        dp_rank: whose share to load.
+        dp_size: data-parallel ranks.
+        read_pixels: only the rank that encodes pictures has to; see build_loader.
+        share_skips: how ranks of one replica agree on damaged samples; see build_loader.
 
     Raises:
         ConfigError: a folder or setting is missing; all problems at once.
@@ -23,6 +37,8 @@ def open_loader(run: RunConfig, *, dp_rank: int = 0, dp_size: int = 1) -> Loader
         dp_rank=dp_rank,
         dp_size=dp_size,
         tile_cost=tile_cost(run.model, run.stage.trainable),
+        read_pixels=read_pixels,
+        share_skips=share_skips,
     )
 
 

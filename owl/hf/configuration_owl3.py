@@ -187,6 +187,12 @@ class Owl3Config(PretrainedConfig):
         """Read config.json, and from the weights' header what it leaves out."""
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if values.get("model_type", cls.model_type) != cls.model_type:
+            # transformers only warns, and then loads random weights.
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {values['model_type']!r}, not a "
+                f"{cls.model_type!r}: this is no mPLUG-Owl3."
+            )
         if values.get("fusion") is None:
             names = tensor_names(pretrained_model_name_or_path, **hub)
             tower = Owl3VisionConfig(**values.get("vision_config", {}))
@@ -243,6 +249,12 @@ class Owl3Config(PretrainedConfig):
             )
         elif self.projector not in ("linear", "mlp"):
             problems.append(f"  projector={self.projector!r} must be linear or mlp.")
+        if self._attn_implementation not in (None, "sdpa"):
+            problems.append(
+                f"  attn_implementation={self._attn_implementation!r}: attention is torch's "
+                "scaled_dot_product_attention, which picks flash kernels itself where they fit. "
+                "Leave it out, or say 'sdpa'."
+            )
         if self.use_sliding_window:
             problems.append("  use_sliding_window=True is not built; no published model uses it.")
         return problems
@@ -291,14 +303,20 @@ def tensor_names(folder: str | Path, **hub: Any) -> list[str]:
 
 
 def _local_names(folder: Path) -> list[str]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if (folder / WEIGHTS_INDEX).is_file():
         index = json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))
         return list(index["weight_map"])
     if (folder / WEIGHTS_FILE).is_file():
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
-            return list(weights.keys())
+        try:
+            with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
+                return list(weights.keys())
+        except SafetensorError as error:
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} is not a whole safetensors file ({error}). Download it "
+                "again."
+            ) from error
     raise ValueError(
         f"{folder} holds neither {WEIGHTS_FILE} nor {WEIGHTS_INDEX}, and its config.json does not "
         "say which variant it is. Add the weights, or set fusion, projector, "

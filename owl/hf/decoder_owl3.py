@@ -144,7 +144,9 @@ class Owl3HyperAttention(Owl3Attention):
         """Say how much of the image side is let in: of [b, q, a * d], 0..1."""
         if self.fusion == "static_gate":
             return torch.sigmoid(self.gate)
-        return torch.sigmoid(self.gate_proj(text.unflatten(-1, (-1, self.head_dim))).flatten(-2))
+        # In rows, since quantised layers take no more than three dimensions.
+        rows = text.reshape(-1, self.head_dim)
+        return torch.sigmoid(self.gate_proj(rows).reshape(text.shape))
 
     def _joint(
         self,

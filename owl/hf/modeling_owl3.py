@@ -23,13 +23,18 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from owl.data.markup_owl3 import Piece  # noqa: F401 - see below
+from owl.data.tiles_owl3 import Grid  # noqa: F401
+
 from .configuration_owl3 import Owl3Config
 from .decoder_owl3 import Owl3CausalLM, Owl3HyperAttention, Owl3RMSNorm
 from .media_owl3 import Media, place_tiles, read_offsets
 from .pictures_owl3 import MediaError  # noqa: F401 - see below
 from .processing_owl3 import Owl3Processor
+from .requests_owl3 import RequestError  # noqa: F401
 from .rotary_owl3 import TextContext, causal_mask, rotary
 from .template_owl3 import TURN_ENDS
+from .tokenizer_owl3 import load_tokenizer  # noqa: F401
 from .vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 
 # Every module of the package is imported here, needed or not: from a local folder, transformers 4

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and videos from wherever a user has them, and tiles from pictures.
+"""Pictures and videos from wherever a user has them; tiles_owl3 makes tiles of them.
 
-What owl/data/images.py makes for training, with Pillow alone, for a folder that travels without
-the rest of owl (tests/unit/hf/test_pictures_owl3.py holds the two together).
+Decoded with Pillow alone, to the very pixels that owl/data/images.py gives to training.
 """
 
 import base64
@@ -13,20 +12,14 @@ from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
+
+from owl.data.tiles_owl3 import MODES_WITHOUT_RANGE, PUBLISHED_GRIDS, Grid, to_rgb
 
 URL_TIMEOUT_SECONDS = 30
 DEFAULT_MAX_FRAMES = 16  # of the model cards
 ANIMATED = {".gif", ".webp", ".png", ".apng"}
-
-Grid = tuple[int, int]
-"""Rows and columns into which a picture is cut; a global view of it comes on top."""
-
-PUBLISHED_GRIDS: tuple[Grid, ...] = ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))
-"""In their published order; 1x1 is not among them, so even a small picture is cut."""
 
 
 class MediaError(ValueError):
@@ -47,33 +40,28 @@ def load_picture(source: Any) -> Image.Image:
         MediaError: it cannot be read.
     """
     if isinstance(source, Image.Image):
-        return to_rgb(source)
+        return _to_rgb(source)
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(np.asarray(source))
     data = source if isinstance(source, bytes) else _read(source)
     name = "the bytes given" if isinstance(source, bytes) else shorten(source)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return to_rgb(_upright(image))
+            return _to_rgb(_upright(image))
     except MediaError:
         raise
+    except UnidentifiedImageError as error:
+        raise MediaError(
+            f"picture {name} cannot be decoded: its bytes are of no known picture format."
+        ) from error
     except Exception as error:  # Pillow raises whatever the parsers of damaged files meet
         raise MediaError(f"picture {name} cannot be decoded: {error}.") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode with an obvious meaning to RGB; alpha is laid on white."""
-    if image.mode in ("I", "F"):
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in MODES_WITHOUT_RANGE:
         raise MediaError(f"a picture of mode {image.mode} has no defined range: give 8 or 16 bit.")
-    if image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255 instead of scaling.
-        high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high_byte).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return to_rgb(image)
 
 
 def shorten(source: Any) -> str:
@@ -115,76 +103,15 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise MediaError(
             f"a picture array of shape {list(array.shape)}: give [h, w], [h, w, 3] or [3, h, w]."
         )
-    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
 # Tiles.
 
 
-def choose_grid(width: int, height: int, image_size: int, max_tiles: int | None) -> Grid | None:
-    """Pick the published grid whose shape, then size, is closest to the picture's ("docowl").
-
-    Each grid is a box of columns x rows tiles, compared by intersection over union with the
-    picture's shape at the box's width (counts 100 times) and with the picture itself.
-
-    Args:
-        width: of the picture.
-        height: of the picture.
-        image_size: side of a tile.
-        max_tiles: most tiles that the picture may give, its global view included.
-
-    Returns:
-        None where no grid is small enough: the picture is then one tile.
-    """
-
-    def score(grid: Grid) -> float:
-        box = (grid[1] * image_size, grid[0] * image_size)
-        return 100 * _overlap(box, (box[0], box[0] * height / width)) + _overlap(
-            box, (width, height)
-        )
-
-    allowed = [
-        grid for grid in PUBLISHED_GRIDS if max_tiles is None or count_tiles(grid) <= max_tiles
-    ]
-    return max(allowed, key=score, default=None)  # the first of equals, as published
-
-
-def count_tiles(grid: Grid | None) -> int:
-    """Tiles that a grid gives, the global view included."""
-    return grid[0] * grid[1] + 1 if grid else 1
-
-
-def _overlap(box: tuple[float, float], other: tuple[float, float]) -> float:
-    """Intersection over union of two boxes that share a corner (published: union + 1e-5)."""
-    shared = min(box[0], other[0]) * min(box[1], other[1])
-    return shared / (box[0] * box[1] + other[0] * other[1] - shared + 1e-5)
-
-
-def make_tiles(picture: Image.Image, image_size: int, grid: Grid | None) -> Tensor:
-    """Resize a picture, without keeping its aspect ratio, to one tile or to a grid of tiles.
-
-    Args:
-        picture: RGB.
-        image_size: side of a tile, s.
-        grid: None for a single tile.
-
-    Returns:
-        [m, 3, s, s] uint8; the cells row by row, then the global view.
-    """
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]  # [1, 3, h, w]
-    whole = _resize(pixels, image_size, image_size)
-    if grid is None:
-        return whole
-    rows, columns = grid
-    large = _resize(pixels, rows * image_size, columns * image_size)[0]
-    cells = large.unflatten(2, (columns, image_size)).unflatten(1, (rows, image_size))
-    return torch.cat([cells.permute(1, 3, 0, 2, 4).flatten(0, 1), whole])
-
-
-def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(
-        pixels, size=(height, width), mode="bicubic", antialias=True, align_corners=False
-    ).contiguous()
+def grids_within(max_tiles: int | None) -> list[Grid]:
+    """Keep the published grids of at most `max_tiles` tiles, the global view included."""
+    return [grid for grid in PUBLISHED_GRIDS if max_tiles is None or grid.tiles <= max_tiles]
 
 
 # Videos.
@@ -234,7 +161,7 @@ def _animation(source: str | Path, max_frames: int) -> list[Image.Image]:
     data = _read(source)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            frames = [to_rgb(frame) for frame in ImageSequence.Iterator(image)]
+            frames = [_to_rgb(frame) for frame in ImageSequence.Iterator(image)]
             milliseconds = image.info.get("duration") or 100
     except Exception as error:  # Pillow raises whatever the parsers of damaged files meet
         raise MediaError(f"video {shorten(source)} cannot be decoded: {error}.") from error

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations and media to what the model reads, in both ways of asking.
-
-The model cards' way: messages whose content holds `<|image|>` and `<|video|>`, the media beside
-them. Today's way: content lists of text, image and video entries, through apply_chat_template.
-Text never becomes a control token, unless it comes as one string that is already rendered.
-"""
+"""Conversations and media to what the model reads, in both ways of asking (see requests_owl3)."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,63 +7,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tokenizers import Regex, normalizers, pre_tokenizers
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers.decoders import ByteLevel
-from tokenizers.models import BPE
+from PIL import Image
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    BatchFeature,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from owl.data.markup_owl3 import TEMPLATES, Control, Piece, Text, Tile, join_text
+from owl.data.tiles_owl3 import (
+    Grid,
+    Resize,
+    choose_grid,
+    make_tiles,
+    resize_with_pillow,
+    resize_with_torch,
 )
 
 from .configuration_owl3 import Owl3Config
-from .pictures_owl3 import (
-    DEFAULT_MAX_FRAMES,
-    choose_grid,
-    load_frames,
-    load_picture,
-    make_tiles,
-)
-from .template_owl3 import (
-    CHAT_TEMPLATE,
-    CONTROL_LITERALS,
-    TEMPLATES,
-    Control,
-    Mark,
-    Piece,
-    Text,
-    Tile,
-    Turn,
-    join_text,
-    number_media,
-    parse_rendered,
-    render,
-    split_marks,
-    to_string,
-)
+from .pictures_owl3 import DEFAULT_MAX_FRAMES, grids_within, load_frames, load_picture
+from .requests_owl3 import Request, RequestError, check_counts, read_conversation, read_requests
+from .template_owl3 import CHAT_TEMPLATE, Mark, number_media, to_string
+from .tokenizer_owl3 import control_ids, load_tokenizer, without_controls
 
 IGNORE_INDEX = -100
-QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Qwen2 splits text before merging: published with its tokenizer."""
-
 SETTINGS_FILE = "processor_config.json"
-SOURCE_KEYS = {
-    "image": ("image", "path", "url", "base64"),
-    "video": ("video", "path", "url"),
-}
-"""Where an entry of a content list may hold its media."""
-
-
-class RequestError(ValueError):
-    """A request contradicts itself, such as more pictures than places for them."""
+SETTINGS = ("image_size", "template", "parity")
+RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
+"""What each value of the setting parity resizes pictures with."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +50,6 @@ class MediaOptions:
             raise RequestError(f"max_tiles={self.max_tiles} must be at least 1, or None.")
         if self.max_frames < 1:
             raise RequestError(f"max_frames={self.max_frames} must be at least 1.")
-
-
-@dataclass
-class Request:
-    """One row of a batch: pieces with marks, and the media for the marks, in order."""
-
-    pieces: list[Piece]
-    images: list[Any] = field(default_factory=list)
-    videos: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -118,6 +74,8 @@ class Owl3Processor(ProcessorMixin):
         tokenizer: Qwen2's, or any with its three control tokens.
         image_size: side of a tile in pixels, s.
         template: v2 (240728) or v3 (241014, 241101).
+        parity: whose pixels the tiles are, bit for bit: torch (training's, within 2 levels of
+            Pillow's) or pillow (the published processor's, slower).
         chat_template: Jinja for apply_chat_template; the published format by default.
     """
 
@@ -130,14 +88,17 @@ class Owl3Processor(ProcessorMixin):
         image_size: int = 378,
         template: str = "v3",
         chat_template: str | None = None,
+        parity: str = "torch",
         **_: Any,
     ) -> None:
         if template not in TEMPLATES:
             raise ValueError(f"template={template!r} must be one of {', '.join(TEMPLATES)}.")
+        if parity not in RESIZES:
+            raise ValueError(f"parity={parity!r} must be one of {', '.join(RESIZES)}.")
         super().__init__(tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
-        self.image_size, self.template = image_size, template
-        self._plain = _without_controls(tokenizer)
-        self._control_ids = _control_ids(tokenizer)
+        self.image_size, self.template, self.parity = image_size, template, parity
+        self._plain = without_controls(tokenizer)
+        self._control_ids = control_ids(tokenizer)
         self._placeholder = self._plain.encode(Mark.image.value, add_special_tokens=False).ids
 
     # Loading and saving.
@@ -150,13 +111,11 @@ class Owl3Processor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: a published folder, or one of ours.
-            **kwargs: image_size, template, chat_template; the rest goes to the tokenizer.
+            **kwargs: image_size, template, parity, chat_template; the rest goes to the tokenizer.
         """
         folder = pretrained_model_name_or_path
         settings: dict[str, Any] = {
-            name: kwargs.pop(name)
-            for name in ("image_size", "template", "chat_template")
-            if name in kwargs
+            name: kwargs.pop(name) for name in (*SETTINGS, "chat_template") if name in kwargs
         }
         for name in ("_from_auto", "trust_remote_code"):
             kwargs.pop(name, None)
@@ -175,11 +134,8 @@ class Owl3Processor(ProcessorMixin):
         self.tokenizer.chat_template = self.chat_template
         written = list(self.tokenizer.save_pretrained(folder))
         settings = folder / SETTINGS_FILE
-        values = {
-            "processor_class": type(self).__name__,
-            "image_size": self.image_size,
-            "template": self.template,
-        }
+        values = {"processor_class": type(self).__name__}
+        values |= {name: getattr(self, name) for name in SETTINGS}
         settings.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return [*written, str(settings)]
 
@@ -235,7 +191,7 @@ class Owl3Processor(ProcessorMixin):
             RequestError: marks and media do not fit.
             MediaError: a picture or video cannot be read.
         """
-        requests = list(_requests(text, images, videos, answered=not inference_mode))
+        requests = list(read_requests(text, images, videos, answered=not inference_mode))
         options = MediaOptions(cut_enable, max_tiles, max_frames, number_media)
         return self._encode_batch(
             requests, options, labels=not inference_mode, padding=padding,
@@ -296,7 +252,7 @@ class Owl3Processor(ProcessorMixin):
             raise RequestError("the conversation is empty: give at least one message.")
         is_batch = not isinstance(conversation[0], dict)
         requests = [
-            _read_conversation(messages, open_prompt=add_generation_prompt, need_media=tokenize)
+            read_conversation(messages, open_prompt=add_generation_prompt, need_media=tokenize)
             for messages in (conversation if is_batch else [conversation])
         ]
         options = MediaOptions(cut_enable, max_tiles, max_frames, number_media)
@@ -348,9 +304,9 @@ class Owl3Processor(ProcessorMixin):
         for piece in join_text(pieces):
             if isinstance(piece, Text):
                 tokens = self._plain.encode(piece.text, add_special_tokens=False).ids
-                row.add(tokens, learned=piece.learned)
+                row.add(tokens, learned=piece.weight > 0)
             elif isinstance(piece, Control):
-                row.add([self._control_ids[piece.literal]], learned=piece.learned)
+                row.add([self._control_ids[piece.literal]], learned=piece.weight > 0)
             else:
                 row.media_offset.append(len(row.tokens))
                 row.add(self._placeholder, learned=False)
@@ -358,7 +314,7 @@ class Owl3Processor(ProcessorMixin):
 
     def _with_media(self, request: Request, options: MediaOptions, row: Row) -> Iterator[Piece]:
         """Write tiles for marks, and put their pixels into `row`."""
-        _check_counts(request)
+        check_counts(request)
         images, videos = iter(request.images), iter(request.videos)
         for piece in _numbered(request.pieces, options):
             if piece is Mark.image:
@@ -370,16 +326,18 @@ class Owl3Processor(ProcessorMixin):
 
     def _picture(self, source: Any, options: MediaOptions, row: Row) -> Iterator[Piece]:
         picture = load_picture(source)
-        grid = None
-        if options.cut:
-            grid = choose_grid(*picture.size, self.image_size, options.max_tiles)
-        row.tiles.append(make_tiles(picture, self.image_size, grid))
-        yield from TEMPLATES[self.template].cut_picture(*grid) if grid else [Tile()]
+        grids = grids_within(options.max_tiles) if options.cut else []
+        grid = choose_grid(*picture.size, self.image_size, grids) if grids else None
+        row.tiles.append(self._tiles(picture, grid))
+        yield from TEMPLATES[self.template].cut_picture(grid) if grid else [Tile()]
 
     def _clip(self, source: Any, options: MediaOptions, row: Row) -> Iterator[Piece]:
         frames = load_frames(source, options.max_frames)
-        row.tiles += [make_tiles(frame, self.image_size, None) for frame in frames]
+        row.tiles += [self._tiles(frame) for frame in frames]
         yield from TEMPLATES[self.template].clip(len(frames))
+
+    def _tiles(self, picture: Image.Image, grid: Grid | None = None) -> Tensor:
+        return make_tiles(np.array(picture), self.image_size, grid, RESIZES[self.parity])
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -393,10 +351,10 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     """Read what save_pretrained wrote, if it did; published folders have no such file."""
     file = folder / SETTINGS_FILE
     values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {name: values[name] for name in ("image_size", "template") if name in values}
+    return {name: values[name] for name in SETTINGS if name in values}
 
 
-def _numbered(pieces: Sequence[Piece], options: MediaOptions) -> Iterator[Piece]:
+def _numbered(pieces: Sequence[Piece | Mark], options: MediaOptions) -> Iterator[Piece | Mark]:
     return number_media(pieces) if options.number else iter(pieces)
 
 
@@ -417,206 +375,3 @@ def _text_columns(
     if labels:
         columns["labels"] = [pad(row.labels, IGNORE_INDEX) for row in rows]
     return columns
-
-
-def _check_counts(request: Request) -> None:
-    """Raise RequestError where marks and media are not equally many."""
-    for mark, media in ((Mark.image, request.images), (Mark.video, request.videos)):
-        places = sum(piece is mark for piece in request.pieces)
-        if places != len(media):
-            raise RequestError(
-                f"the text has {places} {mark} but {len(media)} {mark.name}s came with it. Write "
-                f"one {mark} for each, in their order."
-            )
-
-
-# Reading requests.
-
-
-def _requests(text: Any, images: Any, videos: Any, *, answered: bool) -> Iterator[Request]:
-    """Read what __call__ was given, in any of its forms."""
-    if not text:
-        raise RequestError(
-            "there is no text: pass messages, a rendered string, or a list of either."
-        )
-    is_batch = not isinstance(text, str) and not isinstance(text[0], dict)
-    texts = list(text) if is_batch else [text]
-    if answered and any(isinstance(one, str) for one in texts):
-        raise RequestError(
-            "labels need messages, which say who speaks: inference_mode=False cannot read strings."
-        )
-    requests = [Request(list(_pieces(one, answered=answered))) for one in texts]
-    _hand_out(requests, images, Mark.image)
-    _hand_out(requests, videos, Mark.video)
-    yield from requests
-
-
-def _pieces(text: str | Sequence[dict[str, Any]], *, answered: bool) -> Iterator[Piece]:
-    if isinstance(text, str):
-        yield from parse_rendered(text)
-        return
-    turns = [Turn(_role(message), _typed(message)) for message in text]
-    if not answered and turns[-1].role == "assistant":
-        turns = [*turns[:-1], Turn("assistant", ())]  # a last answer is left out, as published
-    yield from render(turns, open_prompt=False)
-
-
-def _role(message: dict[str, Any]) -> str:
-    if not {"role", "content"} <= set(message):
-        raise RequestError(f"a message has the keys {sorted(message)}: it needs role and content.")
-    return str(message["role"])
-
-
-def _typed(message: dict[str, Any]) -> tuple[str | Mark, ...]:
-    content = message["content"]
-    if not isinstance(content, str):
-        raise RequestError(
-            f"the content of a {message['role']} message is a {type(content).__name__}. Content "
-            "lists go through apply_chat_template(..., tokenize=True, return_dict=True)."
-        )
-    return split_marks(content)
-
-
-def _hand_out(requests: Sequence[Request], media: Any, mark: Mark) -> None:
-    """Give each request its media: one list for each row, or one list for all, in order."""
-    media = _as_list(media, mark)
-    if _is_by_row(media, len(requests), mark):
-        shares = [list(share or []) for share in media]
-    else:
-        counts = [sum(piece is mark for piece in request.pieces) for request in requests]
-        stops = [sum(counts[: index + 1]) for index in range(len(counts))]
-        shares = [media[stop - count : stop] for count, stop in zip(counts, stops, strict=True)]
-        shares[-1] += media[stops[-1] :]  # too many: _check_counts says so
-    for request, share in zip(requests, shares, strict=True):
-        if mark is Mark.image:
-            request.images = share
-        else:
-            request.videos = share
-
-
-def _as_list(media: Any, mark: Mark) -> list[Any]:
-    if media is None:
-        return []
-    if isinstance(media, list | tuple):
-        # One video may come as the bare list of its frames.
-        is_one_clip = mark is Mark.video and media and not _is_clip(media[0])
-        return [list(media)] if is_one_clip else list(media)
-    return [media]
-
-
-def _is_by_row(media: list[Any], rows: int, mark: Mark) -> bool:
-    """Whether media hold a list for each row; a video is itself a list, of frames."""
-    if len(media) != rows or not all(one is None or isinstance(one, list | tuple) for one in media):
-        return False
-    return mark is Mark.image or all(_is_clip(clip) for one in media for clip in one or ())
-
-
-def _is_clip(media: Any) -> bool:
-    """Whether this is one video, not a frame of one: a list, a stack of frames, a file."""
-    if isinstance(media, list | tuple):
-        return True
-    if isinstance(media, str | Path):
-        return Path(str(media)).suffix.lower() not in _PICTURE_FILES
-    return getattr(media, "ndim", 0) == 4
-
-
-_PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
-
-
-def _read_conversation(
-    messages: Sequence[dict[str, Any]], *, open_prompt: bool, need_media: bool
-) -> Request:
-    """Read messages whose content may be a list of entries that carry their media."""
-    if not messages:
-        raise RequestError("a conversation is empty: give at least one message.")
-    request, turns = Request([]), []
-    for message in messages:
-        role, content = _role(message), message["content"]
-        entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        parts = tuple(_entry(entry, request, need_media) for entry in entries or ())
-        turns.append(Turn(role, parts))
-    request.pieces = list(render(turns, open_prompt=open_prompt))
-    return request
-
-
-def _entry(entry: dict[str, Any], request: Request, need_media: bool) -> str | Mark:
-    """Read one entry of a content list; its media go into `request`."""
-    kind = entry.get("type")
-    if kind == "text":
-        return str(entry["text"])
-    if kind not in SOURCE_KEYS:
-        raise RequestError(f"a content entry of type {kind!r}: it must be text, image or video.")
-    found = [entry[key] for key in SOURCE_KEYS[kind] if entry.get(key) is not None]
-    if len(found) != 1 and need_media:
-        raise RequestError(
-            f"a content entry {sorted(entry)} of type {kind} holds {len(found)} sources: give one "
-            f"of {', '.join(SOURCE_KEYS[kind])}."
-        )
-    if found:
-        source = f"data:,{found[0]}" if "base64" in entry else found[0]
-        (request.images if kind == "image" else request.videos).append(source)
-    return Mark[kind]
-
-
-# Tokenizers.
-
-
-def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Load a folder's tokenizer, also where tokenizer_config.json is missing."""
-    local = Path(folder)
-    if local.is_dir() and not (local / "tokenizer_config.json").is_file():
-        # AutoTokenizer would guess the class from model_type, which it does not know.
-        return PreTrainedTokenizerFast(
-            tokenizer_object=_bare_tokenizer(local),
-            eos_token="<|im_end|>",
-            pad_token="<|endoftext|>",
-        )
-    return AutoTokenizer.from_pretrained(folder, **kwargs)
-
-
-def _bare_tokenizer(folder: Path) -> RustTokenizer:
-    """Read tokenizer.json, or Qwen2's vocab.json and merges.txt."""
-    if (folder / "tokenizer.json").is_file():
-        return RustTokenizer.from_file(str(folder / "tokenizer.json"))
-    files = [folder / "vocab.json", folder / "merges.txt"]
-    if not all(file.is_file() for file in files):
-        raise ValueError(
-            f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
-            "Copy them from the model this one started from."
-        )
-    rust = RustTokenizer(BPE.from_file(*map(str, files)))
-    rust.normalizer = normalizers.NFC()
-    rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    rust.decoder = ByteLevel()
-    rust.add_special_tokens(list(CONTROL_LITERALS))  # numbered after the vocabulary, in order
-    return rust
-
-
-def _control_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    known = tokenizer.get_vocab()
-    missing = [literal for literal in CONTROL_LITERALS if literal not in known]
-    if missing:
-        raise ValueError(
-            f"the tokenizer has no token {', '.join(missing)}. Use the model's own tokenizer."
-        )
-    return {literal: known[literal] for literal in CONTROL_LITERALS}
-
-
-def _without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
-    """Copy the tokenizer without its added tokens: it reads their literals as ordinary text."""
-    rust = getattr(tokenizer, "backend_tokenizer", None)
-    if rust is None:
-        raise ValueError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer. Load it with use_fast=True."
-        )
-    definition = json.loads(rust.to_str())
-    definition["added_tokens"] = []
-    definition["post_processor"] = None
-    # The transformers class may set these for a call; here every text is read whole.
-    definition["truncation"] = definition["padding"] = None
-    return RustTokenizer.from_str(json.dumps(definition))

@@ -2,7 +2,7 @@
 """Put a copy of this code into an exported folder, for users who load with trust_remote_code."""
 
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,23 @@ AUTO_MAP = {
 """What config.json says under auto_map where the code goes along."""
 
 
+OWL_IMPORT = re.compile(r"^from owl\.\w+\.(\w+_owl3) import ", re.MULTILINE)
+
+
 def code_files() -> list[Path]:
-    """Modules that travel: those that import nothing of owl but each other."""
-    return sorted(Path(__file__).parent.glob("*_owl3.py"))
+    """Modules that travel: owl.hf's, and those of training that it shares.
+
+    They import nothing of owl but each other.
+    """
+    hf = Path(__file__).parent
+    return sorted(
+        [*hf.glob("*_owl3.py"), *hf.with_name("data").glob("*_owl3.py")], key=lambda file: file.name
+    )
+
+
+def travelling(code: str) -> str:
+    """Rewrite a module for a folder in which all that it needs lies beside it."""
+    return OWL_IMPORT.sub(r"from .\1 import ", code)
 
 
 def copy_code(folder: Path) -> list[Path]:
@@ -33,7 +47,11 @@ def copy_code(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: the folder holds no config.json.
     """
-    copied = [Path(shutil.copy(source, folder / source.name)) for source in code_files()]
+    copied = []
+    for source in code_files():
+        copy = folder / source.name
+        copy.write_text(travelling(source.read_text(encoding="utf-8")), encoding="utf-8")
+        copied.append(copy)
     _point(folder / "config.json", AUTO_MAP)
     settings = folder / "processor_config.json"
     if settings.is_file():

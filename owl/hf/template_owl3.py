@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation as the published models read it: text, control tokens and tiles, in order.
+"""A conversation in messages, and the same as one string with control tokens.
 
-What owl/data/template.py writes for training, for a folder that travels without the rest of owl
-(tests/unit/hf/test_template_owl3.py holds the two together). Newlines *precede* a turn, and the
-system prompt is empty unless given:
-
-    <|im_start|>system
-    <|im_end|>
-    <|im_start|>user
-    <|image|>What is this?<|im_end|>
-    <|im_start|>assistant
+The markup is that of training (owl/data/markup_owl3.py); what is added here are marks in the text
+for media that are read later, and a chat template in Jinja.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+
+from owl.data.markup_owl3 import (
+    CONTEXT,
+    Control,
+    Piece,
+    Spoken,
+    Text,
+    Tile,
+    start_turn,
+    write_turns,
+)
 
 CONTROL_LITERALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
 """Either ends an answer."""
+LEARNED = 1.0
+"""Loss weight of what the assistant says."""
 
 
 class Mark(StrEnum):
@@ -27,31 +33,6 @@ class Mark(StrEnum):
 
     image = "<|image|>"
     video = "<|video|>"
-
-
-@dataclass(frozen=True)
-class Text:
-    """Plain text; neighbours that are learned alike are tokenised as one, unless closed."""
-
-    text: str
-    learned: bool = False
-    closed: bool = False
-
-
-@dataclass(frozen=True)
-class Control:
-    """One control token."""
-
-    literal: str
-    learned: bool = False
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The placeholder of one encoded picture."""
-
-
-Piece = Text | Control | Tile | Mark
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,18 @@ class Turn:
     def is_empty(self) -> bool:
         """Whether nothing is said: an empty assistant turn at the end asks for an answer."""
         return not any(self.content)
+
+    @property
+    def weight(self) -> float:
+        """How much its words count as something to learn."""
+        return LEARNED if self.role == "assistant" else CONTEXT
+
+    def spoken(self) -> Spoken[Mark]:
+        """Write it in pieces."""
+        content = [
+            part if isinstance(part, Mark) else Text(part, self.weight) for part in self.content
+        ]
+        return Spoken(self.role, content, self.weight)
 
 
 CHAT_TEMPLATE = """\
@@ -108,7 +101,7 @@ CHAT_TEMPLATE = """\
 """The same in Jinja, for chat_template.jinja in a saved folder."""
 
 
-def render(turns: Sequence[Turn], *, open_prompt: bool) -> Iterator[Piece]:
+def render(turns: Sequence[Turn], *, open_prompt: bool) -> Iterator[Piece | Mark]:
     """Write a conversation.
 
     Args:
@@ -117,29 +110,14 @@ def render(turns: Sequence[Turn], *, open_prompt: bool) -> Iterator[Piece]:
     """
     if turns[-1].role == "assistant" and turns[-1].is_empty:
         turns, open_prompt = turns[:-1], True
-    if not turns or turns[0].role != "system":
-        yield from (Control("<|im_start|>"), Text("system\n"), Control("<|im_end|>"))
-    for index, turn in enumerate(turns):
-        yield from _turn_start(turn.role, first=index == 0 and turn.role == "system")
-        learned = turn.role == "assistant"
-        for part in turn.content:
-            yield part if isinstance(part, Mark) else Text(part, learned)
-        yield Control("<|im_end|>", learned)
+    yield from write_turns([turn.spoken() for turn in turns])
     if open_prompt:
-        yield from _turn_start("assistant")
+        yield from start_turn("assistant")
     elif turns[-1].role == "assistant":
-        yield Control("<|endoftext|>", learned=True)
+        yield Control("<|endoftext|>", LEARNED)
 
 
-def _turn_start(role: str, *, first: bool = False) -> Iterator[Piece]:
-    if not first:
-        yield Text("\n")
-    yield Control("<|im_start|>")
-    # As published: a question is tokenised together with this newline, an answer is not.
-    yield Text(f"{role}\n", closed=role == "assistant")
-
-
-def number_media(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def number_media(pieces: Iterable[Piece | Mark]) -> Iterator[Piece | Mark]:
     """Write `Picture 1: ` before the first picture, `Video 1: ` before the first video, ..."""
     seen = {Mark.image: 0, Mark.video: 0}
     for piece in pieces:
@@ -149,7 +127,7 @@ def number_media(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield piece
 
 
-def to_string(pieces: Iterable[Piece]) -> str:
+def to_string(pieces: Iterable[Piece | Mark]) -> str:
     """Write pieces as one string, which parse_rendered reads back."""
     return "".join(
         piece.text if isinstance(piece, Text)
@@ -169,7 +147,7 @@ def split_marks(text: str) -> tuple[str | Mark, ...]:
     return tuple(_cut(text, _MARKS))
 
 
-def parse_rendered(text: str) -> Iterator[Piece]:
+def parse_rendered(text: str) -> Iterator[Piece | Mark]:
     """Read a string that holds control tokens, such as a chat template writes."""
     after_start = False
     for part in _cut(text, _LITERALS):
@@ -196,64 +174,3 @@ def _cut(text: str, pattern: re.Pattern[str]) -> Iterator[str | Mark]:
         start = match.end()
     if start < len(text):
         yield text[start:]
-
-
-def join_text(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Join neighbouring text that is learned alike, since it is tokenised as one."""
-    held: Text | None = None
-    for piece in pieces:
-        if not isinstance(piece, Text):
-            if held:
-                yield held
-            held = None
-            yield piece
-        elif held and not held.closed and held.learned == piece.learned:
-            held = replace(held, text=held.text + piece.text, closed=piece.closed)
-        else:
-            if held:
-                yield held
-            held = piece
-    if held:
-        yield held
-
-
-class TemplateV2:
-    """7B-240728: words, with a coordinate before each cell."""
-
-    def cut_picture(self, rows: int, columns: int) -> Iterator[Piece]:
-        """Write `Cut to 2 rows 3 columns with a global view`, `subimg(0,0)<|image|> ...`."""
-        yield Text(f"Cut to {rows} rows {columns} columns with a global view\n")
-        for row in range(rows):
-            for column in range(columns):
-                yield Text(f"subimg({row},{column})")
-                yield Tile()
-                yield Text(" " if column + 1 < columns else "\n")
-        yield Text("global_view")
-        yield Tile()
-
-    def clip(self, frames: int) -> Iterator[Piece]:
-        """Write the frames side by side, with nothing between."""
-        yield from [Tile()] * frames
-
-
-class TemplateV3:
-    """1B/2B-241014 and 7B-241101: marks around a picture's cells and a video's frames."""
-
-    def cut_picture(self, rows: int, columns: int) -> Iterator[Piece]:
-        """Write `<|start_cut|>2*3`, the cells row by row, the global view, `<|end_cut|>`."""
-        yield Text(f"<|start_cut|>{rows}*{columns}\n")
-        for _ in range(rows):
-            for column in range(columns):
-                yield Tile()
-                yield Text(" " if column + 1 < columns else "\n")
-        yield Tile()
-        yield Text("<|end_cut|>")
-
-    def clip(self, frames: int) -> Iterator[Piece]:
-        """Write the frames side by side between two marks."""
-        yield Text("<|start_video_frame|>")
-        yield from [Tile()] * frames
-        yield Text("<|end_video_frame|>")
-
-
-TEMPLATES: dict[str, TemplateV2 | TemplateV3] = {"v2": TemplateV2(), "v3": TemplateV3()}

@@ -18,6 +18,7 @@ PART_HUES = {
     "image keys and values": 322,
     "decoder weights": 212,
     "attention to text": 182,
+    "gate": 62,
     "attention to images": 28,
     "head": 152,
 }
@@ -149,6 +150,8 @@ def _overview(view: PageView) -> Iterator[str]:
     """The matrix of the whole pack: rows across, tiles down."""
     yield "<section class=card><h2>Which token sees which tile</h2>"
     yield from _pack_matrix(view.samples)
+    if len(view.samples) < view.num_samples:
+        yield f"<p class=note>The first {len(view.samples)} of {view.num_samples} samples.</p>"
     yield (
         "<p class=note>Tokens run to the right, tiles downwards; a sample is one colour. Within "
         "its sample a tile is seen from its position on. Nothing is seen across samples.</p>"
@@ -210,7 +213,7 @@ def _sample(sample: SampleView) -> Iterator[str]:
     yield f"<h3><span class=dot></span>{escape(sample.key)} {source}</h3>"
     yield (
         f"<p class=counts>{len(sample.tokens):,} tokens, {sample.learned:,} learned (weight "
-        f"{sample.weight:g}), {len(sample.tiles):,} tiles; rows {sample.tokens[0].row:,} to "
+        f"{sample.weight:g}), {len(sample.tiles):,} tile(s); rows {sample.tokens[0].row:,} to "
         f"{sample.tokens[-1].row:,}</p>"
     )
     yield from _tiles(sample)

@@ -29,6 +29,7 @@ from owl.data.prepare import prepare_folder
 from owl.data.samples import EncodedSample
 from owl.data.tokenizer import load_tokenizer
 from owl.errors import DataError
+from tests.unit.data.converters.converting import convert_lines, write_pictures
 from tests.unit.data.shard_factory import (
     chat,
     data_config,
@@ -307,6 +308,20 @@ OTHER_CASES: dict[str, list[Case]] = {
 }
 """Codes that lie in no shard: the function itself raises."""
 
+SOURCE_CASES: dict[str, tuple[dict, str]] = {
+    "E305": (
+        {
+            "image": ["a.jpg"],
+            "conversations": [
+                {"from": "human", "value": "<image> or <image>?"},
+                {"from": "gpt", "value": "The first."},
+            ],
+        },
+        "more <image> than the 1 media",
+    ),
+}
+"""Codes of a source that is converted: a record in LLaVA's layout, and words of the message."""
+
 
 def listed(cases: dict[str, list[Case]]) -> list:
     return [
@@ -367,8 +382,18 @@ def test_the_message_of_a_code_outside_shards_helps(tmp_path, code, case):
     assert raised.value.code == code
 
 
+@pytest.mark.parametrize("code", SOURCE_CASES)
+def test_a_fault_of_a_source_is_named_with_its_line(tmp_path, code):
+    record, words = SOURCE_CASES[code]
+    write_pictures(tmp_path / "images", "a.jpg")
+    reject = convert_lines(tmp_path, "llava", record).reject
+    assert (reject["file"], reject["line"], reject["code"]) == ("source.jsonl", 1, code)
+    assert words in reject["message"]
+
+
 def test_every_code_has_a_fixture_or_a_reason_to_have_none():
-    triggered, unplaced = CASES.keys() | OTHER_CASES.keys(), unplaced_codes().keys()
+    triggered = CASES.keys() | OTHER_CASES.keys() | SOURCE_CASES.keys()
+    unplaced = unplaced_codes().keys()
     explained = re.findall(
         r"^\| (E\d{3}) \|", (ROOT / "docs/data_format.md").read_text(encoding="utf-8"), re.MULTILINE
     )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from owl.config.run import BatchConfig, PackConfig
+from owl.config.run import PackConfig
 from owl.data.forecast import forecast, measure_fill, pack_again, step_imbalances, suggest
-from owl.data.opening import packs_per_step
 from owl.data.plan import PlannedSample
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats
 
@@ -89,15 +88,3 @@ def test_text_without_pictures_gets_no_suggestion():
     window = samples((100, 0), (50, 0))
     pack = PackConfig(text_tokens=200, tiles=4)
     assert not list(suggest([window], pack, measure_fill(pack_again(window, pack), pack)))
-
-
-def test_the_global_batch_is_chosen_as_the_trainer_chooses_it():
-    from owl.train.batch_size import choose_global_batch_size
-
-    for batch in (
-        BatchConfig(samples_per_step=100),
-        BatchConfig(samples_per_step=3, micro_batch_size=2),
-        BatchConfig(samples_per_step=None, global_batch_size=7),
-    ):
-        arguments = {"mean_samples_per_pack": 4.2, "dp_size": 4}
-        assert packs_per_step(batch, **arguments) == choose_global_batch_size(batch, **arguments)

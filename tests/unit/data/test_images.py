@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from owl.data.images import (
-    Grid,
-    choose_grid,
-    count_tiles,
-    decode_picture,
-    make_tiles,
-    picture_size,
-)
+from owl.config.run import ImageLibrary
+from owl.data.images import decode_picture, picture_size, read_tiles
+from owl.data.tiles_owl3 import Grid, choose_grid, make_tiles
 from owl.errors import DataError
 from tests.unit.data.shard_factory import picture
 
@@ -50,16 +45,37 @@ def test_a_cut_picture_gives_its_cells_row_by_row_and_then_the_whole():
     assert torch.equal(tiles[6:], make_tiles(pixels, 8, None))
 
 
-def test_tiles_are_counted_without_pixels():
-    assert count_tiles(640, 480, 384, cut=True) == 7
-    assert count_tiles(640, 480, 384, cut=False) == 1
-
-
 def test_resizing_is_within_one_or_two_levels_of_pillow():
     pixels = decode_picture(picture(200, 150, codec="PNG"))
     ours = make_tiles(pixels, 64, None)[0].permute(1, 2, 0).numpy()
     theirs = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC))
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG"])
+@pytest.mark.parametrize("grid", [None, Grid(2, 3)])
+def test_pillow_alone_gives_the_bits_of_pillow(codec, grid):
+    data = picture(1024, 756, codec=codec)  # of a size at which torch differs
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+
+    def resized(width, height):
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    tiles = read_tiles(data, 378, grid, ImageLibrary.pillow)
+    assert torch.equal(tiles[-1], resized(378, 378))
+    if grid:
+        large = resized(3 * 378, 2 * 378)
+        cells = [large[:, r : r + 378, c : c + 378] for r in (0, 378) for c in (0, 378, 756)]
+        assert torch.equal(tiles[:-1], torch.stack(cells))
+    assert not torch.equal(tiles, read_tiles(data, 378, grid))
+
+
+def test_pillow_alone_checks_a_picture_as_the_others_do():
+    with pytest.raises(DataError, match="E309"):
+        read_tiles(picture(3, 40), 16, None, ImageLibrary.pillow)
+    with pytest.raises(DataError, match="E308"):
+        read_tiles(picture(64, 64)[:-200], 16, None, ImageLibrary.pillow)
 
 
 def test_jpeg_decodes_to_the_same_pixels_as_pillow():

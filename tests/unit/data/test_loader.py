@@ -1,27 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import logging
 import os
 import pickle
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from owl.config.run import CutPolicy, DataConfig, LiteralPolicy, PackConfig, SourceConfig
+from owl.config.run import (
+    CutPolicy,
+    DataConfig,
+    ImageLibrary,
+    LiteralPolicy,
+    PackConfig,
+    SourceConfig,
+)
 from owl.data import shards
 from owl.data.collate import EMPTY_KEY
-from owl.data.loader import data_problems
 from owl.data.microbatch import MicrobatchReader
 from owl.data.prepare import prepare_folder
+from owl.data.problems import data_problems
 from owl.data.samples import Cursor
 from owl.data.shards import ShardWriter
 from owl.errors import CheckpointError, ConfigError, DataError
 from tests.unit.data.shard_factory import (
+    IMAGE_SIZE,
     chat,
     data_config,
     files_of,
     make_loader,
+    picture,
     write_chats,
     write_shard,
 )
@@ -415,3 +427,16 @@ def test_every_tensor_of_a_micro_batch_can_be_pinned(tmp_path, folder, monkeypat
 
 def vars_of(batch):
     return [getattr(batch, name) for name in batch.__dataclass_fields__]
+
+
+def test_a_run_may_ask_for_the_tiles_of_pillow_and_says_so_in_its_cursor(tmp_path):
+    document = chat(pictures=1)
+    pixels = {"m0000.jpg": picture(300, 225)}
+    write_shard(tmp_path / "a" / "s.tar", [("k", document, pixels)])
+    prepare_folder(tmp_path / "a")
+    loader = make_loader(data_config(tmp_path, tmp_path / "a", images=ImageLibrary.pillow))
+    (batch,) = next(loader.steps(1)).microbatches
+    image = Image.open(io.BytesIO(pixels["m0000.jpg"])).convert("RGB")
+    resized = np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+    assert batch.pixel_values[0].permute(1, 2, 0).numpy().tolist() == resized.tolist()
+    assert loader.fingerprint["data.images"] == "pillow"

@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools must open a run's data exactly as the trainer does, or they would show another stream."""
+"""How many packs make a step."""
 
-from owl.config.run import RunConfig
-from owl.data import opening
-from owl.train import run as trainer
+import pytest
 
-
-def recorded(module, monkeypatch):
-    calls = []
-    monkeypatch.setattr(module, "build_loader", lambda *nodes, **rest: calls.append((nodes, rest)))
-    module.open_loader(RunConfig(), dp_rank=1, dp_size=4)
-    ((nodes, rest),) = calls
-    # How a rank gets its pixels is the trainer's own business.
-    return nodes, {k: v for k, v in rest.items() if k not in ("read_pixels", "share_skips")}
+from owl.config.run import BatchConfig
+from owl.data.opening import packs_per_step
 
 
-def test_tools_and_trainer_ask_for_the_same_loader(monkeypatch):
-    assert recorded(opening, monkeypatch) == recorded(trainer, monkeypatch)
+def test_a_number_of_packs_is_taken_as_it_is():
+    batch = BatchConfig(global_batch_size=24)
+
+    assert packs_per_step(batch, mean_samples_per_pack=7.5, dp_size=4) == 24
+
+
+@pytest.mark.parametrize(
+    ("samples", "mean", "micro", "dp_size", "packs"),
+    [
+        (256, 1.0, 1, 8, 256),  # packing off: as published
+        (256, 8.0, 1, 1, 32),
+        (256, 7.9, 1, 8, 32),
+        (256, 7.9, 2, 8, 32),
+        (100, 1.0, 3, 4, 96),  # the nearest multiple of 12
+        (4, 100.0, 2, 8, 16),  # never less than one micro-batch a rank
+    ],
+)
+def test_packs_hold_about_the_wanted_samples_in_whole_micro_batches(
+    samples, mean, micro, dp_size, packs
+):
+    batch = BatchConfig(samples_per_step=samples, micro_batch_size=micro)
+
+    assert packs_per_step(batch, mean_samples_per_pack=mean, dp_size=dp_size) == packs

@@ -11,11 +11,11 @@ import torch
 
 from owl.config.load import compose
 from owl.config.run import PackConfig
+from owl.data.flops import batch_flops, visible_pairs
 from owl.data.prepare import prepare_folder
 from owl.data.preview.batch import load_sample, load_step
 from owl.data.preview.page import render_page
 from owl.data.preview.view import PageView, RankView, sample_views, token_texts
-from owl.data.preview.work import batch_work, visible_pairs
 from owl.data.samples import IGNORE_INDEX
 from owl.data.tokenizer import load_tokenizer
 from owl.errors import ConfigError
@@ -244,7 +244,7 @@ def test_work_agrees_with_the_published_budget_of_7b(loader, stage, total, share
         media_position=torch.zeros(64, dtype=torch.int64),
         cu_media=torch.arange(0, 65, 8),
     )
-    work = batch_work(batch, run.model, run.stage.trainable)
+    work = batch_flops(batch, run.model, run.stage.trainable)
     assert sum(work.values()) == pytest.approx(total, rel=0.02)
     for part, share in shares.items():
         assert work[part] / sum(work.values()) == pytest.approx(share, abs=0.01)

@@ -8,7 +8,7 @@ import pytest
 from owl.data import shards
 from owl.data.checksum import crc32
 from owl.data.index import read_records
-from owl.data.loader import data_problems
+from owl.data.problems import data_problems
 from owl.data.shards import Dataset
 from owl.data.storage import LocalFolder, RemoteFolder, is_remote, open_storage
 from owl.errors import DataError

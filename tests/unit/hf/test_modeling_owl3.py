@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
 )
 
 from owl.config.run import ProjectorKind
@@ -284,3 +285,74 @@ def test_hidden_states_are_the_embedding_and_what_each_layer_gives(model):
     states = model(input_ids=tokens, output_hidden_states=True).hidden_states
     assert len(states) == model.config.num_hidden_layers + 1
     assert torch.equal(states[0], model.get_input_embeddings()(tokens))
+
+
+def test_weights_that_end_too_early_are_named(tmp_path):
+    publish(build("token_gate"), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+        Owl3ForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    build("token_gate").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    with pytest.raises(ValueError, match="holds a 'qwen2', not a 'mplugowl3'"):
+        Owl3ForConditionalGeneration.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "eager"])
+def test_an_attention_that_is_not_there_is_one_clear_error(folder, attention):
+    with pytest.raises(ValueError, match=f"{attention}.*Leave it out, or say 'sdpa'"):
+        AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
+
+
+def test_a_device_map_places_the_model(folder):
+    pytest.importorskip("accelerate")
+    one = AutoModelForCausalLM.from_pretrained(folder)
+    parts = dict.fromkeys(["vision_model", "vision2text_model", "language_model"], "cpu")
+    for device_map in ("auto", parts):
+        other = AutoModelForCausalLM.from_pretrained(folder, device_map=device_map)
+        assert torch.equal(other(**inputs()).logits, one(**inputs()).logits)
+
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+WIDE = {  # whole blocks of 64 values, which 4 bit quantises together
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vision_config": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+}
+
+
+@pytest.mark.parametrize("fusion", ["token_gate", "static_gate", "joint_softmax"])
+@pytest.mark.parametrize(("bits", "allowed"), [(8, 0.05), (4, 0.3)])
+def test_a_quantised_model_answers_nearly_the_same(tmp_path, fusion, bits, allowed):
+    pytest.importorskip("bitsandbytes")
+    model = build(fusion, **WIDE)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm.weight" not in name:
+                parameter.mul_(0.2)
+    model.save_pretrained(tmp_path)
+    how = {"load_in_8bit": True} if bits == 8 else NF4
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(**how)
+    )
+
+    with torch.no_grad():
+        ours, whole = quantised(**inputs()).logits, model(**inputs()).logits
+
+    kept = {name for name, part in quantised.named_modules() if type(part) is torch.nn.Linear}
+    assert kept == {"language_model.lm_head"}
+    assert 0 < (ours - whole).norm() <= allowed * whole.norm()

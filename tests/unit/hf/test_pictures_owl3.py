@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""owl.hf makes the tiles that owl.data makes, from wherever a picture lies."""
+"""owl.hf decodes what owl.data decodes, from wherever a picture lies."""
 
 import base64
 import io
@@ -13,54 +13,30 @@ import torch
 from PIL import Image
 
 from owl.data import images
+from owl.data.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
 from owl.hf.pictures_owl3 import (
-    PUBLISHED_GRIDS,
     MediaError,
-    choose_grid,
-    count_tiles,
+    grids_within,
     load_frames,
     load_picture,
-    make_tiles,
     one_a_second,
     spread,
 )
 from tests.unit.data.shard_factory import picture
 
-PUBLISHED_CHOICES = [
-    ((500, 500), (2, 2)), ((640, 480), (2, 3)), ((480, 640), (3, 2)),
-    ((1920, 1080), (2, 3)), ((1000, 800), (2, 3)), ((2000, 500), (1, 4)),
-    ((3000, 400), (1, 4)), ((400, 3000), (4, 1)), ((100, 100), (2, 2)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("size", "grid"), PUBLISHED_CHOICES)
-@pytest.mark.parametrize("image_size", [378, 384])
-def test_grids_are_those_of_the_published_code(size, grid, image_size):
-    assert choose_grid(*size, image_size, None) == grid
-
-
-def test_grids_are_those_of_training_for_any_size():
-    sizes = np.random.default_rng(0).integers(4, 3000, (300, 2)).tolist()
-    for width, height in sizes:
-        theirs = images.choose_grid(width, height, 378)
-        assert choose_grid(width, height, 378, None) == (theirs.rows, theirs.columns)
-
 
 @pytest.mark.parametrize(
-    ("most", "grid"), [(7, (2, 3)), (6, (2, 2)), (5, (2, 2)), (4, (1, 3)), (3, None), (1, None)]
+    ("most", "grid"),
+    [(7, Grid(2, 3)), (6, Grid(2, 2)), (5, Grid(2, 2)), (4, Grid(1, 3))],
 )
 def test_a_bound_on_tiles_picks_the_best_grid_below_it(most, grid):
-    assert choose_grid(640, 480, 378, most) == grid
-    assert count_tiles(grid) <= most
+    assert choose_grid(640, 480, 378, grids_within(most)) == grid
+    assert grid.tiles <= most
 
 
-@pytest.mark.parametrize("grid", [None, *PUBLISHED_GRIDS])
-def test_tiles_are_bit_for_bit_those_of_training(grid):
-    data = picture(50, 37, codec="PNG")
-    theirs = images.make_tiles(
-        images.decode_picture(data), 28, images.Grid(*grid) if grid else None
-    )
-    assert torch.equal(make_tiles(load_picture(data), 28, grid), theirs)
+def test_no_grid_is_smaller_than_four_tiles():
+    assert grids_within(3) == []
+    assert grids_within(None) == list(PUBLISHED_GRIDS)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both ways of asking give the tokens, offsets and tiles of training."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ from PIL import Image
 from owl.config.run import TemplateKind
 from owl.data.encode import CutChoice, SampleEncoder
 from owl.data.samples import RawSample
+from owl.data.tiles_owl3 import Grid, choose_grid
 from owl.data.tokenizer import load_tokenizer
 from owl.hf import Owl3Processor
 from owl.hf.pictures_owl3 import MediaError
-from owl.hf.processing_owl3 import RequestError
-from owl.hf.processing_owl3 import load_tokenizer as load_hf_tokenizer
+from owl.hf.requests_owl3 import RequestError
+from owl.hf.tokenizer_owl3 import load_tokenizer as load_hf_tokenizer
 from tests.unit.data.shard_factory import QWEN2, chat, files_of, needs_qwen2, picture
 
 SIZE = 28
@@ -240,10 +243,83 @@ def test_tiles_of_a_picture_are_bounded(processor, most, tiles):
     assert len(ours["pixel_values"]) == tiles == len(ours["media_offset"][0])
 
 
-def test_what_was_saved_comes_back(processor, tmp_path):
+GRIDS = [
+    ((500, 500), Grid(2, 2)), ((640, 480), Grid(2, 3)), ((480, 640), Grid(3, 2)),
+    ((1920, 1080), Grid(2, 3)), ((1000, 800), Grid(2, 3)), ((2000, 500), Grid(1, 4)),
+    ((3000, 400), Grid(1, 4)), ((400, 3000), Grid(4, 1)), ((100, 100), Grid(2, 2)),
+]  # fmt: skip
+
+
+def pillow_tiles(picture: Image.Image, size: int, grid: Grid) -> torch.Tensor:
+    """Cut a picture as the published processor does: [m, 3, s, s] uint8."""
+    large = np.asarray(picture.resize((grid.columns * size, grid.rows * size), Image.BICUBIC))
+    cells = [
+        large[row * size : (row + 1) * size, column * size : (column + 1) * size]
+        for row in range(grid.rows)
+        for column in range(grid.columns)
+    ]
+    whole = np.asarray(picture.resize((size, size), Image.BICUBIC))
+    return torch.from_numpy(np.stack([*cells, whole])).permute(0, 3, 1, 2)
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Make smooth colours with sharp edges and grain, such as photographs have."""
+    random = np.random.default_rng(width + height)
+    row, column = np.mgrid[0:height, 0:width]
+    smooth = 127 + 90 * np.sin(row / 31)[..., None] * np.cos(
+        column / 47 + np.arange(3)[:, None, None]
+    ).transpose(1, 2, 0)
+    smooth[height // 3 : height // 2, width // 4 : width // 2] = (240, 20, 60)
+    grain = random.normal(0, 6, (height, width, 3))
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("size", "grid"), GRIDS)
+@pytest.mark.parametrize("parity", ["torch", "pillow"])
+def test_tiles_are_pillows(folder, size, grid, parity):
+    processor = Owl3Processor.from_pretrained(folder, image_size=378, parity=parity)
+    picture = photograph(*size)
+
+    pixels = processor(ask("<|image|>"), images=[picture])["pixel_values"]
+    tiles = ((pixels * 0.5 + 0.5) * 255).round()
+    levels = (tiles - pillow_tiles(picture, 378, grid)).abs()
+
+    assert levels.max() <= (2 if parity == "torch" else 0)
+    assert (levels > 0).float().mean() <= 0.01
+
+
+OWLEVAL = Path(__file__).parents[4] / "shared/data/owleval/images"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OWLEVAL.is_dir(), reason=f"no pictures at {OWLEVAL}")
+def test_tiles_of_real_pictures_are_close_to_pillows(folder):
+    processor = Owl3Processor.from_pretrained(folder, image_size=378)
+    shares = []
+    for file in sorted(OWLEVAL.iterdir()):
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+        pixels = processor(ask("<|image|>"), images=[picture])["pixel_values"]
+        theirs = pillow_tiles(picture, 378, choose_grid(*picture.size, 378))
+        levels = (((pixels * 0.5 + 0.5) * 255).round() - theirs).abs()
+        assert levels.max() <= 2, file.name
+        shares.append(float((levels > 0).float().mean()))
+
+    print(f"mean {np.mean(shares):.4f}, largest {max(shares):.4f} of {len(shares)}")
+    assert np.mean(shares) <= 0.01
+    assert max(shares) <= 0.02  # two of the fifty exceed 0.01
+
+
+def test_a_parity_that_does_not_exist_is_one_clear_error(folder):
+    with pytest.raises(ValueError, match="parity='opencv' must be one of torch, pillow"):
+        Owl3Processor.from_pretrained(folder, parity="opencv")
+
+
+def test_what_was_saved_comes_back(folder, tmp_path):
+    processor = Owl3Processor.from_pretrained(folder, template="v2", parity="pillow")
     processor.save_pretrained(tmp_path)
     again = Owl3Processor.from_pretrained(tmp_path)
-    assert (again.image_size, again.template) == (processor.image_size, processor.template)
+    assert (again.image_size, again.template, again.parity) == (SIZE, "v2", "pillow")
     request = ask("<|image|> <|im_end|>?")
     assert_same(again(request, images=[image()]), processor(request, images=[image()]))
     assert again.tokenizer.chat_template == processor.chat_template

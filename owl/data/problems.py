@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the data of a run from being opened, all at once and in the user's words."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from owl.config.run import DataConfig, SourceConfig
+from owl.data.index import DATASET_FILE
+from owl.data.quarantine import read_quarantine
+from owl.data.storage import is_remote, open_storage, remote_problem
+from owl.data.tokenizer import tokenizer_problem
+from owl.errors import ConfigError
+
+
+def data_problems(data: DataConfig) -> Iterator[str]:
+    """Yield a sentence for everything that keeps the data from being opened; never raises.
+
+    The embedded demo makes its data on first use, so nothing is missing there.
+    """
+    if data.demo:
+        return
+    if not data.sources:
+        yield "data.sources is empty. Name a prepared folder: data.sources.mine.path=FOLDER."
+    for name, source in data.sources.items():
+        yield from _source_problems(f"data.sources.{name}", source)
+    yield from _blend_problems(data)
+    if not data.tokenizer:
+        yield (
+            "data.tokenizer is not set. Name a folder with tokenizer.json, or with vocab.json and "
+            "merges.txt."
+        )
+    elif problem := tokenizer_problem(Path(data.tokenizer)):
+        yield (
+            f"data.tokenizer={data.tokenizer}: {problem} Copy a Qwen2 tokenizer's files there, or "
+            "name another folder."
+        )
+    try:
+        read_quarantine(data.quarantine)
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _blend_problems(data: DataConfig) -> Iterator[str]:
+    """Shares and passes cannot be mixed: a share of what, when the others say how often?"""
+    without = [name for name, source in data.sources.items() if source.epochs is None]
+    if without and len(without) < len(data.sources):
+        yield (
+            f"data.sources.{without[0]}.epochs is not set, but other sources say their epochs. Set "
+            "it too (1 passes over it once an epoch), or blend all by weight."
+        )
+
+
+def _source_problems(setting: str, source: SourceConfig) -> Iterator[str]:
+    if not source.weight > 0:
+        yield f"{setting}.weight={source.weight} must be above 0. To leave a source out, remove it."
+    if source.epochs is not None and not source.epochs > 0:
+        yield f"{setting}.epochs={source.epochs} must be above 0. To leave a source out, remove it."
+    if source.max_frames is not None and source.max_frames < 1:
+        yield f"{setting}.max_frames={source.max_frames} is below 1: a video shows a frame or more."
+    if not source.path:
+        yield f"{setting}.path is not set. Name a folder of prepared shards."
+    elif is_remote(source.path):
+        yield from _remote_problems(f"{setting}.path={source.path}", source.path)
+    else:
+        yield from _folder_problems(f"{setting}.path={source.path}", Path(source.path))
+
+
+def _folder_problems(setting: str, folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"{setting}: there is no such folder. Correct the path, or mount the disk it is on."
+    elif not (folder / DATASET_FILE).is_file():
+        yield f"{setting} holds no {DATASET_FILE}. Run python data_tools/prepare.py {folder}"
+
+
+def _remote_problems(setting: str, url: str) -> Iterator[str]:
+    problem = remote_problem(url)
+    if problem:
+        yield f"{setting}: {problem}"
+        return
+    try:
+        if open_storage(url).facts(DATASET_FILE) is None:
+            yield (
+                f"{setting} holds no {DATASET_FILE}. Prepare the folder on a disk with "
+                "data_tools/prepare.py, then copy all of it there."
+            )
+    except OSError as error:
+        yield f"{setting} cannot be reached: {error}. Check the address and the credentials."

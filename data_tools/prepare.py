@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from owl.config.run import TemplateKind
-from owl.data.prepare import Counting, prepare_folder
+from owl.data.prepare import Counting, ShardDone, prepare_folder
+from owl.data.progress import Progress
 from owl.data.tokenizer import tokenizer_problem
 
 
@@ -54,12 +55,30 @@ def main() -> int:
         else None
     )
     problems = prepare_folder(
-        arguments.folder, counting=counting, workers=arguments.workers, progress=print
+        arguments.folder,
+        counting=counting,
+        workers=arguments.workers,
+        progress=Teller(arguments.folder),
     )
     for line in problems:
         print(line, file=sys.stderr)
     print(f"wrote {arguments.folder / 'dataset.json'}, {len(problems)} problem(s)")
     return 1 if problems else 0
+
+
+class Teller:
+    """Names each shard that is done, and says now and then on standard error how long is left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bytes = sum(path.stat().st_size for path in folder.glob("*.tar"))
+        self._progress = Progress(self._bytes, "indexed")
+
+    def __call__(self, done: ShardDone) -> None:
+        """Tell of one shard."""
+        print(f"{done.verb} {done.number}/{done.total} {done.path}", flush=True)
+        self._progress.add(done.path.stat().st_size, done.path.name)
+        if done.number == done.total:  # counting, if it follows, takes its own time
+            self._progress = Progress(self._bytes, "counted")
 
 
 def find_problem(arguments: argparse.Namespace) -> str | None:

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from owl.config.data_run import read_data_run
 from owl.config.run import RunConfig
+from owl.data.flops import batch_flops
 from owl.data.loader import Loader
 from owl.data.opening import open_loader, packs_per_step
 from owl.data.plan import predicted_cost
 from owl.data.preview.batch import StepChoice, load_sample, load_step
 from owl.data.preview.page import render_page
 from owl.data.preview.view import PageView, RankView, sample_views
-from owl.data.preview.work import batch_work
 from owl.data.samples import PackedBatch
 from owl.errors import ConfigError, OwlError
 
@@ -104,7 +104,7 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
         tile_budget=run.pack.tiles * len(choice.packs),
         samples=list(sample_views(choice.batch, loader.tokenizer, names, show=arguments.show)),
         num_samples=choice.batch.num_samples,
-        work=batch_work(choice.batch, run.model, run.stage.trainable),
+        work=batch_flops(choice.batch, run.model, run.stage.trainable),
         ranks=[
             RankView(rank=rank, packs=[predicted_cost(pack, loader.tile_cost) for pack in share])
             for rank, share in enumerate(choice.shares)
@@ -129,7 +129,7 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
         tile_budget=run.pack.tiles,
         samples=list(sample_views(batch, loader.tokenizer, [source], show=1)),
         num_samples=1,
-        work=batch_work(batch, run.model, run.stage.trainable),
+        work=batch_flops(batch, run.model, run.stage.trainable),
     )
 
 

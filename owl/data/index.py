@@ -62,7 +62,13 @@ MEMBER_ROW = np.dtype(
 )
 """The json's row comes first, then one per media file in the order the document names them."""
 
+SAMPLE_STRUCT = struct.Struct("<QIHHI")
+MEMBER_STRUCT = struct.Struct("<IIIHH")
+"""The same rows, for one sample at a time."""
+
 Rows = NDArray[np.void]
+MemberRow = tuple[int, int, int, int, int]
+"""Offset within the sample, size, checksum, width and height of one file."""
 
 
 def listed_files(document: Json) -> list[str]:
@@ -277,19 +283,14 @@ class ShardIndex:
         self.samples = samples  # SAMPLE_ROW per sample
         self.members = members  # MEMBER_ROW per member
         self.content_hash = content_hash
-        # Looking a field up by name costs more than reading a small sample.
-        self._columns = tuple(samples[name] for name in SAMPLE_ROW.names or ())
+        # Looking fields up by name costs more than reading a small sample, so the rows of one
+        # sample are unpacked from the bytes of the arrays.
+        self._sample_bytes = samples.view(np.uint8)
+        self._member_bytes = members.view(np.uint8)
 
     def row(self, sample: int) -> tuple[int, int, int, int, int]:
         """Offset, length, members, error and first member of a sample."""
-        offset, length, members, error, first = self._columns
-        return (
-            offset.item(sample),
-            length.item(sample),
-            members.item(sample),
-            error.item(sample),
-            first.item(sample),
-        )
+        return SAMPLE_STRUCT.unpack_from(self._sample_bytes.data, sample * SAMPLE_STRUCT.size)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -311,10 +312,11 @@ class ShardIndex:
         members = np.frombuffer(content, MEMBER_ROW, num_members, start)
         return cls(samples, members, _content_hash(content))
 
-    def members_of(self, sample: int) -> Rows:
-        """Member rows of one sample."""
+    def members_of(self, sample: int) -> list[MemberRow]:
+        """Where the members of a sample lie, the json first."""
         _, _, count, _, first = self.row(sample)
-        return self.members[first : first + count]
+        rows = self._member_bytes[first * MEMBER_STRUCT.size : (first + count) * MEMBER_STRUCT.size]
+        return list(MEMBER_STRUCT.iter_unpack(rows.data))
 
 
 def check_unchanged(storage: Storage, record: ShardRecord) -> None:

@@ -77,7 +77,7 @@ def _is_intact(view: memoryview, index: ShardIndex, sample: int) -> bool:
     start = int(index.samples["offset"][sample])
     return all(
         zlib.crc32(view[start + offset : start + offset + size]) == crc
-        for offset, size, crc, _, _ in index.members_of(sample).tolist()
+        for offset, size, crc, _, _ in index.members_of(sample)
     )
 
 

@@ -25,7 +25,6 @@ from owl.data.shards import Dataset
 from owl.data.tokenizer import load_tokenizer
 from owl.errors import DataError
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -36,6 +35,16 @@ class Counting:
     tokenizer: Path
     template: TemplateKind
     image_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """A shard that was just looked at."""
+
+    verb: str  # indexed or counted
+    number: int  # from 1
+    total: int
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ def prepare_folder(
     *,
     counting: Counting | None = None,
     workers: int = 1,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[ShardDone], None] = lambda done: None,
 ) -> list[str]:
     """Index every `*.tar` of a folder and write dataset.json.
 
@@ -63,7 +72,7 @@ def prepare_folder(
         folder: holds the shards.
         counting: also count tokens, where given.
         workers: processes.
-        progress: told one line per shard.
+        progress: told of each shard that is indexed, then of each that is counted.
 
     Returns:
         A line for each broken shard or condemned sample. dataset.json leaves broken shards out.
@@ -74,8 +83,8 @@ def prepare_folder(
     shards = list(_each(prepare, paths, workers, "indexed", progress))
     write_dataset(folder, [shard.record for shard in shards if shard.record])
     if counting:
-        numbers = [str(number) for number in range(sum(1 for s in shards if s.record))]
-        list(_each(partial(_count, folder, counting), numbers, workers, "counted", progress))
+        whole = [path for path, shard in zip(paths, shards, strict=True) if shard.record]
+        list(_each(partial(_count, counting), whole, workers, "counted", progress))
     return [problem for shard in shards for problem in shard.problems]
 
 
@@ -110,22 +119,23 @@ def _is_current(path: Path, record: ShardRecord) -> bool:
     )
 
 
-def _count(folder: Path, counting: Counting, shard: str) -> None:
+def _count(counting: Counting, path: Path) -> None:
     encoder = SampleEncoder(
         load_tokenizer(counting.tokenizer), counting.template, counting.image_size
     )
-    load_counts(Dataset(folder, read_records(folder)), int(shard), encoder)
+    records = [record for record in read_records(path.parent) if record.file == path.name]
+    load_counts(Dataset(path.parent, records), 0, encoder)
 
 
 def _each(
-    work: Callable[[Item], Result],
-    items: list[Item],
+    work: Callable[[Path], Result],
+    paths: list[Path],
     workers: int,
     verb: str,
-    progress: Callable[[str], None],
+    progress: Callable[[ShardDone], None],
 ) -> Iterator[Result]:
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        results = pool.map(work, items) if pool else map(work, items)
-        for number, result in enumerate(results, start=1):
-            progress(f"{verb} {number}/{len(items)} {items[number - 1]}")
+        results = pool.map(work, paths) if pool else map(work, paths)
+        for number, (path, result) in enumerate(zip(paths, results, strict=True), start=1):
+            progress(ShardDone(verb, number, len(paths), path))
             yield result

@@ -10,7 +10,7 @@ import json
 import time
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ from owl.data.checksum import crc32
 from owl.data.index import (
     INDEX_SUFFIX,
     LITERAL_ERROR,
+    MemberRow,
     ShardIndex,
     ShardRecord,
     check_unchanged,
@@ -38,10 +39,6 @@ READ_ATTEMPTS = 3
 RETRY_SECONDS = 0.5
 MAX_LOADED_INDEXES = 512
 """Indexes kept in memory at a time: of a very large source only some shards are in use."""
-
-
-MemberRow = tuple[int, int, int, int, int]
-"""Offset within the sample, size, checksum, width and height of one file."""
 
 
 class ShardWriter:
@@ -219,7 +216,7 @@ class Dataset:
     def key(self, sample: int) -> str:
         """Key of a sample, from its first header."""
         shard, local = self.locate(sample)
-        length = self._members(shard, local)[0][0]
+        length = self.index(shard).members_of(local)[0][0]
         return _first_key(self._read_checked(shard, local, length, []), self.records[shard].file)
 
     def read(self, sample: int) -> RawSample:
@@ -231,16 +228,16 @@ class Dataset:
         """
         shard, local = self.locate(sample)
         _, length, _, error, _ = self.index(shard).row(local)
-        members = self._members(shard, local)
+        members = self.index(shard).members_of(local)
         data = self._read_checked(shard, local, length, members)
         name = self.records[shard].file
         document = parse_document(_member(data, members[0]))
+        files: Mapping[str, bytes]
         if error:  # its files need not be those that the document names
-            files = dict(tar.member_bytes(data, tar.split_members(data, shard=name)))
-            del files["json"]
+            stored = tar.member_bytes(data, tar.split_members(data, shard=name))
+            files = {file: content for file, content in stored.items() if file != "json"}
         else:  # the index lists them in the order in which the document names them
-            listed = zip(listed_files(document), members[1:], strict=True)
-            files = {file: _member(data, member) for file, member in listed}
+            files = MediaFiles(data, dict(zip(listed_files(document), members[1:], strict=True)))
         return RawSample(key=_first_key(data, name), shard=name, document=document, files=files)
 
     def read_document(self, sample: int) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
@@ -259,7 +256,7 @@ class Dataset:
             The sample with no files, and file name -> (width, height).
         """
         shard, local = self.locate(sample)
-        members = self._members(shard, local)
+        members = self.index(shard).members_of(local)
         offset, size, *_ = members[0]
         data = self._read_checked(shard, local, offset + size, members[:1])
         document = parse_document(_member(data, members[0]))
@@ -267,11 +264,6 @@ class Dataset:
         name = self.records[shard].file
         raw = RawSample(key=_first_key(data, name), shard=name, document=document, files={})
         return raw, dict(zip(listed_files(document), sizes, strict=True))
-
-    def _members(self, shard: int, local: int) -> list[MemberRow]:
-        """Where a sample's members lie, the json first."""
-        rows: list[MemberRow] = self.index(shard).members_of(local).tolist()
-        return rows
 
     def _read_checked(
         self, shard: int, local: int, length: int, members: Sequence[MemberRow]
@@ -317,6 +309,31 @@ class Dataset:
             f"rewritten on purpose: {prepare_hint(self.storage.location)}",
             shard=self.records[shard].file,
         )
+
+
+class MediaFiles(Mapping[str, bytes]):
+    """The media files of a sample, each cut out of its bytes when it is asked for.
+
+    Cut out all at once, the pictures of a large sample would lie in memory twice, and half the time
+    of reading it would go into fresh pages for them.
+
+    Args:
+        data: the sample as it lies in the shard.
+        rows: file name -> where it lies.
+    """
+
+    def __init__(self, data: bytes, rows: Mapping[str, MemberRow]) -> None:
+        self._data = data
+        self._rows = rows
+
+    def __getitem__(self, file: str) -> bytes:
+        return _member(self._data, self._rows[file])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def _member(data: bytes, row: MemberRow) -> bytes:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from data_tools.prepare import Teller
+from owl.data import progress
+from owl.data.prepare import ShardDone
 from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -26,7 +30,7 @@ def test_a_good_folder_is_prepared_with_token_counts(tmp_path):
     result = prepare(folder, "--tokenizer", tokenizer, "--workers", 2)
     assert result.returncode == 0, result.stderr
     assert "indexed 2/2" in result.stdout
-    assert "counted 2/2" in result.stdout
+    assert f"counted 2/2 {folder / 's-001.tar'}" in result.stdout
     assert (folder / "dataset.json").is_file()
     assert len(list(folder.glob("*.tok.*"))) == 2
 
@@ -49,3 +53,14 @@ def test_help_says_what_the_exit_codes_mean():
     result = prepare("--help")
     assert result.returncode == 0
     assert "Exit code" in result.stdout
+
+
+def test_a_long_preparation_says_how_long_is_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    folder = write_chats(tmp_path / "a", shards=2)
+    teller = Teller(folder)
+    for number in (1, 2):
+        teller(ShardDone("indexed", number, 2, folder / f"s-{number - 1:03}.tar"))
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"indexed \d\d%, \d+ s left, last s-000\.tar", first)
+    assert last == "indexed 100%, 0 s left, last s-001.tar"

@@ -2,6 +2,8 @@
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -70,6 +72,28 @@ def test_webdataset_reads_our_shards(tmp_path):
     samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == [key for key, _, _ in written]
     assert samples[2]["m0001.jpg"] == written[2][2]["m0001.jpg"]
+
+
+def test_energon_prepares_a_folder_of_links_to_our_shards_and_reads_them(tmp_path):
+    pytest.importorskip("megatron.energon", exc_type=ImportError)
+    from megatron.energon.cache.file_store import WebdatasetFileStore
+    from megatron.energon.epathlib import EPath
+
+    ours, theirs = tmp_path / "shards", tmp_path / "energon"
+    path = write_shard(ours / "s.tar", triples())
+    prepare_folder(ours)
+    theirs.mkdir()
+    (theirs / "s.tar").symlink_to(path)  # its index has the name of ours
+    index = index_path(path).read_bytes()
+    energon = [sys.executable, "-c", "from megatron.energon.cli.main import main; main()"]
+    options = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "CrudeWebdataset"]
+    subprocess.run([*energon, "prepare", *options, str(theirs)], check=True, timeout=120)
+    assert index_path(path).read_bytes() == index
+    store, samples = WebdatasetFileStore(EPath(str(theirs))), Dataset.open(ours)
+    for number in range(len(samples)):
+        raw = samples.read(number)
+        for file, content in raw.files.items():
+            assert store[f"{raw.key}.{file}"][0] == content
 
 
 def test_we_read_shards_that_webdataset_wrote(tmp_path):

@@ -9,6 +9,9 @@ import torch.distributed as dist
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
+VOCABULARY_TABLES = ("embedding.word_embeddings.weight", "output_layer.weight")
+"""Their rows are padded for the tensor group; tied, the second is a copy of the first."""
+
 
 def global_names(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield this rank's parameters under the names they have in an unsplit model.

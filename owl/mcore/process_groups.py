@@ -29,6 +29,7 @@ class ProcessGroups:
     device: torch.device
     rank: int
     world_size: int
+    seed: int  # of the random start and of Megatron's random states
 
     @property
     def dp_rank(self) -> int:
@@ -74,7 +75,7 @@ def process_groups(
 
     Args:
         parallel: degrees, device and backend.
-        seed: of Megatron's per-rank random states.
+        seed: of the random start, and of Megatron's per-rank random states.
         alone: a job of one, even where torchrun started several processes.
 
     Yields:
@@ -112,6 +113,7 @@ def layout(
         from megatron.core.process_groups_config import ProcessGroupCollection
 
     virtual = parallel.virtual_pipeline
+    before = _groups()
     try:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tensor,
@@ -127,9 +129,18 @@ def layout(
             device=device,
             rank=dist.get_rank(),
             world_size=dist.get_world_size(),
+            seed=seed,
         )
     finally:
-        parallel_state.destroy_model_parallel()  # forgets; waits for nobody
+        parallel_state.destroy_model_parallel()  # forgets, but leaves the groups alive
+        for group in _groups() - before:
+            # Each keeps threads that wake up a hundred times a second.
+            dist.destroy_process_group(group)
+
+
+def _groups() -> set[dist.ProcessGroup]:
+    """All process groups of this process."""
+    return set(dist.distributed_c10d._world.pg_map)
 
 
 def world_size() -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from owl.config.run import ModelConfig, ParallelConfig, Precision, Trainable, VisionParallelism
 from owl.mcore.process_groups import ProcessGroups
+from owl.mcore.random_start import draw_random_start
 from owl.mcore.transformer_config import (
     DTYPES,
     decoder_config,
@@ -32,15 +33,14 @@ def model_provider(
 ) -> ModelProvider:
     """Make Megatron's kind of provider: (pre_process, post_process, vp_stage) to a stage's model.
 
-    `initialise` off leaves weights as they are allocated: for models on the meta device.
+    Weights are marked to be drawn; `initialise` off leaves them as the meta device has them.
     """
     config = decoder_config(model, parallel, precision)
     vision = tower_config(model, parallel, precision)
     for each in (config, vision):
         each.perform_initialization = initialise
-        # On a GPU the CPU initialiser would take minutes for billions of weights that a checkpoint
-        # replaces; on a CPU it gives the same random start in any layout.
-        each.use_cpu_initialization = groups.device.type == "cpu"
+        # Megatron's CPU initialiser draws into a copy, which cannot be marked.
+        each.use_cpu_initialization = not initialise
 
     tower_groups = copy(groups.collection)
     if model.vision_tower.parallelism is VisionParallelism.image:
@@ -65,10 +65,13 @@ def model_provider(
 def build_model(
     model: ModelConfig, parallel: ParallelConfig, precision: Precision, groups: ProcessGroups
 ) -> list[nn.Module]:
-    """Build this rank's model chunks, on its device, without a data-parallel wrapper."""
+    """Build this rank's model chunks, on its device, without a data-parallel wrapper.
+
+    The weights are random and, for a given seed, the same in every layout.
+    """
     provide = model_provider(model, parallel, precision, groups)
     count = parallel.virtual_pipeline
-    return [
+    chunks: list[nn.Module] = [
         provide(
             groups.is_first_stage and index == 0,
             groups.is_last_stage and index == count - 1,
@@ -76,6 +79,8 @@ def build_model(
         ).to(device=groups.device, dtype=DTYPES[precision])
         for index in range(count)
     ]
+    draw_random_start(chunks, seed=groups.seed, vocab_size=model.vocab_size)
+    return chunks
 
 
 def wrap_for_training(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our configs to megatron-core's TransformerConfig: one for the decoder, one for the tower."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from owl.config.run import ModelConfig, ParallelConfig, Precision, Recompute, VisionParallelism
+from owl.mcore.random_start import RandomStart
 
 DTYPES = {
     Precision.fp32: torch.float32,
@@ -34,7 +36,7 @@ def decoder_config(
         activation_func=F.silu,
         add_bias_linear=False,
         add_qkv_bias=True,
-        init_method_std=model.init_std,
+        **_random_start(model.init_std, model.num_layers),
         pipeline_model_parallel_size=parallel.pipeline,
         virtual_pipeline_model_parallel_size=(
             parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None
@@ -71,7 +73,7 @@ def tower_config(
         normalization="LayerNorm",
         activation_func=_gelu_tanh,
         add_bias_linear=True,
-        init_method_std=model.init_std,
+        **_random_start(model.init_std, tower.num_layers),
         **_recompute(parallel.recompute_tower),
         **_shared(1 if whole else parallel.tensor, precision),
     )
@@ -85,6 +87,15 @@ def padded_vocab_size(vocab_size: int, tensor: int) -> int:
 def _gelu_tanh(hidden_states: torch.Tensor) -> torch.Tensor:
     """SigLIP's activation, gelu_pytorch_tanh."""
     return F.gelu(hidden_states, approximate="tanh")
+
+
+def _random_start(std: float, num_layers: int) -> dict[str, Any]:
+    """Normal weights; those that write to the residual stream smaller, as GPT-2's."""
+    return {
+        "init_method": RandomStart(std),
+        "output_layer_init_method": RandomStart(std / math.sqrt(2 * num_layers)),
+        "embedding_init_method": RandomStart(std),
+    }
 
 
 def _recompute(kind: Recompute) -> dict[str, Any]:

@@ -143,14 +143,18 @@ class HyperAttention(PackedSelfAttention):
         query, key, value = self._text_heads(hidden_states, pack)
         media_key, media_value = self._media_heads(media_features, pack)
         backend = self.core_attention.backend
-        heads = self._maybe_recomputed(
-            lambda *heads: self.fusion(backend, *heads, pack),
-            *(query, key, value, media_key, media_value),
-        )
-        if not len(media_key):
+
+        def attend(*heads: Tensor) -> Tensor:
+            attended: Tensor = self.fusion(backend, *heads, pack)
+            *_, media_key, media_value = heads
+            if len(media_key):
+                return attended
             # Adds nothing, but gives the image side its (zero) gradients also in a pack without
-            # tiles, so that no rank waits for a gradient that never comes.
-            heads = heads + media_key.sum() + media_value.sum()
+            # tiles, so that no rank waits for a gradient that never comes. In here, since what is
+            # recomputed has to depend on something that learns.
+            return attended + media_key.sum() + media_value.sum()
+
+        heads = self._maybe_recomputed(attend, query, key, value, media_key, media_value)
         return self.linear_proj(heads.flatten(1)[:, None])
 
     def _media_heads(self, media_features: Tensor, pack: PackContext) -> tuple[Tensor, Tensor]:
@@ -188,9 +192,12 @@ class HyperAttentionLayer(TransformerLayer):
         Returns:
             hidden_states after the residual, and `context` unchanged.
         """
+        # The norm reads its input twice. Behind a node of its own, a layer adds one gradient to the
+        # features' sum, in the same order whether it is recomputed or not.
+        media_features = context.view_as(context)
         attended = self.self_attention(
             self.input_layernorm(hidden_states),
-            media_features=self.input_layernorm(context),
+            media_features=self.input_layernorm(media_features),
             packed_seq_params=packed_seq_params,
         )
         add = self.self_attn_bda(self.training, self.config.bias_dropout_fusion)

@@ -8,11 +8,6 @@ from megatron.core.enums import ModelType
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    gather_from_sequence_parallel_region,
-    gather_from_tensor_model_parallel_region,
-)
 from megatron.core.transformer.transformer_block import (
     TransformerBlock,
     TransformerBlockSubmodules,
@@ -23,11 +18,11 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from torch import Tensor
 
 from owl.config.run import ModelConfig
-from owl.data.samples import IGNORE_INDEX, PackedBatch
+from owl.data.samples import PackedBatch
 from owl.model import pipeline_wire, sequence_sharding
-from owl.model.loss import linear_cross_entropy
 from owl.model.media import pack_context
 from owl.model.norm import RMSNorm
+from owl.model.output_layer import OutputLayer
 from owl.model.projector import PROJECTORS
 from owl.model.specs import decoder_layer_specs
 from owl.model.vision_tower import VisionTower
@@ -100,13 +95,12 @@ class Owl3Model(LanguageModule):
             vp_stage=vp_stage,
         )
         if post_process:
-            self.output_layer = ColumnParallelLinear(
+            self.output_layer = OutputLayer(
                 model.hidden_size,
                 padded_vocab_size,
+                vocab_size=model.vocab_size,
                 config=config,
                 init_method=config.init_method,
-                bias=False,
-                gather_output=False,
                 skip_weight_param_allocation=pre_process and model.tie_word_embeddings,
                 tp_group=pg_collection.tp,
             )
@@ -148,9 +142,13 @@ class Owl3Model(LanguageModule):
         )
         if not self.post_process:
             return pipeline_wire.join(hidden_states, media_features if self.media_go_on else None)
-        if return_logits:
-            return self._logits(hidden_states)[:num_tokens]
-        return self._losses(hidden_states, batch.labels)[:num_tokens]
+        tied = self.share_embeddings_and_output_weights
+        result: Tensor = self.output_layer(
+            hidden_states,
+            None if return_logits else batch.labels,
+            tied_weight=self.shared_embedding_or_output_weight() if tied else None,
+        )
+        return result[:num_tokens]
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles and project them to decoder width: [m, 3, s, s] to [m * p, 1, h].
@@ -172,32 +170,3 @@ class Owl3Model(LanguageModule):
     def _rows_shared_by(self) -> int:
         """Ranks that share the rows of hidden states between linear layers."""
         return self.pg_collection.tp.size() if self.config.sequence_parallel else 1
-
-    def _output_weight(self) -> Tensor:
-        if self.share_embeddings_and_output_weights:
-            return self.shared_embedding_or_output_weight()
-        return self.output_layer.weight
-
-    def _logits(self, hidden_states: Tensor) -> Tensor:
-        """Compute all logits, [t, v], on every rank of the tensor group."""
-        logits, _ = self.output_layer(hidden_states, weight=self._output_weight())
-        logits = gather_from_tensor_model_parallel_region(logits, group=self.pg_collection.tp)
-        return logits.squeeze(1)[:, : self.model_config.vocab_size]
-
-    def _losses(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
-        """Compute the loss of each supervised row of [t, 1, h], and 0 elsewhere."""
-        tp_group = self.pg_collection.tp
-        if self.config.sequence_parallel:
-            # The loss gives every rank the whole gradient, so each takes its rows of it back.
-            hidden_states = gather_from_sequence_parallel_region(
-                hidden_states, tensor_parallel_output_grad=False, group=tp_group
-            )
-        rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
-        losses = linear_cross_entropy(
-            hidden_states.squeeze(1)[rows],
-            self._output_weight(),
-            labels[rows],
-            vocab_size=self.model_config.vocab_size,
-            tp_group=tp_group,
-        )
-        return losses.new_zeros(len(labels)).index_copy(0, rows, losses)

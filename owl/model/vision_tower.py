@@ -47,13 +47,16 @@ class VisionTower(MegatronModule):
             tile_group if model.vision_tower.parallelism is VisionParallelism.image else None
         )
         tower = model.vision_tower
-        self.patch_embedding = nn.Conv2d(
+        self.patch_embedding = PatchEmbedding(
             3, tower.hidden_size, tower.patch_size, stride=tower.patch_size,
             dtype=config.params_dtype,
         )  # fmt: skip
         self.position_embedding = nn.Parameter(
             torch.empty(tower.patches_per_tile, tower.hidden_size, dtype=config.params_dtype)
         )
+        config.init_method(self.patch_embedding.weight)
+        assert self.patch_embedding.bias is not None
+        nn.init.zeros_(self.patch_embedding.bias)
         config.init_method(self.position_embedding)
         self.encoder = TransformerBlock(
             config=config,
@@ -90,9 +93,14 @@ class VisionTower(MegatronModule):
             # A blank tile, of which nothing is kept: every parameter takes part in every
             # micro-batch, so that no rank waits for a gradient that never comes.
             return self._encode(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
-        patches = self._patches(self.normalise(pixel_values))
+        patches = self.patch_embedding(self.normalise(pixel_values))
         hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
-        return self.encoder(hidden_states, attention_mask=None).transpose(0, 1)
+        features = self.encoder(hidden_states, attention_mask=None)
+        if features.requires_grad:
+            # The transpose's gradient lies the other way round, and sums over it, such as those of
+            # biases, would run in another order than where recomputing lays it out anew.
+            features.register_hook(torch.Tensor.contiguous)
+        return features.transpose(0, 1)
 
     def sharded_state_dict(
         self,
@@ -116,16 +124,19 @@ class VisionTower(MegatronModule):
         wide = torch.promote_types(dtype, torch.float32)
         return ((pixel_values.to(wide) / 255 - 0.5) / 0.5).to(dtype)
 
-    def _patches(self, pixel_values: Tensor) -> Tensor:
-        """Cut tiles into patches and embed them: [m, p, h_v].
 
-        A stride that equals the kernel makes the convolution a matrix product. Pixels that do not
-        fill a patch at the right and bottom edge are dropped (384 = 27 x 14 + 6), as the
-        published convolution does.
+class PatchEmbedding(nn.Conv2d):
+    """The published convolution, whose stride equals its kernel, as a matrix product."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Cut tiles into patches and embed them: [m, 3, s, s] to [m, p, h_v].
+
+        Pixels that do not fill a patch at the right and bottom edge are dropped
+        (384 = 27 x 14 + 6), as the published convolution does.
         """
-        size = self.patch_embedding.kernel_size[0]
+        size = self.kernel_size[0]
         side = pixel_values.shape[-1] // size
         used = pixel_values[..., : side * size, : side * size]
         patches = used.unflatten(-1, (side, size)).unflatten(-3, (side, size))
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        return F.linear(patches, self.weight.flatten(1), self.bias)

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from owl.config.run import FusionKind, ParallelConfig, Precision
+from owl.config.run import FusionKind, ParallelConfig, Precision, Recompute, Trainable
 from owl.data.samples import IGNORE_INDEX
 from owl.errors import BatchError
 from owl.mcore.provider import build_model
+from owl.model.freeze import freeze
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import PLACES, make_pack
 
@@ -66,6 +67,22 @@ def test_every_parameter_gets_a_finite_gradient_in_every_pack(build, kind, place
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@FUSIONS
+@pytest.mark.parametrize("recompute", list(Recompute), ids=str)
+def test_stage_1_learns_nothing_from_a_text_only_pack_whatever_is_recomputed(
+    alone, kind, recompute
+):
+    parallel = ParallelConfig(recompute=recompute, recompute_tower=recompute)
+    (model,) = build_model(tiny_model(kind), parallel, Precision.fp32, alone)
+    freeze(model, Trainable(vision_tower=False, projector=True, language_model=False, fusion=True))
+
+    model(make_pack([(4, []), (3, [])])).sum().backward()
+
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert gradients
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 @FUSIONS

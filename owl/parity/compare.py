@@ -3,15 +3,16 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from owl.parity.layouts import Verdict
 from owl.parity.trial import OPTIMIZERS, Outcome
 
 KINDS = ("loss", "gradients", "sgd", "adamw")
-NOISE = 1e-12
-"""A gradient this much smaller than the model's largest is zero by mathematics: AdamW scales its
-rounding up to a full step, so such weights are not compared after AdamW."""
+NOISE = {torch.float64: 1e-12, torch.float32: 1e-6}
+"""A gradient this much smaller than the model's largest is zero by mathematics, or all rounding:
+AdamW scales that up to a full step, so such weights are not compared after AdamW."""
 
 
 def distances(outcome: Outcome, reference: Outcome) -> tuple[dict[str, float], dict[str, str]]:
@@ -68,4 +69,7 @@ def _furthest(
 def _live(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Mark the weights whose gradient is more than rounding."""
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
-    return {name: gradient.abs() > NOISE * largest for name, gradient in gradients.items()}
+    return {
+        name: gradient.abs() > NOISE[gradient.dtype] * largest
+        for name, gradient in gradients.items()
+    }

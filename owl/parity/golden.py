@@ -241,7 +241,7 @@ def published_gradients(
     chunk: nn.Module, config: ModelConfig, tp_group: dist.ProcessGroup
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every gradient, whole, under its published name; zero where there is none."""
-    from owl.mcore.parameters import gather_whole, global_names
+    from owl.mcore.parameters import VOCABULARY_TABLES, gather_whole, global_names
 
     parameters = dict(global_names([chunk]))
     for entry in entries(config):
@@ -250,9 +250,7 @@ def published_gradients(
             continue
         share = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
         whole = gather_whole(share, parameter, tp_group)
-        if whole.shape[0] > config.vocab_size and "word_embeddings" in entry.ours:
-            whole = whole[: config.vocab_size]
-        if whole.shape[0] > config.vocab_size and entry.ours == "output_layer.weight":
+        if entry.ours in VOCABULARY_TABLES:
             whole = whole[: config.vocab_size]
         yield from zip(entry.published, entry.to_published(whole), strict=True)
 

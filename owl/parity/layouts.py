@@ -98,7 +98,7 @@ def features(fusion: FusionKind) -> dict[str, list[Any]]:
         "tower": list(VisionParallelism),
         "recompute": list(Recompute),
         "attention": attention,
-        "cut": list(Cut),
+        "cut": [Cut.pairs, Cut.ragged],  # of one sample each are the reference's
         "learns": list(TRAINABLE),
     }
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight samples that ask hard questions of a layout, cut into packs in two ways.
+"""Eight samples that ask hard questions of a layout, cut into packs in several ways.
 
 Placeholders are five tokens, pictures are bytes, lengths and supervised tokens are uneven. The last
-two samples have no picture, the last none to learn from either: cut over four data-parallel ranks,
-one rank sees text only.
+two samples have no picture, the last nothing to learn from either: over four data-parallel ranks,
+one sees text only, and where packs are ragged, nothing to learn from.
 """
 
 from enum import StrEnum
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -32,8 +33,20 @@ _SAMPLES = [
 class Cut(StrEnum):
     """How the same samples become micro-batches."""
 
-    singles = "singles"  # eight packs of one sample
-    pairs = "pairs"  # four packs of two
+    singles = "singles"  # eight packs of one sample: the reference
+    pairs = "pairs"
+    ragged = "ragged"
+    halves = "halves"
+    one = "one"
+
+
+_SAMPLES_OF_PACKS = {
+    Cut.singles: (1,) * len(_SAMPLES),
+    Cut.pairs: (2, 2, 2, 2),
+    Cut.ragged: (1, 3, 3, 1),
+    Cut.halves: (4, 4),
+    Cut.one: (8,),
+}
 
 
 def make_samples(model: ModelConfig, seed: int) -> list[EncodedSample]:
@@ -49,11 +62,11 @@ def make_samples(model: ModelConfig, seed: int) -> list[EncodedSample]:
 def make_packs(model: ModelConfig, seed: int, cut: Cut) -> list[PackedBatch]:
     """Cut the samples into micro-batches, in order."""
     samples = make_samples(model, seed)
-    per_pack = 1 if cut is Cut.singles else 2
     shift = model.hyper_attention.media_position_shift
+    ends = list(accumulate(_SAMPLES_OF_PACKS[cut]))
     return [
-        collate(samples[start : start + per_pack], media_position_shift=shift)
-        for start in range(0, len(samples), per_pack)
+        collate(samples[start:end], media_position_shift=shift)
+        for start, end in pairwise([0, *ends])
     ]
 
 

@@ -5,6 +5,7 @@ The reference is computed here, in one process; then a pool of processes stays a
 one layout after another, because importing Megatron takes longer than most trials.
 """
 
+import gc
 import json
 import os
 import tempfile
@@ -147,8 +148,11 @@ def _try(
         outcome = run_trial(
             each, parity_model(fusion), weights, groups, options.precision, options.device
         )
-        if not groups.is_writer:
-            return None
+        is_writer = groups.is_writer
+    del groups
+    gc.collect()  # the model goes, and with it the groups and their threads
+    if not is_writer:
+        return None
     reference, tolerance = _reference(each, fusion, options, folder)
     return judge(outcome, reference, tolerance, time.perf_counter() - started)
 
@@ -174,18 +178,18 @@ def _header(fusion: FusionKind, options: Options, layouts: Sequence[Layout]) -> 
     kinds = "".join(f"{kind:>11}" for kind in KINDS)
     return (
         f"\n{VARIANTS[fusion]} ({fusion}) in {options.precision}: {len(layouts)} layouts on "
-        f"{options.processes} processes against one process\n{'layout':<80}{kinds}  verdict"
+        f"{options.processes} processes against one process\n{'layout':<86}{kinds}  verdict"
     )
 
 
 def _row(each: Layout, verdict: Verdict) -> str:
     numbers = "".join(f"{verdict.worst[kind]:>11.1e}" for kind in KINDS)
     if verdict.passes:
-        return f"{each.name:<80}{numbers}  ok"
+        return f"{each.name:<86}{numbers}  ok"
     outside = [kind for kind in KINDS if not verdict.worst[kind] <= verdict.tolerance[kind]]
     kind = outside[0]
     return (
-        f"{each.name:<80}{numbers}  OUTSIDE: {kind} {verdict.worst[kind]:.1e} > "
+        f"{each.name:<86}{numbers}  OUTSIDE: {kind} {verdict.worst[kind]:.1e} > "
         f"{verdict.tolerance[kind]:.1e} at {verdict.where[kind]}"
     )
 

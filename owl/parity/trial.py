@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from owl.config.run import (
+    AbstractorConfig,
     DeviceKind,
     FusionKind,
     HyperAttentionConfig,
@@ -22,7 +23,7 @@ from owl.config.run import (
 from owl.convert.names import entries
 from owl.data.samples import PackedBatch
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
-from owl.mcore.parameters import gather_whole, global_names, load_whole
+from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
@@ -44,8 +45,18 @@ class Outcome:
     parameters: dict[str, Whole]  # optimizer -> after the last step
 
 
+_PROJECTORS = {
+    FusionKind.token_gate: ProjectorKind.linear,
+    FusionKind.static_gate: ProjectorKind.abstractor,
+    FusionKind.joint_softmax: ProjectorKind.mlp,
+}
+
+
 def parity_model(fusion: FusionKind) -> ModelConfig:
-    """A small Owl3 with every hard thing: four key-value heads, an odd vocabulary, tied or not."""
+    """A small Owl3 with every hard thing: four key-value heads, an odd vocabulary, tied or not.
+
+    Between them the three use all projectors; no published variant has the abstractor.
+    """
     joint = fusion is FusionKind.joint_softmax
     return ModelConfig(
         name=f"parity_{fusion}",
@@ -56,7 +67,10 @@ def parity_model(fusion: FusionKind) -> ModelConfig:
         num_kv_heads=4,
         vocab_size=203,
         tie_word_embeddings=fusion is FusionKind.static_gate,
-        projector=ProjectorKind.mlp if joint else ProjectorKind.linear,
+        projector=_PROJECTORS[fusion],
+        abstractor=AbstractorConfig(
+            num_queries=5, num_layers=2, num_attention_heads=4, ffn_hidden_size=40
+        ),
         hyper_attention=HyperAttentionConfig(
             layer_indices=[1, 2, 6],  # none on the last of four stages, two in a row, one alone
             fusion=fusion,
@@ -83,12 +97,9 @@ def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precisio
         weights[name] = (noise + 1 if is_scale else noise).detach().cpu()
     vocabulary = model.vocab_size
     return {
-        name: weight[:vocabulary] if name in _VOCABULARY else weight
+        name: weight[:vocabulary] if name in VOCABULARY_TABLES else weight
         for name, weight in weights.items()
     }
-
-
-_VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 
 def run_trial(
@@ -148,7 +159,8 @@ def _trainable(
     if kind == "sgd":  # Megatron's distributed optimizer takes Adam only
         sharded = parallel.overlap_param_gather = False
     chunks = build_model(model, parallel, precision, groups)
-    tied = {"output_layer.weight": weights[_VOCABULARY[0]]} if model.tie_word_embeddings else {}
+    embedding, head = VOCABULARY_TABLES
+    tied = {head: weights[embedding]} if model.tie_word_embeddings else {}
     missing = load_whole(chunks, (dict(weights) | tied).items())
     assert not missing, f"the reference has no {missing}"
     chunks = wrap_for_training(
@@ -182,14 +194,22 @@ def _whole(
     chunks: list[nn.Module], model: ModelConfig, groups: ProcessGroups, *, gradients: bool
 ) -> Whole:
     """Collect parameters, or their gradients, from all ranks: whole, in the published naming."""
-    mine: Whole = {}
-    for name, parameter in global_names(chunks):
-        if not parameter.requires_grad:
-            continue
-        share = parameter.main_grad if gradients else parameter.detach()
-        mine[name] = gather_whole(share, parameter, groups.collection.tp).cpu()
+    parameters = {
+        name: parameter for name, parameter in global_names(chunks) if parameter.requires_grad
+    }
+    mine = {
+        name: (parameter.main_grad if gradients else parameter.detach()).cpu()
+        for name, parameter in parameters.items()
+    }
+    # Everything at once: tensor by tensor, the collectives would cost more than the training.
+    ranks: list[Whole] = [{} for _ in range(groups.tp_size)]
+    dist.all_gather_object(ranks, mine, group=groups.collection.tp)
+    whole = {
+        name: whole_of([rank[name] for rank in ranks], parameter)
+        for name, parameter in parameters.items()
+    }
     stages: list[Whole] = [{} for _ in range(groups.pp_size)]
-    dist.all_gather_object(stages, mine, group=groups.collection.pp)
+    dist.all_gather_object(stages, whole, group=groups.collection.pp)
     if not groups.is_writer:
         return {}
     ours: Whole = {}
@@ -204,6 +224,6 @@ def _published(ours: Whole, model: ModelConfig) -> list[tuple[str, Tensor]]:
         if entry.ours not in ours:
             continue
         whole = ours[entry.ours]
-        whole = whole[: model.vocab_size] if entry.ours in _VOCABULARY else whole
+        whole = whole[: model.vocab_size] if entry.ours in VOCABULARY_TABLES else whole
         pairs.extend(zip(entry.published, entry.to_published(whole), strict=True))
     return pairs

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 logger = logging.getLogger("owl")
@@ -70,14 +71,19 @@ class StepFigures:
     tiles_per_second: float
     text_fill: float
     tile_fill: float
+    tflops_per_device: float  # model work per second, as owl/data/flops.py counts it
     mfu: float | None  # None where the peak of the device is not known
+    imbalance: float | None  # work of the busiest rank over the average, minus 1, as predicted
+    measured_imbalance: float | None  # both None where one rank works alone
     step_seconds: float
+    wait_seconds: float  # for data, within step_seconds, on the rank that waited longest
     eta_seconds: float
     skipped_samples: int = 0  # content errors so far; said only when there are some
 
 
 def step_line(figures: StepFigures) -> str:
     """Write a step as one line: units in it, same order for ever, for eyes and grep alike."""
+    mfu = "" if figures.mfu is None else f", mfu {figures.mfu:.0%}"
     parts = [
         f"step {figures.step}/{figures.train_steps}",
         f"loss {figures.loss:.4f}",
@@ -88,12 +94,18 @@ def step_line(figures: StepFigures) -> str:
         f"{_short(figures.text_tokens_per_second)} text tok/s",
         f"{_short(figures.tiles_per_second)} img/s",
         f"fill {figures.text_fill:.0%} tok {figures.tile_fill:.0%} img",
-        *([] if figures.mfu is None else [f"mfu {figures.mfu:.0%}"]),
-        f"{figures.step_seconds:.2f} s",
+        f"{_short(figures.tflops_per_device)} TFLOP/s per device{mfu}",
+        *_imbalance(figures),
+        f"{figures.step_seconds:.2f} s ({figures.wait_seconds:.2f} for data)",
         f"eta {duration(figures.eta_seconds)}",
         *([f"skipped {figures.skipped_samples}"] if figures.skipped_samples else []),
     ]
     return " | ".join(parts)
+
+
+def _imbalance(figures: StepFigures) -> Iterator[str]:
+    if figures.imbalance is not None and figures.measured_imbalance is not None:
+        yield f"imbalance {figures.imbalance:.0%} (measured {figures.measured_imbalance:.0%})"
 
 
 def duration(seconds: float) -> str:

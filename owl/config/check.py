@@ -224,7 +224,7 @@ def _package_problems(run: RunConfig) -> Iterator[str]:
 
 def _data_problems(run: RunConfig) -> Iterator[str]:
     """Ask the loader about folders and indices; what the demo makes on first use may be missing."""
-    from owl.data.loader import data_problems  # here, since it imports torch
+    from owl.data.problems import data_problems  # here, since it imports torch
 
     made_on_first_use = tuple(_settings_of_demo_folders(run))
     for problem in data_problems(replace(run.data, demo=False)):

@@ -9,6 +9,7 @@ at once.
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """The YAML files, beside the entry scripts."""
 
 EXIT_BAD_CONFIG = 2
+EXIT_INTERRUPTED = 130  # as shells say it
+SECONDS_FOR_RANK_0 = 5.0
 _HINT = "Nothing was started. --help lists every setting; --cfg job prints the whole run."
 
 
@@ -65,6 +68,8 @@ def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None
         main(run)
     except ConfigError as error:
         _refuse(error, hint="")
+    except KeyboardInterrupt:
+        _stop(f"interrupted; the same command goes on from the newest checkpoint in {run.output}")
     except OwlError as error:  # said by the rank that met it: torchrun then ends the others
         rank = os.environ.get("RANK", "0")
         sys.exit(f"[rank {rank}] {type(error).__name__}: {error}")
@@ -141,7 +146,17 @@ def _refuse(error: ConfigError, hint: str = _HINT) -> None:
     """Print the problems from one rank, and end the process without a traceback."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{error}\n{hint}".rstrip(), file=sys.stderr)
+    else:
+        # torchrun ends all ranks with the first: that must not be before rank 0 has spoken.
+        time.sleep(SECONDS_FOR_RANK_0)
     sys.exit(EXIT_BAD_CONFIG)
+
+
+def _stop(message: str) -> None:
+    """End after CTRL-C, with a sentence instead of every rank's traceback."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\n{message}", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 @dataclass(slots=True)

@@ -193,6 +193,8 @@ class LogConfig:
     """What a run says, and where."""
 
     every_steps: int = 1
+    device_peak_tflops: float | None = None
+    """Dense bf16 peak of one device, which MFU is measured against; null: known for common GPUs."""
     tensorboard: bool = False
     wandb: bool = False
     wandb_project: str = "owl3"
@@ -201,3 +203,9 @@ class LogConfig:
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""
         yield from too_small("log.every_steps", self.every_steps, 1, "it counts steps")
+        peak = self.device_peak_tflops
+        if peak is not None and peak <= 0:
+            yield (
+                f"log.device_peak_tflops={peak} must be above 0: MFU is a share of it. Use the "
+                f"data sheet's dense bf16 number, or null to leave MFU out."
+            )

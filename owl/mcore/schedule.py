@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call: forward and backward over all micro-batches, through Megatron's pipeline schedule."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from owl.data.samples import PackedBatch
+from owl.mcore.clock import DeviceClock
 from owl.mcore.parameters import unwrapped
 from owl.mcore.process_groups import ProcessGroups
 
@@ -53,12 +55,24 @@ def forward_backward(
     return _sum_over_ranks(results, groups)
 
 
-def attach_to_schedule(chunks: Sequence[nn.Module], optimizer: Any, groups: ProcessGroups) -> None:
-    """Tell Megatron's schedule how to scale the loss and how to finish the gradients."""
+def attach_to_schedule(
+    chunks: Sequence[nn.Module], optimizer: Any, groups: ProcessGroups
+) -> DeviceClock:
+    """Tell Megatron's schedule how to scale the loss and how to finish the gradients.
+
+    Returns:
+        A clock that stops when this rank has done its own forward and backward passes, before it
+        waits for the gradients of other data-parallel ranks. The caller starts it.
+    """
+    clock = DeviceClock(groups.device)
     config = unwrapped(chunks[0]).config
-    config.grad_scale_func = optimizer.scale_loss
+    # Weakly: a sharded optimizer's views of the weights make a cycle with the model that Python's
+    # collector cannot see through, and the process groups' threads would live on with them.
+    scaler = weakref.proxy(optimizer)
+    config.grad_scale_func = lambda loss: scaler.scale_loss(loss)
 
     def finalize(model: list[nn.Module], num_tokens: Tensor | None = None, **kwargs: Any) -> None:
+        clock.stop()
         # num_tokens would divide once more: the loss already is per token of the global batch.
         finalize_model_grads(
             model,
@@ -72,6 +86,7 @@ def attach_to_schedule(chunks: Sequence[nn.Module], optimizer: Any, groups: Proc
     if chunks[0].ddp_config.overlap_grad_reduce:
         no_sync = [chunk.no_sync for chunk in chunks]
         config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
+    return clock
 
 
 def sum_over_data_parallel(value: float, groups: ProcessGroups) -> float:

@@ -11,7 +11,7 @@ from owl.data.samples import StepBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one optimizer step saw and did, over all ranks."""
+    """What one optimizer step saw and did: over all ranks, but for the two times."""
 
     loss: float  # per unit of loss weight
     grad_norm: float  # before clipping
@@ -24,6 +24,8 @@ class StepReport:
     target_tokens: int
     tiles: int
     skipped: Mapping[str, int] = field(default_factory=dict)  # error code -> samples
+    seconds: float  # from batch to updated weights, without the wait for the batch
+    busy_seconds: float  # of this rank's forward and backward passes, waiting for nobody
 
 
 class Hook(Protocol):

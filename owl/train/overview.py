@@ -60,10 +60,15 @@ def batch_lines(run: RunConfig, *, global_batch_size: int | None, dp_size: int) 
         )
     per_rank = run.batch.micro_batch_size * dp_size
     return (
-        f"batch: {global_batch_size:,} packs a step, {packing}\n"
-        f"       = {global_batch_size // per_rank:,} micro-batches of {run.batch.micro_batch_size} "
-        f"on each of {dp_size} data-parallel rank(s)"
+        f"batch: {_count(global_batch_size, 'pack')} a step, {packing}\n"
+        f"       = {_count(global_batch_size // per_rank, 'micro-batch', 'es')} of "
+        f"{_count(run.batch.micro_batch_size, 'pack')} on each of "
+        f"{_count(dp_size, 'data-parallel rank')}"
     )
+
+
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def freeze_table(run: RunConfig, sizes: list[tuple[str, int]]) -> str:

@@ -13,19 +13,20 @@ from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
 from owl.config.load import to_yaml
 from owl.config.run import RunConfig
-from owl.data.cost import tile_cost
-from owl.data.loader import Loader, build_loader, data_problems
+from owl.data.loader import Loader
+from owl.data.opening import open_loader, packs_per_step
+from owl.data.problems import data_problems
 from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
 from owl.mcore.optimizer import Optimizer, build_optimizer
 from owl.mcore.process_groups import ProcessGroups, process_groups, world_size
 from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.train import overview
-from owl.train.batch_size import choose_global_batch_size
 from owl.train.hooks.checkpoint import CheckpointHook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import fit
 from owl.train.metrics_writers import build_writers
+from owl.train.run_folder import sole_run
 from owl.train.same_rows import skip_sharing
 from owl.train.step import make_step
 
@@ -36,15 +37,27 @@ def train(run: RunConfig) -> None:
     check_run(run, world_size())
     if run.dry_run:
         return dry_run(run)
-    if run.data.demo:
-        prepare_demo_data(run)
+    with sole_run(Path(run.output)):
+        if run.data.demo:
+            prepare_demo_data(run)
+        build_and_fit(run)
+
+
+def build_and_fit(run: RunConfig) -> None:
+    """Build each part from where training starts, and train to the last step."""
     folder = Path(run.output)
     newest = newest_to_resume(run, folder)
     start = None if newest else start_checkpoint(run)
     sizes = overview.parameter_sizes(run.model, run.precision)
     with process_groups(run.parallel, seed=run.seed) as groups:
-        loader = open_loader(run, dp_rank=groups.dp_rank, dp_size=groups.dp_size, groups=groups)
-        global_batch_size = packs_per_step(run, loader, groups.dp_size)
+        loader = open_loader(
+            run,
+            dp_rank=groups.dp_rank,
+            dp_size=groups.dp_size,
+            read_pixels=groups.is_first_stage,
+            share_skips=skip_sharing(groups),
+        )
+        global_batch_size = global_batch(run, loader, groups.dp_size)
         introduce(run, sizes, global_batch_size, groups)
 
         chunks, optimizer = build_trainable(run, start, groups)
@@ -61,9 +74,11 @@ def train(run: RunConfig) -> None:
         writers = build_writers(run.log, folder, state.step) if groups.is_writer else []
         log = LogHook(
             writers,
-            run.pack,
-            train_steps=run.stage.train_steps,
-            every_steps=run.log.every_steps,
+            log=run.log,
+            pack=run.pack,
+            model=run.model,
+            stage=run.stage,
+            groups=groups,
         )
         save = CheckpointHook(
             _saver(run, chunks, optimizer, groups, carried),
@@ -85,12 +100,9 @@ def dry_run(run: RunConfig) -> None:
     dp_size = max(1, world_size() // (run.parallel.tensor * run.parallel.pipeline))
     global_batch_size = None
     if not list(data_problems(run.data)) and _data_is_there(run):
-        loader = open_loader(run, dp_rank=0, dp_size=dp_size)
-        global_batch_size = packs_per_step(run, loader, dp_size)
+        global_batch_size = global_batch(run, open_loader(run, dp_size=dp_size), dp_size)
     elif not run.pack.enabled or run.batch.global_batch_size:
-        global_batch_size = choose_global_batch_size(
-            run.batch, mean_samples_per_pack=1.0, dp_size=dp_size
-        )
+        global_batch_size = packs_per_step(run.batch, mean_samples_per_pack=1.0, dp_size=dp_size)
     sizes = overview.parameter_sizes(run.model, run.precision)
     _print_overview(run, sizes, global_batch_size, dp_size)
     logger.info("dry run: nothing was trained")
@@ -103,28 +115,9 @@ def prepare_demo_data(run: RunConfig) -> None:
     prepare_demo(Path(run.data.demo_folder))
 
 
-def open_loader(
-    run: RunConfig, *, dp_rank: int, dp_size: int, groups: ProcessGroups | None = None
-) -> Loader:
-    """Open the data as one data-parallel rank sees it; only a first stage reads pictures."""
-    return build_loader(
-        run.data,
-        run.pack,
-        image_size=run.model.vision_tower.image_size,
-        template=run.model.template,
-        media_position_shift=run.model.hyper_attention.media_position_shift,
-        micro_batch_size=run.batch.micro_batch_size,
-        dp_rank=dp_rank,
-        dp_size=dp_size,
-        tile_cost=tile_cost(run.model, run.stage.trainable),
-        read_pixels=groups is None or groups.is_first_stage,
-        share_skips=skip_sharing(groups) if groups else None,
-    )
-
-
-def packs_per_step(run: RunConfig, loader: Loader, dp_size: int) -> int:
-    """Choose the global batch from the plan of the data."""
-    return choose_global_batch_size(
+def global_batch(run: RunConfig, loader: Loader, dp_size: int) -> int:
+    """Choose the packs of a step from the plan of the data."""
+    return packs_per_step(
         run.batch, mean_samples_per_pack=loader.mean_samples_per_pack, dp_size=dp_size
     )
 
@@ -136,7 +129,6 @@ def introduce(
     if not groups.is_writer:
         return
     folder = Path(run.output)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(run))
     _print_overview(run, sizes, global_batch_size, groups.dp_size)
     logger.info("run folder %s (config.yaml holds every setting)", folder)

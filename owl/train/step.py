@@ -2,6 +2,7 @@
 """One optimizer step: count, forward and backward, update."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -27,11 +28,13 @@ def make_step(
         optimizer: over its parameters.
         groups: Megatron's process groups.
     """
-    attach_to_schedule(chunks, optimizer.megatron, groups)
+    clock = attach_to_schedule(chunks, optimizer.megatron, groups)
 
     def step(batch: StepBatch) -> StepReport:
+        begin = time.perf_counter()
         counts = _Counts.over_ranks(batch, groups)
         optimizer.zero_grad(chunks)
+        clock.start()
         loss = forward_backward(chunks, batch.microbatches, groups, total_weight=counts.weight)
         if not math.isfinite(loss):
             raise BatchError(_not_finite(loss, batch))
@@ -48,6 +51,8 @@ def make_step(
             target_tokens=counts.target_tokens,
             tiles=counts.tiles,
             skipped=counts.skipped,
+            seconds=time.perf_counter() - begin,
+            busy_seconds=clock.seconds(),
         )
 
     return step

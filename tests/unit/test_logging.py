@@ -23,7 +23,9 @@ def figures(**changes: float) -> StepFigures:
         **{"step": 1200, "train_steps": 20000, "loss": 2.3141, "grad_norm": 1.21},
         **{"learning_rate": 9.8e-4, "samples": 2048, "target_tokens": 61234},
         **{"text_tokens_per_second": 412_300, "tiles_per_second": 3100, "text_fill": 0.97},
-        **{"tile_fill": 0.88, "mfu": 0.41, "step_seconds": 6.21, "eta_seconds": 116_748},
+        **{"tile_fill": 0.88, "tflops_per_device": 405.2, "mfu": 0.41, "imbalance": 0.02},
+        **{"measured_imbalance": 0.034, "step_seconds": 6.21, "wait_seconds": 0.02},
+        **{"eta_seconds": 116_748},
     }
     return StepFigures(**{**values, **changes})
 
@@ -31,12 +33,14 @@ def figures(**changes: float) -> StepFigures:
 def test_a_step_is_one_line_with_units():
     assert step_line(figures()) == (
         "step 1200/20000 | loss 2.3141 | grad_norm 1.21 | lr 9.8e-04 | 2048 samples | 61k targets "
-        "| 412k text tok/s | 3.1k img/s | fill 97% tok 88% img | mfu 41% | 6.21 s | eta 1d 8h"
+        "| 412k text tok/s | 3.1k img/s | fill 97% tok 88% img | 405 TFLOP/s per device, mfu 41% "
+        "| imbalance 2% (measured 3%) | 6.21 s (0.02 for data) | eta 1d 8h"
     )
 
 
 def test_what_is_not_known_is_not_said():
-    assert "mfu" not in step_line(figures(mfu=None))
+    assert "| 405 TFLOP/s per device |" in step_line(figures(mfu=None))
+    assert "imbalance" not in step_line(figures(imbalance=None, measured_imbalance=None))
 
 
 def test_skipped_samples_are_said_when_there_are_some():

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Say each step in one line, and hand its numbers to the metrics writers."""
 
-import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
 
 from owl.checkpoint.state import TrainState
-from owl.config.run import PackConfig
+from owl.config.run import LogConfig, ModelConfig, PackConfig, StageConfig
+from owl.data.flops import batch_flops
+from owl.data.plan import imbalance
 from owl.data.samples import DataReport, StepBatch
 from owl.logging import StepFigures, logger, step_line
+from owl.mcore.process_groups import ProcessGroups
+from owl.train.device_peak import device_peak_tflops
 from owl.train.loop import StepReport
 from owl.train.metrics_writers import MetricsWriter
 
@@ -15,91 +22,146 @@ from owl.train.metrics_writers import MetricsWriter
 class LogHook:
     """One readable line a step on rank 0; full precision to metrics.jsonl and its like.
 
+    What ranks have to tell each other for it costs one collective, in steps that are logged only.
+
     Args:
         writers: of this rank; empty everywhere but on rank 0.
+        log: how often to speak. The writers get every step.
         pack: budgets, which fills are measured against.
-        train_steps: of the whole run, for the ETA.
-        every_steps: how often to speak. The writers get every step.
+        model: whose work is counted.
+        stage: what learns, and how many steps there are.
+        groups: Megatron's process groups.
     """
 
     def __init__(
         self,
         writers: Sequence[MetricsWriter],
-        pack: PackConfig,
         *,
-        train_steps: int,
-        every_steps: int,
+        log: LogConfig,
+        pack: PackConfig,
+        model: ModelConfig,
+        stage: StageConfig,
+        groups: ProcessGroups,
     ) -> None:
-        self.writers, self.pack = writers, pack
-        self.train_steps, self.every_steps = train_steps, every_steps
-        self.last = time.perf_counter()
-        self.typical_seconds: float | None = None
+        self.writers, self.groups = writers, groups
+        self.log, self.pack, self.model, self.stage = log, pack, model, stage
+        self.peak_tflops = device_peak_tflops(groups.device, log.device_peak_tflops)
+        self.steps_seen, self.typical_seconds = 0, 0.0
 
     def after_step(self, state: TrainState, report: StepReport, batch: StepBatch) -> None:
         """Log and write the step."""
-        now = time.perf_counter()
-        seconds, self.last = now - self.last, now
-        figures = self._figures(state, report, seconds)
-        if state.step % self.every_steps == 0 or state.step in (1, self.train_steps):
-            logger.info(step_line(figures))
-        values = self._values(state, report, figures, batch)
+        seconds = batch.report.wait_seconds + report.seconds
+        self._keep_pace(seconds)
+        values = _step_values(state, report, seconds) | _data_values(batch.report)
+        values |= self._fills(report)
+        if self._is_due(state.step):
+            values |= self._figures_over_ranks(report, batch, seconds)
+            logger.info(step_line(self._figures(state, report, values)))
         for writer in self.writers:
             writer.write(state.step, values)
-
-    def _figures(self, state: TrainState, report: StepReport, seconds: float) -> StepFigures:
-        # A moving average, so that one slow step (a checkpoint, a compile) does not move the ETA.
-        before = self.typical_seconds if self.typical_seconds is not None else seconds
-        self.typical_seconds = 0.9 * before + 0.1 * seconds
-        packs = max(report.packs, 1)
-        return StepFigures(
-            step=state.step,
-            train_steps=self.train_steps,
-            loss=report.loss,
-            grad_norm=report.grad_norm,
-            learning_rate=report.learning_rate,
-            samples=report.samples,
-            target_tokens=report.target_tokens,
-            text_tokens_per_second=report.text_tokens / seconds,
-            tiles_per_second=report.tiles / seconds,
-            text_fill=report.text_tokens / (packs * self.pack.text_tokens),
-            tile_fill=report.tiles / (packs * self.pack.tiles) if self.pack.tiles else 0.0,
-            mfu=None,
-            step_seconds=seconds,
-            eta_seconds=self.typical_seconds * (self.train_steps - state.step),
-            skipped_samples=sum(state.skipped.values()),
-        )
-
-    def _values(
-        self, state: TrainState, report: StepReport, figures: StepFigures, batch: StepBatch
-    ) -> dict[str, float]:
-        values: dict[str, float] = {
-            "loss": report.loss,
-            "grad_norm": report.grad_norm,
-            "learning_rate": report.learning_rate,
-            "loss_scale": report.loss_scale,
-            "update_skipped": int(report.update_skipped),
-            "samples": report.samples,
-            "packs": report.packs,
-            "text_tokens": report.text_tokens,
-            "target_tokens": report.target_tokens,
-            "tiles": report.tiles,
-            "text_fill": figures.text_fill,
-            "tile_fill": figures.tile_fill,
-            "step_seconds": figures.step_seconds,
-            "text_tokens_per_second": figures.text_tokens_per_second,
-            "tiles_per_second": figures.tiles_per_second,
-            "consumed_samples": state.consumed_samples,
-            "consumed_tokens": state.consumed_tokens,
-            "consumed_tiles": state.consumed_tiles,
-        }
-        for code, count in sorted(state.skipped.items()):
-            values[f"skipped/{code}"] = count
-        return values | _data_values(batch.report)
 
     def close(self) -> None:
         """Finish every writer."""
         for writer in self.writers:
             writer.close()
+
+    def _keep_pace(self, seconds: float) -> None:
+        """Average step times for the ETA: the last ten or so, without a slow first one."""
+        self.steps_seen += 1
+        share = max(0.1, 1 / max(1, self.steps_seen - 1))
+        self.typical_seconds += share * (seconds - self.typical_seconds)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.log.every_steps == 0 or step in (1, self.stage.train_steps)
+
+    def _fills(self, report: StepReport) -> dict[str, float]:
+        """How full the packs were, of either budget."""
+        packs, pack = max(report.packs, 1), self.pack
+        return {
+            "text_fill": report.text_tokens / (packs * pack.text_tokens),
+            "tile_fill": report.tiles / (packs * pack.tiles) if pack.tiles else 0.0,
+        }
+
+    def _figures_over_ranks(
+        self, report: StepReport, batch: StepBatch, seconds: float
+    ) -> dict[str, float]:
+        """What takes all data-parallel ranks to say: work done, and how evenly."""
+        flops: Counter[str] = Counter()
+        for pack in batch.microbatches:
+            flops.update(batch_flops(pack, self.model, self.stage.trainable))
+        mine = [report.busy_seconds, batch.report.wait_seconds, *flops.values()]
+        busy, waits, *works = gather_rows(mine, self.groups).T.tolist()
+        total = sum(map(sum, works))
+        values = {
+            "longest_wait_seconds": max(waits),
+            "measured_imbalance": imbalance(busy),
+            "tflops_per_device": total / seconds / self.groups.world_size / 1e12,
+            **{_tflop_name(part): sum(w) / 1e12 for part, w in zip(flops, works, strict=True)},
+        }
+        if self.peak_tflops:
+            values["mfu"] = values["tflops_per_device"] / self.peak_tflops
+        return values
+
+    def _figures(
+        self, state: TrainState, report: StepReport, values: Mapping[str, float]
+    ) -> StepFigures:
+        steps, is_shared = self.stage.train_steps, self.groups.dp_size > 1
+        return StepFigures(
+            step=state.step,
+            train_steps=steps,
+            loss=report.loss,
+            grad_norm=report.grad_norm,
+            learning_rate=report.learning_rate,
+            samples=report.samples,
+            target_tokens=report.target_tokens,
+            text_tokens_per_second=values["text_tokens_per_second"],
+            tiles_per_second=values["tiles_per_second"],
+            text_fill=values["text_fill"],
+            tile_fill=values["tile_fill"],
+            tflops_per_device=values["tflops_per_device"],
+            mfu=values.get("mfu"),
+            imbalance=values["imbalance"] if is_shared else None,
+            measured_imbalance=values["measured_imbalance"] if is_shared else None,
+            step_seconds=values["step_seconds"],
+            wait_seconds=values["longest_wait_seconds"],
+            eta_seconds=self.typical_seconds * (steps - state.step),
+            skipped_samples=sum(state.skipped.values()),
+        )
+
+
+def gather_rows(row: Sequence[float], groups: ProcessGroups) -> torch.Tensor:
+    """Gather the same few numbers of every data-parallel rank: [ranks, numbers] float64."""
+    rows = torch.zeros(groups.dp_size, len(row), dtype=torch.float64, device=groups.device)
+    rows[groups.dp_rank] = torch.tensor(row, dtype=torch.float64)
+    dist.all_reduce(rows, group=groups.collection.dp)
+    return rows
+
+
+def _tflop_name(part: str) -> str:
+    return f"tflop/{part.replace(' ', '_')}"
+
+
+def _step_values(state: TrainState, report: StepReport, seconds: float) -> dict[str, float]:
+    """What the step did, and the counters after it."""
+    return {
+        "loss": report.loss,
+        "grad_norm": report.grad_norm,
+        "learning_rate": report.learning_rate,
+        "loss_scale": report.loss_scale,
+        "update_skipped": int(report.update_skipped),
+        "samples": report.samples,
+        "packs": report.packs,
+        "text_tokens": report.text_tokens,
+        "target_tokens": report.target_tokens,
+        "tiles": report.tiles,
+        "step_seconds": seconds,
+        "text_tokens_per_second": report.text_tokens / seconds,
+        "tiles_per_second": report.tiles / seconds,
+        "consumed_samples": state.consumed_samples,
+        "consumed_tokens": state.consumed_tokens,
+        "consumed_tiles": state.consumed_tiles,
+        **{f"skipped/{code}": count for code, count in sorted(state.skipped.items())},
+    }
 
 
 def _data_values(report: DataReport) -> dict[str, float]:

@@ -95,3 +95,18 @@ def test_a_config_dir_that_is_not_there_is_a_problem():
     done = start("pretrain_owl3.py", "--config-dir", "/no/such/dir", "--cfg", "job")
     assert done.returncode == 2
     assert "--config-dir /no/such/dir is not a folder" in done.stderr
+
+
+def test_ctrl_c_ends_a_run_with_a_sentence():
+    code = (
+        "from owl.config.load import run_with_config\n"
+        "def main(run): raise KeyboardInterrupt\n"
+        "run_with_config('pretrain', main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "output=runs/mine"], cwd=REPOSITORY, capture_output=True
+    )
+    assert done.returncode == 130
+    assert done.stderr.decode().strip() == (
+        "interrupted; the same command goes on from the newest checkpoint in runs/mine"
+    )

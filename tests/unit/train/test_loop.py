@@ -35,6 +35,8 @@ def report_on(batch: StepBatch) -> StepReport:
         text_tokens=10,
         target_tokens=5,
         tiles=3,
+        seconds=0.5,
+        busy_seconds=0.4,
         skipped={"E301": 1} if batch.cursor.pack % 2 == 0 else {},
     )
 

@@ -63,6 +63,7 @@ def test_a_step_reports_what_it_saw(start):
     assert report.target_tokens == 6 + 2 + 4 + 3  # all but the first token of each sample
     assert report.skipped == {"E301": 2}
     assert report.grad_norm > 0
+    assert 0 < report.busy_seconds < report.seconds  # the update is part of the step only
 
 
 def test_the_loss_is_the_mean_over_all_supervised_tokens(start):

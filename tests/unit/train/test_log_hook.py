@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step says of itself, in one line and to the writers."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from owl.checkpoint.state import TrainState
+from owl.config.run import LogConfig, PackConfig, StageConfig
+from owl.data.flops import batch_flops
+from owl.data.samples import Cursor, DataReport, StepBatch
+from owl.train.hooks.log import LogHook
+from owl.train.loop import StepReport
+from tests.tiny_run import EVERYTHING, tiny_model
+from tests.unit.model.packs import make_pack
+
+PACK = make_pack([(40, [3, 17]), (9, [])])
+BATCH = StepBatch(
+    microbatches=[PACK, PACK],
+    cursor=Cursor(samples_consumed=4),
+    report=DataReport(
+        samples=4,
+        text_tokens=98,
+        tiles=4,
+        packs=2,
+        wait_seconds=0.5,
+        imbalance=0.25,
+        source_samples={"charts": 1, "photos": 3},
+    ),
+)
+REPORT = StepReport(
+    loss=2.0,
+    grad_norm=1.0,
+    learning_rate=0.1,
+    loss_scale=1.0,
+    update_skipped=False,
+    samples=4,
+    packs=2,
+    text_tokens=98,
+    target_tokens=94,
+    tiles=4,
+    seconds=1.5,
+    busy_seconds=1.0,
+)
+
+
+class Notebook:
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, Mapping[str, float]] = {}
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.steps[step] = dict(values)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def record(alone):
+    """Log steps under given settings; return what the writer got, step by step."""
+
+    def record(steps: int = 1, **log) -> dict[int, Mapping[str, float]]:
+        notebook = Notebook()
+        hook = LogHook(
+            [notebook],
+            log=LogConfig(**log),
+            pack=PackConfig(text_tokens=98, tiles=4),
+            model=tiny_model(),
+            stage=StageConfig(trainable=EVERYTHING, train_steps=5),
+            groups=replace(alone, world_size=4),  # as if four ranks held parts of one replica
+        )
+        for step in range(1, steps + 1):
+            state = TrainState(step=step, cursor=BATCH.cursor, skipped={"E301": 2})
+            hook.after_step(state, REPORT, BATCH)
+        return notebook.steps
+
+    return record
+
+
+def test_work_is_counted_by_part_and_shared_out_over_all_devices(record):
+    values = record(device_peak_tflops=1e-6)[1]
+
+    parts = {
+        part: 2 * work / 1e12 for part, work in batch_flops(PACK, tiny_model(), EVERYTHING).items()
+    }
+    assert values["tflop/vision_tower"] == pytest.approx(parts["vision tower"])
+    assert values["tflop/attention_to_images"] == pytest.approx(parts["attention to images"])
+    a_second_and_device = sum(parts.values()) / (0.5 + 1.5) / 4
+    assert values["tflops_per_device"] == pytest.approx(a_second_and_device)
+    assert values["mfu"] == pytest.approx(a_second_and_device / 1e-6)
+
+
+def test_without_a_known_peak_there_is_no_mfu(record):
+    assert "mfu" not in record()[1]
+
+
+def test_the_writer_gets_how_the_data_came(record):
+    values = record()[1]
+
+    assert values["wait_seconds"] == values["longest_wait_seconds"] == 0.5
+    assert values["step_seconds"] == 2.0
+    assert (values["text_fill"], values["tile_fill"]) == (0.5, 0.5)
+    assert values["tiles_per_second"] == 2.0
+    assert (values["imbalance"], values["measured_imbalance"]) == (0.25, 0.0)
+    assert values["skipped/E301"] == 2
+    assert (values["share/charts"], values["share/photos"]) == (0.25, 0.75)
+
+
+def test_ranks_talk_in_logged_steps_only(record):
+    steps = record(steps=5, every_steps=3)
+
+    assert [step for step, values in steps.items() if "tflops_per_device" in values] == [1, 3, 5]
+    assert all("loss" in values for values in steps.values())

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # From a fresh clone to a small Owl3 that has learned to read handwritten digits: environment, data,
-# both training stages with tensor parallelism on two processes, and a table of held-out accuracy.
+# both training stages with tensor parallelism on two processes, an export that transformers loads,
+# and a table of held-out accuracy.
 # Safe to stop and to run again: what is done is kept, and training goes on where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,25 +15,35 @@ train() {
 }
 evaluate() { python -m owl.demo evaluate --run "$run" --stage "$1" --checkpoint "$2"; }
 
-step "1/8 Environment"
+step "1/9 Environment"
 scripts/setup_env.sh
 export PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two processes share the cores
+export TQDM_DISABLE=1  # transformers draws a bar for each model it loads
 
-step "2/8 Pictures, text, and the two tiny models that Owl3 starts from"
+step "2/9 Pictures, text, and the two tiny models that Owl3 starts from"
 python -m owl.demo prepare
-step "3/8 Held-out questions before training"
+step "3/9 Held-out questions before training"
 evaluate start demo_data/start
 
-step "4/8 Stage 1: language model and vision frozen"
+step "4/9 Stage 1: language model and vision frozen"
 train +experiment=stage1 output="$run/stage1"
-step "5/8 Held-out questions after stage 1"
+step "5/9 Held-out questions after stage 1"
 evaluate stage1 "$run/stage1"
 
-step "6/8 Stage 2: several pictures, the language model learns too"
+step "6/9 Stage 2: several pictures, the language model learns too"
 train +experiment=stage2 output="$run/stage2" checkpoint.start_from="$run/stage1"
-step "7/8 Held-out questions after stage 2"
+step "7/9 Held-out questions after stage 2"
 evaluate stage2 "$run/stage2"
 
-step "8/8 Report"
+step "8/9 Export, and the same questions through transformers"
+python -m owl.convert export --checkpoint "$run/stage2" --output "$run/exported" \
+  --base demo_data/tokenizer --replace
+evaluate exported "$run/exported"
+python -m owl.demo picture --output "$run/held_out_digit.png"
+printf 'owl.chat --ask "What is this digit?" says '
+python -m owl.chat --model "$run/exported" --image "$run/held_out_digit.png" --no-cut \
+  --ask "What is this digit?"
+
+step "9/9 Report"
 python -m owl.demo report --run "$run" --seconds "$SECONDS"

@@ -5,11 +5,13 @@ python -m owl.chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --w
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from owl.chat.session import Chat, ChatOptions, Model, load_model
 from owl.chat.terminal import answer, talk
+from owl.convert.check import check_folder
 from owl.errors import OwlError
 
 
@@ -49,11 +51,15 @@ def _start(model: Model, options: argparse.Namespace) -> None:
 
 
 def _existing(folder: Path) -> Path:
+    """Refuse a folder that is no whole Owl3 before transformers makes the best of it."""
     if not (folder / "config.json").is_file():
         raise OSError(
             f"--model {folder} holds no config.json. Name a published mPLUG-Owl3 folder, or one "
             "that python -m owl.convert export wrote."
         )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "quantization_config" not in config:  # a quantiser's tensors have shapes of their own
+        check_folder(folder)
     return folder
 
 

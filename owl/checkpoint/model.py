@@ -11,7 +11,7 @@ from torch import Tensor
 
 from owl.checkpoint.folder import resolve_checkpoint
 from owl.checkpoint.load import load_model_config, load_weights
-from owl.config.run import ModelConfig, ParallelConfig, Precision
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.data.samples import PackedBatch
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
@@ -26,7 +26,9 @@ class LoadedModel:
 
 
 @contextmanager
-def loaded_model(path: Path, precision: Precision = Precision.fp32) -> Iterator[LoadedModel]:
+def loaded_model(
+    path: Path, precision: Precision = Precision.fp32, device: DeviceKind = DeviceKind.auto
+) -> Iterator[LoadedModel]:
     """Load a checkpoint, or the newest of a run folder, whatever layout saved it.
 
     Holds a process group of one while open: use it where no other is.
@@ -34,9 +36,10 @@ def loaded_model(path: Path, precision: Precision = Precision.fp32) -> Iterator[
     Args:
         path: checkpoint or run folder.
         precision: to compute in.
+        device: to compute on.
     """
-    checkpoint = resolve_checkpoint(path, "checkpoint")
-    config, alone = load_model_config(checkpoint), ParallelConfig()
+    checkpoint = resolve_checkpoint(path, "--checkpoint")
+    config, alone = load_model_config(checkpoint), ParallelConfig(device=device)
     with process_groups(alone, alone=True) as groups:
         (chunk,) = build_model(config, alone, precision, groups)
         load_weights(checkpoint, [chunk], config, groups)

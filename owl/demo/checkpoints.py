@@ -1,51 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training model as the demo uses it: load it in one process, and compare two of its states."""
+"""What stage 1 must leave alone: two states of the training model, compared bit for bit."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from owl.checkpoint.folder import resolve_checkpoint
-from owl.checkpoint.load import load_model_config, load_tensors, load_weights
+from owl.checkpoint.load import load_model_config, load_tensors
 from owl.checkpoint.save import CARRIED
-from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, Trainable
-from owl.data.samples import PackedBatch
-from owl.demo.evaluate import Logits
+from owl.config.run import DeviceKind, ParallelConfig, Trainable
+from owl.mcore.parameters import VOCABULARY_TABLES
 from owl.mcore.process_groups import process_groups
-from owl.mcore.provider import build_model
 from owl.model.freeze import part_of
 
 ON_CPU = ParallelConfig(device=DeviceKind.cpu)
-"""The demo's model is far too small for a GPU to be of use."""
-VOCABULARY_TABLES = ("embedding.word_embeddings.weight", "output_layer.weight")
-
-
-@contextmanager
-def open_model(checkpoint: Path) -> Iterator[tuple[Logits, ModelConfig]]:
-    """Load a checkpoint of any layout into this one process.
-
-    Args:
-        checkpoint: a checkpoint, or a run folder, whose newest is taken.
-
-    Yields:
-        A function from packs to logits, and the model's architecture.
-    """
-    found = resolve_checkpoint(checkpoint, "--checkpoint")
-    config = load_model_config(found)
-    with process_groups(ON_CPU, alone=True) as groups:
-        chunks = build_model(config, ON_CPU, Precision.fp32, groups)
-        load_weights(found, chunks, config, groups)
-        (model,) = chunks
-        model.eval()
-
-        def logits(batch: PackedBatch) -> Tensor:
-            scores: Tensor = model(batch, return_logits=True)
-            return scores
-
-        yield logits, config
 
 
 def frozen_tensors_changed(start: Path, trained: Path, trainable: Trainable) -> list[str]:

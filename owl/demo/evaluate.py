@@ -6,30 +6,36 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from owl.checkpoint.model import LoadedModel
 from owl.data.collate import collate
-from owl.data.samples import EncodedSample, PackedBatch
+from owl.data.samples import EncodedSample, PackedBatch, RawSample
 from owl.data.tokenizer import Tokenizer
 from owl.demo.digits import HELD_OUT, load_digits
-from owl.demo.questions import QUESTION_KINDS, build_questions, question_sample
+from owl.demo.questions import QUESTION_KINDS, Question, build_questions, question_sample
 from owl.demo.text import open_encoder
 
 PROMPTS_PER_PACK = 60
 MAX_ANSWER_TOKENS = 4
 PREDICTIONS_FILE = "predictions.jsonl"
 
+Item = TypeVar("Item")
+
 Logits = Callable[[PackedBatch], Tensor]
 """A pack to [t, v]: what a model thinks comes after each token."""
+Answerer = Callable[[Sequence[RawSample]], list[str]]
+"""Questions, with their pictures, to answers in the same order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """One line of predictions.jsonl. Indices count as scikit-learn's load_digits does."""
 
-    stage: str  # start, stage1 or stage2
+    stage: str  # start, stage1, stage2 or exported
     kind: str  # single, several, finding or swapped
     question: str
     indices: list[int]  # pictures shown, in order
@@ -43,27 +49,15 @@ class Prediction:
         return self.answer == self.truth
 
 
-def answer_held_out(
-    stage: str, logits: Logits, tokenizer: Path, *, media_position_shift: int
-) -> list[Prediction]:
+def answer_held_out(stage: str, answer: Answerer) -> list[Prediction]:
     """Ask every question about the held-out pictures.
 
     Args:
         stage: name of what is evaluated, for the records.
-        logits: the model.
-        tokenizer: folder of the demo's tokenizer.
-        media_position_shift: the variant's.
+        answer: the model.
     """
-    digits = load_digits(HELD_OUT)
-    questions = build_questions(digits.labels.tolist())
-    encoder = open_encoder(tokenizer)
-    prompts = [
-        encoder.encode_prompt(question_sample(number, question, digits))
-        for number, question in enumerate(questions)
-    ]
-    answers = decode_greedily(
-        prompts, logits, encoder.tokenizer, media_position_shift=media_position_shift
-    )
+    questions, samples = held_out_questions()
+    answers = answer(samples)
     first = HELD_OUT.start
     return [
         Prediction(
@@ -77,6 +71,33 @@ def answer_held_out(
         )
         for question, answer in zip(questions, answers, strict=True)
     ]
+
+
+def held_out_questions() -> tuple[list[Question], list[RawSample]]:
+    """Write every question about the held-out pictures, and the sample that asks it."""
+    digits = load_digits(HELD_OUT)
+    questions = build_questions(digits.labels.tolist())
+    samples = [
+        question_sample(number, question, digits) for number, question in enumerate(questions)
+    ]
+    return questions, samples
+
+
+def answerer_of(model: LoadedModel, tokenizer: Path) -> Answerer:
+    """Let the training model answer.
+
+    Args:
+        model: whole, in this process.
+        tokenizer: folder of the demo's tokenizer.
+    """
+    encoder = open_encoder(tokenizer)
+    shift = model.config.hyper_attention.media_position_shift
+
+    def answer(samples: Sequence[RawSample]) -> list[str]:
+        prompts = [encoder.encode_prompt(sample) for sample in samples]
+        return decode_greedily(prompts, model.logits, encoder.tokenizer, media_position_shift=shift)
+
+    return answer
 
 
 def decode_greedily(
@@ -107,7 +128,7 @@ def decode_greedily(
     unfinished = list(range(len(prompts)))
     for _ in range(max_tokens):
         chosen: list[int] = []
-        for some in _in_groups(unfinished, PROMPTS_PER_PACK):
+        for some in in_groups(unfinished, PROMPTS_PER_PACK):
             grown = [_extend(prompts[number], written[number]) for number in some]
             batch = collate(grown, media_position_shift=media_position_shift)
             chosen += likeliest_next(batch, logits)
@@ -117,7 +138,6 @@ def decode_greedily(
     return [tokenizer.decode(tokens) for tokens in written]
 
 
-@torch.no_grad()
 def likeliest_next(batch: PackedBatch, logits: Logits) -> list[int]:
     """Say which token is likeliest after the last one of each sample: n ids."""
     last_rows = batch.cu_seqlens[1:].long() - 1
@@ -159,7 +179,8 @@ def _extend(prompt: EncodedSample, tokens: list[int]) -> EncodedSample:
     )
 
 
-def _in_groups(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def in_groups(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Cut a sequence into parts of `size`; the last may be shorter."""
     for first, end in pairwise([*range(0, len(items), size), len(items)]):
         yield items[first:end]
 

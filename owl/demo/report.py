@@ -9,7 +9,10 @@ from pathlib import Path
 from owl.demo.evaluate import PREDICTIONS_FILE, Prediction, accuracy
 from owl.demo.questions import QUESTION_KINDS
 
-STAGES = ("start", "stage1", "stage2")
+STAGES = ("start", "stage1", "stage2", "exported")
+TRAINED = "stage2"
+"""What was exported."""
+HEADINGS = {stage: stage for stage in STAGES} | {"exported": "owl.hf"}
 SUMMARY_FILE = "summary.json"
 
 Accuracy = Mapping[str, Mapping[str, float]]
@@ -17,6 +20,8 @@ Accuracy = Mapping[str, Mapping[str, float]]
 
 AT_LEAST = {("stage1", "single"): 0.75, ("stage2", "single"): 0.85, ("stage2", "several"): 0.80}
 AT_MOST = {("start", "single"): 0.20, **{(stage, "swapped"): 0.20 for stage in STAGES}}
+LOGITS_AT_MOST = 1e-5
+"""Largest difference in logits between the trainer and owl.hf, both in float64."""
 
 EXPLANATIONS = {
     "single": "one picture: What is this digit?",
@@ -34,21 +39,32 @@ class Summary:
     finding_chance: float  # accuracy of naming a random one of the pictures shown
     questions: Mapping[str, int]  # of each kind, per stage
     frozen_tensors_changed: int  # by stage 1; anything but 0 is a bug
+    answers_changed_by_export: int  # of all questions; anything but 0 is a bug
+    logit_differences: Mapping[str, float]  # of trainer and owl.hf, on packed and single inputs
     seconds: float  # that the demo took
 
 
 def summarise(
-    predictions: Sequence[Prediction], *, frozen_tensors_changed: int, seconds: float
+    predictions: Sequence[Prediction],
+    *,
+    frozen_tensors_changed: int,
+    logit_differences: Mapping[str, float],
+    seconds: float,
 ) -> Summary:
-    """Work out every figure from the predictions alone."""
+    """Work out every figure that the predictions hold, and put the measured ones beside them."""
     by_stage = {stage: [asked for asked in predictions if asked.stage == stage] for stage in STAGES}
-    last = by_stage[STAGES[-1]]
+    last = by_stage[TRAINED]
     finding = [asked for asked in last if asked.kind == "finding"]
     return Summary(
         accuracy={stage: accuracy(asked) for stage, asked in by_stage.items()},
         finding_chance=sum(1 / len(asked.indices) for asked in finding) / max(1, len(finding)),
         questions={kind: sum(asked.kind == kind for asked in last) for kind in QUESTION_KINDS},
         frozen_tensors_changed=frozen_tensors_changed,
+        answers_changed_by_export=sum(
+            before.answer != after.answer
+            for before, after in zip(last, by_stage["exported"], strict=True)
+        ),
+        logit_differences=logit_differences,
         seconds=seconds,
     )
 
@@ -60,7 +76,7 @@ def save_summary(run: Path, summary: Summary) -> None:
 
 def accuracy_table(summary: Summary) -> str:
     """Draw the table that the demo ends with, in percent of held-out questions."""
-    lines = [f"{'held-out accuracy':<20}" + "".join(f"{stage:>9}" for stage in STAGES)]
+    lines = [f"{'held-out accuracy':<20}" + "".join(f"{HEADINGS[stage]:>9}" for stage in STAGES)]
     for kind in QUESTION_KINDS:
         cells = "".join(f"{summary.accuracy[stage][kind]:>9.1%}" for stage in STAGES)
         chance = f" (chance {summary.finding_chance:.0%})" if kind == "finding" else ""
@@ -80,6 +96,14 @@ def shortfalls(summary: Summary) -> Iterator[str]:
             yield f"{kind} at {stage} is {reached:.1%}, expected at most {most:.0%}"
     if summary.frozen_tensors_changed:
         yield f"stage 1 changed {summary.frozen_tensors_changed} tensors that were frozen"
+    if summary.answers_changed_by_export:
+        yield f"{summary.answers_changed_by_export} answers of owl.hf are not the trainer's"
+    for inputs, difference in summary.logit_differences.items():
+        if not difference <= LOGITS_AT_MOST:
+            yield (
+                f"logits of owl.hf and the trainer differ by {difference:.1e} on {inputs} inputs, "
+                f"expected at most {LOGITS_AT_MOST:.0e}"
+            )
 
 
 def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
@@ -95,6 +119,7 @@ def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
             accuracy_table(summary),
             "",
             f"Frozen weights: {frozen}.",
+            f"The exported folder: {_agreement(summary)}.",
             f"Time: {summary.seconds / 60:.1f} minutes.",
             "",
             "Look at",
@@ -102,8 +127,11 @@ def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
             f"  {run / 'losses.png'}     loss of both stages",
             f"  {run / PREDICTIONS_FILE}   every answer behind the table",
             f"  {run / SUMMARY_FILE}",
+            f"  {run / 'exported'}/       the trained model, as transformers loads it",
             "",
             "Next",
+            f"  talk with it:       python -m owl.chat --model {run / 'exported'} --no-cut"
+            f" --image {run / 'held_out_digit.png'}",
             "  read a stage's own log and settings: "
             f"{run / 'stage1'}/metrics.jsonl, {run / 'stage1'}/config.yaml",
             "  change something:   torchrun --nproc-per-node 2 pretrain_owl3.py +experiment=stage1"
@@ -111,4 +139,17 @@ def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
             "  see every setting:  python pretrain_owl3.py --help",
             "  train a real one:   README.md, 'The real run'",
         ]
+    )
+
+
+def _agreement(summary: Summary) -> str:
+    """Say how close owl.hf is to the trainer."""
+    same = sum(summary.questions.values()) - summary.answers_changed_by_export
+    logits = ", ".join(
+        f"{difference:.1e} on {inputs} inputs"
+        for inputs, difference in summary.logit_differences.items()
+    )
+    return (
+        f"owl.hf gives the trainer's answer to {same:,} of {sum(summary.questions.values()):,} "
+        f"questions; in float64 logits differ by at most {logits}"
     )

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chat: what a user types, what comes back, what is remembered."""
 
+import json
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from owl.chat.__main__ import main
 from owl.chat.session import Chat, ChatOptions, load_model
@@ -139,6 +145,46 @@ def test_what_is_missing_is_one_line(folder, tmp_path, monkeypatch, capsys, extr
         main()
     told = capsys.readouterr().out + str(stopped.value.code)
     assert ("nowhere.png cannot be read" if extra else "holds no config.json") in told
+
+
+def config_without(folder, name, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def weights_with(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+PROJECTION = "vision2text_model.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda f: os.truncate(f / "model.safetensors", 9000), "not a whole safetensors file"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda f: config_without(f, "hyper_layers"), "lacks hyper_layers"),
+        (lambda f: config_without(f, "", model_type="qwen2"), "model_type 'qwen2'"),
+        (lambda f: weights_with(f, lambda w: w.pop(PROJECTION)), f"{PROJECTION} .* is missing"),
+        (
+            lambda f: weights_with(f, lambda w: w.update({PROJECTION: torch.zeros(32, 15)})),
+            r"has shape \(32, 15\), not \(32, 16\)",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_whole_owl3_is_one_clear_error(
+    folder, tmp_path, monkeypatch, damage, told
+):
+    bad = Path(shutil.copytree(folder, tmp_path / "bad"))
+    damage(bad)
+    monkeypatch.setattr(sys, "argv", ["chat", "--model", str(bad), "--ask", "Hm?"])
+    with pytest.raises(SystemExit, match=told) as stopped:
+        main()
+    assert str(stopped.value.code).startswith("CheckpointError: ")
 
 
 def test_the_page_without_gradio_says_what_to_install(chat, monkeypatch):

@@ -2,12 +2,14 @@
 import pytest
 import torch
 
+from owl.checkpoint.model import LoadedModel
 from owl.demo import evaluate
 from owl.demo.digits import HELD_OUT, WORDS, load_digits
 from owl.demo.evaluate import (
     Prediction,
     accuracy,
     answer_held_out,
+    answerer_of,
     decode_greedily,
     load_predictions,
     save_predictions,
@@ -15,6 +17,7 @@ from owl.demo.evaluate import (
 from owl.demo.samples import Kind, make_dialogue
 from owl.demo.shards import picture_sample
 from owl.demo.text import VOCABULARY, open_encoder, save_tokenizer
+from tests.tiny_run import tiny_model
 from tests.unit.demo.pictures import plain_png
 
 IDS = {word: index for index, word in enumerate(VOCABULARY)}
@@ -98,7 +101,8 @@ def test_a_model_that_always_says_seven_is_right_where_a_seven_was_asked_about(
         logits[ends[last_words == IDS["seven"]], IDS[END]] = 2.0
         return logits
 
-    predictions = answer_held_out("start", always_seven, tokenizer_folder, media_position_shift=1)
+    model = LoadedModel(tiny_model(), always_seven)
+    predictions = answer_held_out("start", answerer_of(model, tokenizer_folder))
     labels = load_digits(range(1437, 1477)).labels
     sevens = float((labels == WORDS.index("seven")).mean())
     shares = accuracy(predictions)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's model as its users get it: exported, and asked through owl.hf."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from owl.checkpoint.model import LoadedModel
+from owl.data.collate import collate
+from owl.data.samples import EncodedSample, RawSample
+from owl.data.template import prompt_turns
+from owl.demo.evaluate import MAX_ANSWER_TOKENS, PROMPTS_PER_PACK, Answerer, in_groups
+from owl.demo.text import open_encoder
+from owl.hf import Owl3ForConditionalGeneration, Owl3Processor
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder written by `python -m owl.convert export`."""
+
+    network: Owl3ForConditionalGeneration
+    processor: Owl3Processor
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "Exported":
+        """Load the folder, as its users do."""
+        network = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        return cls(network.eval(), Owl3Processor.from_pretrained(folder))
+
+    def read(self, samples: Sequence[RawSample]) -> dict[str, Any]:
+        """Encode questions as one batch, padded to the left."""
+        batch: dict[str, Any] = self.processor.apply_chat_template(
+            [to_conversation(sample) for sample in samples],
+            add_generation_prompt=True, tokenize=True, return_dict=True, cut_enable=False,
+        )  # fmt: skip
+        return batch
+
+
+def to_conversation(sample: RawSample) -> list[dict[str, Any]]:
+    """Write a sample's question as transformers' content lists, pictures as bytes."""
+
+    def entry(part: dict[str, Any]) -> dict[str, Any]:
+        if "text" in part:
+            return {"type": "text", "text": part["text"]}
+        file = sample.document["media"][part["media"]]["file"]
+        return {"type": "image", "image": sample.files[file]}
+
+    return [
+        {"role": turn["role"], "content": [entry(part) for part in turn["content"]]}
+        for turn in prompt_turns(dict(sample.document))
+    ]
+
+
+def answerer_of_exported(model: Exported) -> Answerer:
+    """Let the exported model answer, with both caches of owl.hf."""
+
+    def answer(samples: Sequence[RawSample]) -> list[str]:
+        answers: list[str] = []
+        for some in in_groups(samples, PROMPTS_PER_PACK):
+            answers += model.network.generate(
+                **model.read(some),
+                max_new_tokens=MAX_ANSWER_TOKENS,
+                do_sample=False,
+                tokenizer=model.processor.tokenizer,
+                decode_text=True,
+            )
+        return answers
+
+    return answer
+
+
+@torch.no_grad()
+def logit_differences(
+    trained: LoadedModel, exported: Exported, samples: Sequence[RawSample], tokenizer: Path
+) -> dict[str, float]:
+    """Compare the trainer's logits with those of owl.hf.
+
+    Args:
+        trained: the training model.
+        exported: the same, as transformers sees it.
+        samples: questions; each implementation encodes them by its own road.
+        tokenizer: folder of the demo's tokenizer.
+
+    Returns:
+        The largest difference: `packed`, all questions in one pack of the trainer and one padded
+        batch of owl.hf; `single`, each question alone in both.
+    """
+    encoder = open_encoder(tokenizer)
+    prompts = [encoder.encode_prompt(sample) for sample in samples]
+    pairs = list(zip(prompts, samples, strict=True))
+    return {
+        "packed": _difference(trained, prompts, exported, samples),
+        "single": max(_difference(trained, [one], exported, [other]) for one, other in pairs),
+    }
+
+
+def _difference(
+    trained: LoadedModel,
+    prompts: Sequence[EncodedSample],
+    exported: Exported,
+    samples: Sequence[RawSample],
+) -> float:
+    shift = trained.config.hyper_attention.media_position_shift
+    ours = trained.logits(collate(prompts, media_position_shift=shift))
+    batch = exported.read(samples)
+    theirs: Tensor = exported.network(**batch).logits[batch["attention_mask"].bool()]
+    return float((ours - theirs).abs().max())

@@ -5,6 +5,8 @@
 set -euo pipefail
 [[ $# -gt 0 ]] || { sed -n '3,4p' "$0"; exit 2; }
 
+command -v torchrun > /dev/null || { echo "No torchrun: source .venv/bin/activate" >&2; exit 1; }
+
 gpus="$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)"
 processes="${PROCESSES:-$(( gpus > 0 ? gpus : 1 ))}"
 # Tensor parallelism overlaps its collectives with compute only with one connection to the device.

@@ -2,13 +2,17 @@
 """Whether the tensors of a folder or checkpoint are those that the architecture asks for."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
-from owl.convert.names import entries
+from owl.convert.hf_config import owl3_config
+from owl.convert.names import carried_names, entries
+from owl.convert.reader import HfFolder
 from owl.convert.shapes import our_shape, published_shapes
 from owl.errors import CheckpointError
 
+LM_HEAD = "language_model.lm_head.weight"
 _SHOWN = 20
 # The rows of these are padded to what a tensor-parallel layout can share.
 VOCABULARY_WEIGHTS = ("embedding.word_embeddings.weight", "output_layer.weight")
@@ -33,6 +37,19 @@ def check_published(
         optional=frozenset(optional),
     )
     _raise(where, problems, "config.json")
+
+
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError for a folder that is no whole Owl3, from its headers alone.
+
+    transformers would fill a tensor that is missing with random numbers, and say so in a log.
+    """
+    folder = HfFolder(path)
+    model = owl3_config(folder.config, folder.names, path.resolve().name)
+    # Where the output layer is tied to the embedding, a copy of it does no harm.
+    tied = {LM_HEAD} if model.tie_word_embeddings else set()
+    specs = {name: spec for name, spec in folder.specs.items() if name not in tied}
+    check_published(str(path), specs, model, optional=carried_names(model))
 
 
 def check_ours(where: str, specs: Mapping[str, TensorSpec], model: ModelConfig) -> None:

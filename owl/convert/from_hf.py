@@ -18,7 +18,7 @@ from owl.checkpoint.state import TrainState
 from owl.checkpoint.stream import write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
-from owl.convert.check import check_published
+from owl.convert.check import LM_HEAD, check_published
 from owl.convert.hf_config import owl3_config
 from owl.convert.names import Entry, carried_names, entries, is_carried
 from owl.convert.progress import Progress
@@ -31,7 +31,6 @@ from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import model_provider
 
 _EMBEDDING = "language_model.model.embed_tokens.weight"
-_LM_HEAD = "language_model.lm_head.weight"
 
 
 def import_checkpoint(
@@ -117,15 +116,15 @@ def _without_tied_copy(
 ) -> dict[str, TensorSpec]:
     """Drop an output layer that repeats the embedding it is tied to, as some savers write it."""
     specs = dict(folder.specs)
-    if not model.tie_word_embeddings or _LM_HEAD not in specs or _EMBEDDING not in specs:
+    if not model.tie_word_embeddings or LM_HEAD not in specs or _EMBEDDING not in specs:
         return specs
-    if not torch.equal(folder.read(_LM_HEAD), folder.read(_EMBEDDING)):
+    if not torch.equal(folder.read(LM_HEAD), folder.read(_EMBEDDING)):
         raise CheckpointError(
-            f"{folder.folder}: config.json says tie_word_embeddings=true, but {_LM_HEAD} differs "
+            f"{folder.folder}: config.json says tie_word_embeddings=true, but {LM_HEAD} differs "
             f"from {_EMBEDDING}. Set it to false to keep both."
         )
-    report(f"{_LM_HEAD} repeats {_EMBEDDING} and is stored once")
-    del specs[_LM_HEAD]
+    report(f"{LM_HEAD} repeats {_EMBEDDING} and is stored once")
+    del specs[LM_HEAD]
     return specs
 
 

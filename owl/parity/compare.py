@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far one outcome is from another, kind by kind, and in which tensor."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from owl.parity.layouts import Verdict
 from owl.parity.trial import OPTIMIZERS, Outcome
 
 KINDS = ("loss", "gradients", "sgd", "adamw")
@@ -15,55 +15,86 @@ NOISE = {torch.float64: 1e-12, torch.float32: 1e-6}
 AdamW scales that up to a full step, so such weights are not compared after AdamW."""
 
 
-def distances(outcome: Outcome, reference: Outcome) -> tuple[dict[str, float], dict[str, str]]:
-    """Measure the worst difference of each kind, and name the tensor it is in.
-
-    Tensors by max|a - b| / max(max|ref|, 1e-3 x the largest of the model); losses relatively.
-    """
-    worst: dict[str, float] = {"loss": 0.0}
-    where: dict[str, str] = {"loss": ""}
-    for kind in OPTIMIZERS:
-        pairs = zip(outcome.losses[kind], reference.losses[kind], strict=True)
-        for step, (ours, theirs) in enumerate(pairs):
-            difference = abs(ours - theirs) / abs(theirs)
-            if not difference <= worst["loss"]:
-                worst["loss"], where["loss"] = difference, f"{kind} step {step + 1}"
-    worst["gradients"], where["gradients"] = _furthest(outcome.gradients, reference.gradients)
-    for kind in OPTIMIZERS:
-        live = _live(reference.gradients) if kind == "adamw" else None
-        worst[kind], where[kind] = _furthest(
-            outcome.parameters[kind], reference.parameters[kind], live
-        )
-    return worst, where
+Named = Mapping[str, Tensor]
+Measure = Callable[[Named, Named, Named | None], tuple[float, str]]
 
 
-def judge(
-    outcome: Outcome, reference: Outcome, tolerance: Mapping[str, float], seconds: float
-) -> Verdict:
-    """Compare an outcome with the run of one process."""
-    worst, where = distances(outcome, reference)
-    return Verdict(worst=worst, where=where, tolerance=dict(tolerance), seconds=seconds)
-
-
-def _furthest(
-    ours: Mapping[str, Tensor],
-    reference: Mapping[str, Tensor],
-    live: Mapping[str, Tensor] | None = None,
+def largest_difference(
+    ours: Named, reference: Named, live: Named | None = None
 ) -> tuple[float, str]:
-    if ours.keys() != reference.keys():
-        missing = sorted(reference.keys() ^ ours.keys())
-        return float("inf"), f"only one of the two has {missing[0]}"
+    """Find the worst max|a - b| / max(max|ref|, 1e-3 x the largest of all), and where it is."""
     largest = max(float(tensor.abs().max()) for tensor in reference.values())
     worst, where = 0.0, ""
     for name, theirs in reference.items():
-        difference = (ours[name].double() - theirs.double()).abs()
-        if live is not None:
-            difference = difference * live[name]
         scale = max(float(theirs.abs().max()), 1e-3 * largest)
-        relative = float(difference.max()) / scale
+        relative = float(_difference(name, ours, reference, live).abs().max()) / scale
         if not relative <= worst:
             worst, where = relative, name
     return worst, where
+
+
+def euclidean_distance(
+    ours: Named, reference: Named, live: Named | None = None
+) -> tuple[float, str]:
+    """Measure |a - b| / |ref| over all tensors as one vector, and name the one that adds most.
+
+    For bfloat16, where both sides are noise around the truth: the largest of thousands of
+    roundings is a matter of luck, their length is not.
+    """
+    squares = {
+        name: float(_difference(name, ours, reference, live).square().sum()) for name in reference
+    }
+    length = sum(float(theirs.double().square().sum()) for theirs in reference.values())
+    return math.sqrt(sum(squares.values()) / length), max(squares, key=squares.__getitem__)
+
+
+def distances(
+    outcome: Outcome, reference: Outcome, measure: Measure = largest_difference
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Measure how far two outcomes are apart, kind by kind, and name the tensor to look at.
+
+    Losses are those of each step's supervised tokens, and their sum: in the sum alone, errors can
+    cancel by luck.
+    """
+    worst: dict[str, float] = {}
+    where: dict[str, str] = {}
+
+    def compare(kind: str, ours: Named, theirs: Named, live: Named | None = None) -> None:
+        if ours.keys() != theirs.keys():
+            missing = sorted(ours.keys() ^ theirs.keys())
+            worst[kind], where[kind] = math.inf, f"only one of the two has {missing[0]}"
+        else:
+            worst[kind], where[kind] = measure(ours, theirs, live)
+
+    compare("loss", _losses(outcome), _losses(reference))
+    compare("gradients", _gradients(outcome), _gradients(reference))
+    for kind in OPTIMIZERS:
+        live = _live(reference.gradients[0]) if kind == "adamw" else None
+        compare(kind, outcome.parameters[kind], reference.parameters[kind], live)
+    return worst, where
+
+
+def _losses(outcome: Outcome) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for kind in OPTIMIZERS:
+        for step, loss in enumerate(outcome.losses[kind], start=1):
+            named[f"{kind} step {step}"] = torch.tensor(loss, dtype=torch.float64)
+        for step, losses in enumerate(outcome.token_losses[kind], start=1):
+            named[f"tokens of {kind} step {step}"] = losses
+    return named
+
+
+def _gradients(outcome: Outcome) -> dict[str, Tensor]:
+    return {
+        f"{name} in step {step}": gradient
+        for step, whole in enumerate(outcome.gradients, start=1)
+        for name, gradient in whole.items()
+    }
+
+
+def _difference(name: str, ours: Named, reference: Named, live: Named | None) -> Tensor:
+    difference = ours[name].double() - reference[name].double()
+    return difference if live is None else difference * live[name]
 
 
 def _live(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import torch
 from owl.config.run import DeviceKind, FusionKind, Precision
 from owl.mcore.launch import run_in_processes
 from owl.mcore.process_groups import job, layout, process_groups
-from owl.parity.compare import KINDS, distances, judge
+from owl.parity.compare import KINDS, distances, euclidean_distance
 from owl.parity.faults import FAULTS
 from owl.parity.layouts import TRAINABLE, Layout, Verdict, covering
 from owl.parity.trial import Outcome, parity_model, run_trial, start_weights
@@ -153,25 +153,33 @@ def _try(
     gc.collect()  # the model goes, and with it the groups and their threads
     if not is_writer:
         return None
-    reference, tolerance = _reference(each, fusion, options, folder)
-    return judge(outcome, reference, tolerance, time.perf_counter() - started)
+    return _judge(outcome, each, fusion, options, folder, started)
 
 
-def _reference(
-    each: Layout, fusion: FusionKind, options: Options, folder: Path
-) -> tuple[Outcome, dict[str, float]]:
-    """What a layout is compared with, and how close it has to be."""
+def _judge(
+    outcome: Outcome,
+    each: Layout,
+    fusion: FusionKind,
+    options: Options,
+    folder: Path,
+    started: float,
+) -> Verdict:
+    """Compare an outcome with the run of one process; bfloat16's with the truth in float32."""
 
     def stored(precision: Precision) -> Outcome:
         path = folder / f"{fusion}.{each.learns}.{precision}.pt"
         return Outcome(**torch.load(path))
 
-    if options.precision is not Precision.bf16:
-        tolerance = TOLERANCE[options.precision]
-        return stored(options.precision), dict.fromkeys(KINDS, tolerance)
-    truth = stored(Precision.fp32)
-    single, _ = distances(stored(Precision.bf16), truth)
-    return truth, {kind: BFLOAT16_FACTOR * distance for kind, distance in single.items()}
+    if options.precision is Precision.bf16:
+        truth = stored(Precision.fp32)
+        worst, where = distances(outcome, truth, euclidean_distance)
+        single, _ = distances(stored(Precision.bf16), truth, euclidean_distance)
+        tolerance = {kind: BFLOAT16_FACTOR * distance for kind, distance in single.items()}
+    else:
+        worst, where = distances(outcome, stored(options.precision))
+        tolerance = dict.fromkeys(KINDS, TOLERANCE[options.precision])
+    seconds = time.perf_counter() - started
+    return Verdict(worst=worst, where=where, tolerance=tolerance, seconds=seconds)
 
 
 def _header(fusion: FusionKind, options: Options, layouts: Sequence[Layout]) -> str:

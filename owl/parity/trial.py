@@ -41,7 +41,8 @@ class Outcome:
     """What a trial computed; complete on rank 0, empty elsewhere."""
 
     losses: dict[str, list[float]]  # optimizer -> loss of each step
-    gradients: Whole  # of the first step
+    token_losses: dict[str, list[Tensor]]  # optimizer -> loss of each supervised token, by step
+    gradients: list[Whole]  # of each step of SGD
     parameters: dict[str, Whole]  # optimizer -> after the last step
 
 
@@ -117,32 +118,35 @@ def run_trial(
         vision_tower=replace(model.vision_tower, parallelism=layout.tower),
     )
     losses: dict[str, list[float]] = {}
+    token_losses: dict[str, list[Tensor]] = {}
     parameters: dict[str, Whole] = {}
-    gradients: Whole = {}
+    gradients: list[Whole] = []
     for kind in OPTIMIZERS:
         chunks, optimizer = _trainable(layout, model, weights, groups, precision, device, kind)
-        losses[kind] = []
+        seen = _SupervisedLosses(chunks[-1]) if groups.is_last_stage else None
+        losses[kind], token_losses[kind] = [], []
         for step in range(STEPS):
             batches = _my_packs(make_packs(model, seed=step, cut=layout.cut), groups)
             for chunk in chunks:
                 chunk.zero_grad_buffer()
             optimizer.zero_grad()
             weight = sum(batch.supervised_weight for batch in batches)
-            first = step == 0 and kind == OPTIMIZERS[0]
+            with_gradients = kind == OPTIMIZERS[0]
             loss = forward_backward(
                 chunks,
                 batches,
                 groups,
                 total_weight=sum_over_data_parallel(weight, groups),
-                whole_gradients=first,
+                whole_gradients=with_gradients,
             )
             losses[kind].append(loss)
-            if first:
-                gradients = _whole(chunks, model, groups, gradients=True)
+            token_losses[kind].append(_over_ranks(seen.take() if seen else [], groups))
+            if with_gradients:
+                gradients.append(_whole(chunks, model, groups, gradients=True))
             optimizer.step()
         with whole_weights(chunks):
             parameters[kind] = _whole(chunks, model, groups, gradients=False)
-    return Outcome(losses, gradients, parameters)
+    return Outcome(losses, token_losses, gradients, parameters)
 
 
 def _trainable(
@@ -182,6 +186,33 @@ def _trainable(
     optimizer = build_megatron_optimizer(config, chunks)
     attach_to_schedule(chunks, optimizer, groups)
     return chunks, optimizer
+
+
+class _SupervisedLosses:
+    """Notes the loss of each supervised token that the last stage computes, in order."""
+
+    def __init__(self, last_stage: nn.Module) -> None:
+        self._noted: list[Tensor] = []
+        last_stage.register_forward_hook(self._note)
+
+    def _note(self, _: nn.Module, inputs: tuple[PackedBatch], losses: Tensor) -> None:
+        (batch,) = inputs
+        self._noted.append(losses.detach()[batch.loss_weights > 0].cpu())
+
+    def take(self) -> list[Tensor]:
+        """Hand over what was noted, and start anew."""
+        noted, self._noted = self._noted, []
+        return noted
+
+
+def _over_ranks(mine: list[Tensor], groups: ProcessGroups) -> Tensor:
+    """Bring the data-parallel ranks' token losses together, in the order of the samples."""
+    ranks: list[list[Tensor]] = [[] for _ in range(groups.dp_size)]
+    dist.all_gather_object(ranks, mine, group=groups.collection.dp)
+    stages: list[list[Tensor]] = [[] for _ in range(groups.pp_size)]
+    in_order = [losses for rank in ranks for losses in rank]
+    dist.all_gather_object(stages, in_order, group=groups.collection.pp)
+    return torch.cat(stages[-1])
 
 
 def _my_packs(packs: list[PackedBatch], groups: ProcessGroups) -> list[PackedBatch]:

@@ -69,9 +69,12 @@ def together(
 
 def assert_same_bits(actual: Outcome, expected: Outcome) -> None:
     assert actual.losses == expected.losses
-    assert actual.gradients.keys() == expected.gradients.keys()
-    for name, gradient in expected.gradients.items():
-        assert torch.equal(actual.gradients[name], gradient), name
+    for kind, steps in expected.token_losses.items():
+        assert all(map(torch.equal, actual.token_losses[kind], steps)), kind
+    for ours, theirs in zip(actual.gradients, expected.gradients, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, gradient in theirs.items():
+            assert torch.equal(ours[name], gradient), name
     for kind, parameters in expected.parameters.items():
         for name, parameter in parameters.items():
             assert torch.equal(actual.parameters[kind][name], parameter), f"{name} after {kind}"

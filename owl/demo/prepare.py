@@ -51,7 +51,7 @@ def prepare_demo(folder: Path) -> None:
         # In processes of their own: training there leaves no trace in a trainer's random state or
         # process groups, and the two models train side by side.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        with ProcessPoolExecutor(2, mp_context=spawn, initializer=_on_the_cpu) as pool:
             pool.submit(_make_tokenizer, folder).result()
             middle = (_make_language_model, _make_vision_model, _make_shards)
             for part in [pool.submit(make, folder) for make in middle]:
@@ -93,6 +93,13 @@ def _start_afresh_if_outdated(folder: Path) -> None:
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
     (folder / "recipe.txt").write_text(f"{RECIPE}\n")
+
+
+def _on_the_cpu() -> None:
+    """Make the same models on every machine, and take no GPU from the trainer that waits."""
+    from owl.mcore.cpu import hide_gpus
+
+    hide_gpus()
 
 
 def _make_tokenizer(folder: Path) -> None:

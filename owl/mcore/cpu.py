@@ -10,6 +10,7 @@ CPU; nobody else's torch changes, except for two Tensor methods that cannot be r
 import contextlib
 import functools
 import importlib
+import os
 import sys
 import types
 import warnings
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from owl.errors import ConfigError
 
 # Loaded before the swap, so that none is imported later with the plain torch.
 _MODULES = (
@@ -59,6 +62,14 @@ _CPU = torch.device("cpu")
 _installed = False
 
 
+def hide_gpus() -> None:
+    """Let this process, and those it starts, see a machine without GPUs.
+
+    For who chose the CPU on a GPU machine. Has no effect once CUDA has been asked for its devices.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def is_needed() -> bool:
     """Say whether this machine has no CUDA device."""
     return not torch.cuda.is_available()
@@ -73,13 +84,13 @@ def install() -> None:
     """Point megatron-core's idea of "the device" at the CPU. Safe to call twice.
 
     Raises:
-        RuntimeError: a CUDA device is present, where the redirections would hide it.
+        ConfigError: a CUDA device is in use, which the redirections would hide.
     """
     global _installed
     if not is_needed():
-        raise RuntimeError(
-            "owl.mcore.cpu.install() was called where CUDA is available. Run with "
-            "CUDA_VISIBLE_DEVICES= to train on the CPU of a GPU machine."
+        raise ConfigError(
+            "parallel.device=cpu was chosen in a process that already uses CUDA. Start it with "
+            "CUDA_VISIBLE_DEVICES= (empty) to work on the CPU of a GPU machine."
         )
     if _installed:
         return

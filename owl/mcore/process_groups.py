@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from owl.config.run import ParallelConfig
+from owl.config.run import DeviceKind, ParallelConfig
+from owl.errors import ConfigError
 from owl.mcore import cpu
 from owl.mcore.version import check_version
 
@@ -89,6 +90,8 @@ def process_groups(
 @contextmanager
 def job(parallel: ParallelConfig, *, alone: bool = False) -> Iterator[torch.device]:
     """Start torch.distributed and leave it at the end; yields this process's device."""
+    if parallel.device == DeviceKind.cpu:
+        cpu.hide_gpus()
     check_version()
     # Tensor parallelism overlaps its collectives with compute only with one connection per device.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -153,6 +156,11 @@ def _choose_device(wanted: str) -> torch.device:
     name = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
+    if cpu.is_installed():
+        raise ConfigError(
+            f"parallel.device={name} was chosen in a process that has worked on the CPU before: "
+            f"megatron-core stays there. Use parallel.device=cpu, or another process."
+        )
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 
-from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, RunConfig
+from owl.config.run import (
+    CommBackend,
+    DeviceKind,
+    ModelConfig,
+    ParallelConfig,
+    Precision,
+    RunConfig,
+)
 from owl.mcore.process_groups import process_groups
 from owl.mcore.version import PINNED
 from owl.model.freeze import part_sizes, part_table
@@ -32,15 +39,17 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     return "\n".join(lines)
 
 
-def parameter_sizes(model: ModelConfig, precision: Precision) -> list[tuple[str, int]]:
+def parameter_sizes(
+    model: ModelConfig, precision: Precision, device: DeviceKind
+) -> list[tuple[str, int]]:
     """Name and size of every parameter of the unsplit model, without allocating one.
 
-    Starts and ends a process group of one: call it before the real one.
+    Starts and ends a process group of one: call it before the real one, with the same device.
     """
     from owl.mcore.parameters import global_names
     from owl.mcore.provider import model_provider
 
-    one = ParallelConfig(device=DeviceKind.cpu)
+    one = ParallelConfig(device=device, backend=CommBackend.gloo)  # nothing is communicated
     with process_groups(one, alone=True) as groups, torch.device("meta"):
         chunk = model_provider(model, one, precision, groups, initialise=False)(True, True, None)
         return [(name, parameter.numel()) for name, parameter in global_names([chunk])]

@@ -13,8 +13,7 @@ from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
 from owl.config.load import to_yaml
 from owl.config.run import RunConfig
-from owl.data.loader import Loader
-from owl.data.opening import open_loader, packs_per_step
+from owl.data.opening import chosen_for, open_loader, packs_per_step, step_size
 from owl.data.problems import data_problems
 from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
@@ -48,7 +47,7 @@ def build_and_fit(run: RunConfig) -> None:
     folder = Path(run.output)
     newest = newest_to_resume(run, folder)
     start = None if newest else start_checkpoint(run)
-    sizes = overview.parameter_sizes(run.model, run.precision)
+    sizes = overview.parameter_sizes(run.model, run.precision, run.parallel.device)
     with process_groups(run.parallel, seed=run.seed) as groups:
         loader = open_loader(
             run,
@@ -57,7 +56,9 @@ def build_and_fit(run: RunConfig) -> None:
             read_pixels=groups.is_first_stage,
             share_skips=skip_sharing(groups),
         )
-        global_batch_size = global_batch(run, loader, groups.dp_size)
+        cursor = TrainState.read(newest).cursor if newest else None
+        global_batch_size = step_size(run.batch, loader, dp_size=groups.dp_size, start=cursor)
+        steps = loader.steps(global_batch_size, cursor, samples_per_step=chosen_for(run.batch))
         introduce(run, sizes, global_batch_size, groups)
 
         chunks, optimizer = build_trainable(run, start, groups)
@@ -87,7 +88,7 @@ def build_and_fit(run: RunConfig) -> None:
         )
         fit(
             make_step(chunks, optimizer, groups),
-            loader.steps(global_batch_size, state.cursor if newest else None),
+            steps,
             [log, save],
             state=state,
             train_steps=run.stage.train_steps,
@@ -100,10 +101,11 @@ def dry_run(run: RunConfig) -> None:
     dp_size = max(1, world_size() // (run.parallel.tensor * run.parallel.pipeline))
     global_batch_size = None
     if not list(data_problems(run.data)) and _data_is_there(run):
-        global_batch_size = global_batch(run, open_loader(run, dp_size=dp_size), dp_size)
+        loader = open_loader(run, dp_size=dp_size)
+        global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
     elif not run.pack.enabled or run.batch.global_batch_size:
         global_batch_size = packs_per_step(run.batch, mean_samples_per_pack=1.0, dp_size=dp_size)
-    sizes = overview.parameter_sizes(run.model, run.precision)
+    sizes = overview.parameter_sizes(run.model, run.precision, run.parallel.device)
     _print_overview(run, sizes, global_batch_size, dp_size)
     logger.info("dry run: nothing was trained")
 
@@ -113,13 +115,6 @@ def prepare_demo_data(run: RunConfig) -> None:
     from owl.demo.prepare import prepare_demo
 
     prepare_demo(Path(run.data.demo_folder))
-
-
-def global_batch(run: RunConfig, loader: Loader, dp_size: int) -> int:
-    """Choose the packs of a step from the plan of the data."""
-    return packs_per_step(
-        run.batch, mean_samples_per_pack=loader.mean_samples_per_pack, dp_size=dp_size
-    )
 
 
 def introduce(

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from owl.errors import ConfigError
 from owl.mcore import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.is_needed(), reason="the seam is for machines without CUDA")
@@ -230,5 +231,5 @@ def test_installing_twice_changes_nothing(mcore_torch):
 def test_it_refuses_to_hide_a_cuda_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
-    with pytest.raises(RuntimeError, match="CUDA_VISIBLE_DEVICES="):
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES="):
         cpu.install()

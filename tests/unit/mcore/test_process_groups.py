@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joining a job and leaving it, also when something goes wrong."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from owl.config.run import DeviceKind, ParallelConfig
+from owl.errors import ConfigError
 from owl.mcore.process_groups import process_groups, world_size
 
 ON_CPU = ParallelConfig(device=DeviceKind.cpu)
@@ -58,3 +61,34 @@ def test_the_seed_decides_megatrons_random_states():
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
+
+
+@pytest.fixture
+def gpu_machine(monkeypatch):
+    """A machine with GPUs, as far as a process without one can tell: until it hides them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(
+        torch.cuda, "is_available", lambda: os.environ.get("CUDA_VISIBLE_DEVICES") is None
+    )
+    yield
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_who_chooses_the_cpu_of_a_gpu_machine_gets_it(gpu_machine):
+    assert torch.cuda.is_available()
+
+    with process_groups(ON_CPU, alone=True) as groups:
+        assert groups.device == torch.device("cpu")
+
+    assert not torch.cuda.is_available()
+
+
+def test_a_process_that_worked_on_the_cpu_says_why_it_takes_no_gpu(gpu_machine):
+    with process_groups(ON_CPU, alone=True):
+        pass
+
+    with (
+        pytest.raises(ConfigError, match="another process"),
+        process_groups(ParallelConfig(device=DeviceKind.cuda), alone=True),
+    ):
+        pass

@@ -42,7 +42,7 @@ def forward_backward(
         The loss of the global batch, on every rank.
     """
     results = get_forward_backward_func()(
-        forward_step_func=_ForwardStep(total_weight, groups.device),
+        forward_step_func=_ForwardStep(total_weight, groups.device, learns=not forward_only),
         # Each virtual stage sees every micro-batch.
         data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
         model=list(chunks),
@@ -117,15 +117,17 @@ def _add_partial_gradients(chunks: Sequence[nn.Module], tp_group: dist.ProcessGr
 class _ForwardStep:
     """What Megatron calls for each micro-batch."""
 
-    def __init__(self, total_weight: float, device: torch.device) -> None:
+    def __init__(self, total_weight: float, device: torch.device, *, learns: bool) -> None:
         self.total_weight = max(total_weight, 1e-12)
-        self.device = device
+        self.device, self.learns = device, learns
 
     def __call__(self, batches: Iterator[PackedBatch], model: nn.Module) -> tuple[Tensor, Any]:
         batch = next(batches).to(self.device)
 
         def weigh(losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             loss = (losses * batch.loss_weights.to(losses.dtype)).sum() / self.total_weight
+            # Megatron would skip such a backward pass without a word.
+            assert loss.requires_grad or not self.learns, "the loss depends on nothing that learns"
             return loss, torch.zeros((), dtype=torch.int, device=self.device), loss.detach()
 
         return model(batch), weigh

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from owl.model.attention import AttentionBackend
 from owl.model.fusion import FusionBuilder
 from owl.model.media import PackContext
+from owl.model.recompute import attend_in
 from owl.model.rope import rotate
 
 
@@ -56,7 +56,7 @@ class PackedSelfAttention(SelfAttention):
         pack = packed_seq_params
         query, key, value = self._text_heads(hidden_states, pack)
         attend = self.core_attention.backend.text
-        heads = self._maybe_recomputed(lambda q, k, v: attend(q, k, v, pack), query, key, value)
+        heads = attend_in(self, lambda q, k, v: attend(q, k, v, pack), query, key, value)
         return self.linear_proj(heads.flatten(1)[:, None])
 
     def _text_heads(
@@ -67,12 +67,6 @@ class PackedSelfAttention(SelfAttention):
             part.squeeze(1) for part in self.get_query_key_value_tensors(hidden_states)
         )
         return rotate(query, pack.text_rotary), rotate(key, pack.text_rotary), value
-
-    def _maybe_recomputed(self, attend: Callable[..., Tensor], *heads: Tensor) -> Tensor:
-        """Run attention, keeping only its inputs where selective recompute asks for that."""
-        if self.checkpoint_core_attention and self.training:
-            return tensor_parallel.checkpoint(attend, False, *heads)
-        return attend(*heads)
 
 
 class HyperAttention(PackedSelfAttention):
@@ -146,15 +140,15 @@ class HyperAttention(PackedSelfAttention):
 
         def attend(*heads: Tensor) -> Tensor:
             attended: Tensor = self.fusion(backend, *heads, pack)
-            *_, media_key, media_value = heads
-            if len(media_key):
+            if pack.shows_media:
                 return attended
-            # Adds nothing, but gives the image side its (zero) gradients also in a pack without
-            # tiles, so that no rank waits for a gradient that never comes. In here, since what is
-            # recomputed has to depend on something that learns.
-            return attended + media_key.sum() + media_value.sum()
+            # Adds nothing, but gives the image side its (zero) gradients also in a pack where no
+            # token sees a tile, so that no rank waits for a gradient that never comes. In here,
+            # since what is recomputed has to depend on something that learns.
+            *_, media_key, media_value = heads
+            return attended + media_key[:0].sum() + media_value[:0].sum()
 
-        heads = self._maybe_recomputed(attend, query, key, value, media_key, media_value)
+        heads = attend_in(self, attend, query, key, value, media_key, media_value)
         return self.linear_proj(heads.flatten(1)[:, None])
 
     def _media_heads(self, media_features: Tensor, pack: PackContext) -> tuple[Tensor, Tensor]:
@@ -166,7 +160,7 @@ class HyperAttention(PackedSelfAttention):
             .unflatten(-1, (self.num_query_groups_per_partition, 2, -1))
             .unbind(dim=2)
         )
-        return rotate(key, pack.media_rotary.repeat(pack.patches)), value
+        return rotate(key, pack.patch_rotary), value
 
 
 class HyperAttentionLayer(TransformerLayer):

@@ -15,6 +15,8 @@ from torch import Tensor
 from owl.model.norm import at_least_float32
 
 ROWS_PER_CHUNK = 1024
+ALIGNED_WORDS = 128
+"""Chunks are a multiple of it: GPUs multiply half-precision matrices of odd widths slowly."""
 
 
 def linear_cross_entropy(
@@ -113,8 +115,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _chunks(vocabulary: int, rows: int, rows_per_chunk: int) -> list[slice]:
-    """Cut a vocabulary so that the logits of all rows for a chunk are as many as allowed."""
+    """Cut a vocabulary evenly, so that no chunk's logits of all rows are more than allowed."""
     size = max(1, rows_per_chunk * vocabulary // max(1, rows))
+    if size >= ALIGNED_WORDS:
+        count = -(-vocabulary // (size - size % ALIGNED_WORDS))
+        size = -(-vocabulary // (count * ALIGNED_WORDS)) * ALIGNED_WORDS
     return [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
 
 

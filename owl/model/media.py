@@ -46,6 +46,19 @@ class PackContext:
     patches: int  # p, keys a tile costs
 
     @cached_property
+    def patch_rotary(self) -> Rotary:
+        """Rotary tables of [m * p] patches, made once for all layers."""
+        return self.media_rotary.repeat(self.patches)
+
+    @cached_property
+    def shows_media(self) -> bool:
+        """Whether any token sees any tile."""
+        return any(
+            min(view.visible_from, default=view.num_tokens) < view.num_tokens
+            for view in self.samples
+        )
+
+    @cached_property
     def sees_media(self) -> Tensor:
         """[t] bool, True where a token sees at least one tile."""
         first = torch.full(

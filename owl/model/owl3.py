@@ -129,6 +129,9 @@ class Owl3Model(LanguageModule):
         if self.pre_process:
             hidden_states = self.embedding(batch.tokens[None], position_ids=None)
             media_features = self.encode(batch.pixel_values)
+            if torch.is_grad_enabled() and not media_features.requires_grad:
+                # Recomputed layers learn only where one of their inputs has a gradient.
+                hidden_states.requires_grad_()
         else:
             assert self.input_tensor is not None
             rows_here = batch.num_tokens // self._rows_shared_by()

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 
+from owl.model.recompute import attend_in
+
 
 class TileSelfAttention(SelfAttention):
     """SigLIP attention, tiles along the batch dimension, without positions or mask."""
@@ -26,5 +28,5 @@ class TileSelfAttention(SelfAttention):
         query, key, value = (
             part.permute(1, 2, 0, 3) for part in self.get_query_key_value_tensors(hidden_states)
         )
-        heads = F.scaled_dot_product_attention(query, key, value)
+        heads = attend_in(self, F.scaled_dot_product_attention, query, key, value)
         return self.linear_proj(heads.permute(2, 0, 1, 3).flatten(2))

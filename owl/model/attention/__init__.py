@@ -9,6 +9,7 @@ All three calls take heads of this rank, flat over the pack, and grouped-query k
 and return [t, a, d].
 """
 
+from functools import cache
 from typing import Protocol
 
 from torch import Tensor
@@ -43,8 +44,9 @@ class AttentionBackend(Protocol):
         ...
 
 
+@cache
 def attention_backend(kind: AttentionKind) -> AttentionBackend:
-    """Build the backend that `model.attention` names."""
+    """Build the backend that `model.attention` names: one for all layers, which share its masks."""
     if kind is AttentionKind.reference:
         from owl.model.attention.reference import ReferenceAttention
 

@@ -130,6 +130,9 @@ def test_gradients_are_those_of_the_published_code(owl2):
 def test_a_tile_is_read_alone(alone):
     config = decoder_config(TINY, ParallelConfig(), Precision.fp64)
     module = VisualAbstractor(config, TINY, alone.collection).double()
+    torch.manual_seed(0)
+    for parameter in module.parameters():  # built outside a model, they are not drawn yet
+        torch.nn.init.normal_(parameter, std=0.1)
     features = torch.randn(3, 4, 16, dtype=torch.float64)
 
     together, one = module(flat(features)), module(flat(features[1:2]))

@@ -11,6 +11,7 @@ from owl.config.run import FusionKind, ParallelConfig, Precision, Recompute, Tra
 from owl.data.samples import IGNORE_INDEX
 from owl.errors import BatchError
 from owl.mcore.provider import build_model
+from owl.model import tile_attention
 from owl.model.freeze import freeze
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import PLACES, make_pack
@@ -58,7 +59,9 @@ def test_the_loss_is_zero_where_nothing_is_learned(build):
 
 
 @FUSIONS
-@pytest.mark.parametrize("places", [PLACES, [(4, []), (3, [])]], ids=["tiles", "text only"])
+@pytest.mark.parametrize(
+    "places", [PLACES, [(4, []), (3, [])], [(4, [3])]], ids=["tiles", "text only", "none seen"]
+)
 def test_every_parameter_gets_a_finite_gradient_in_every_pack(build, kind, places):
     model = build(kind)
 
@@ -83,6 +86,46 @@ def test_stage_1_learns_nothing_from_a_text_only_pack_whatever_is_recomputed(
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert gradients
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+@FUSIONS
+def test_fusion_alone_learns_the_same_whatever_is_recomputed(alone, kind):
+    if kind is FusionKind.joint_softmax:
+        learns = Trainable(
+            vision_tower=False, projector=False, language_model=True, fusion=True
+        )  # it has no gate
+    else:
+        learns = Trainable(vision_tower=False, projector=False, language_model=False, fusion=True)
+    gradients = []
+    for recompute in Recompute:
+        parallel = ParallelConfig(recompute=recompute, recompute_tower=recompute)
+        (model,) = build_model(tiny_model(kind), parallel, Precision.fp32, alone)
+        freeze(model, learns)
+        model(make_pack(PLACES)).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+
+    for kept, *again in zip(*gradients, strict=True):
+        assert kept.any()
+        assert all(torch.equal(kept, gradient) for gradient in again)
+
+
+def test_selective_recompute_runs_the_towers_attention_again(alone, monkeypatch):
+    calls = []
+    attend = tile_attention.F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        tile_attention.F,
+        "scaled_dot_product_attention",
+        lambda *heads: calls.append(1) or attend(*heads),
+    )
+    parallel = ParallelConfig(recompute_tower=Recompute.selective)
+    (model,) = build_model(tiny_model(), parallel, Precision.fp32, alone)
+
+    features = model.vision_tower(make_pack(PLACES).pixel_values)
+    before = len(calls)
+    features.sum().backward()
+
+    assert before == 2  # layers whose output is used
+    assert len(calls) == 2 * before
 
 
 @FUSIONS

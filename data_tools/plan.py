@@ -21,7 +21,7 @@ from owl.config.data_run import read_data_run
 from owl.config.run import RunConfig
 from owl.data.forecast import Fill, Forecast, forecast
 from owl.data.loader import Loader
-from owl.data.opening import open_loader, packs_per_step
+from owl.data.opening import open_loader, step_size
 from owl.errors import ConfigError, OwlError
 
 
@@ -62,9 +62,7 @@ def main() -> int:
 
 def make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int) -> Forecast:
     """Look at a run's plan. Raises ConfigError when ranks cannot share a step."""
-    global_batch_size = packs_per_step(
-        run.batch, mean_samples_per_pack=loader.mean_samples_per_pack, dp_size=dp_size
-    )
+    global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
     per_forward = dp_size * run.batch.micro_batch_size
     if global_batch_size % per_forward:
         raise ConfigError(

@@ -23,7 +23,7 @@ from owl.config.data_run import read_data_run
 from owl.config.run import RunConfig
 from owl.data.flops import batch_flops
 from owl.data.loader import Loader
-from owl.data.opening import open_loader, packs_per_step
+from owl.data.opening import open_loader, step_size
 from owl.data.plan import predicted_cost
 from owl.data.preview.batch import StepChoice, load_sample, load_step
 from owl.data.preview.page import render_page
@@ -82,9 +82,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
     """What a rank trains on at a step."""
-    size = packs_per_step(
-        run.batch, mean_samples_per_pack=loader.mean_samples_per_pack, dp_size=arguments.dp
-    )
+    size = step_size(run.batch, loader, dp_size=arguments.dp)
     choice = load_step(
         loader,
         step=arguments.step,

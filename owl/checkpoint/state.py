@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """TrainState: what survives a restart besides weights and optimizer."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from owl.data.samples import Cursor
@@ -26,6 +28,11 @@ class TrainState:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "TrainState":
+        """Read it from a checkpoint's folder."""
+        return cls.from_dict(json.loads((checkpoint / "training.json").read_text()))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainState":

@@ -10,13 +10,12 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
 
 from owl.config.run import (
-    ChangePolicy,
     DataConfig,
     LiteralPolicy,
     PackConfig,
@@ -24,7 +23,7 @@ from owl.config.run import (
     TemplateKind,
 )
 from owl.data.encode import SampleEncoder
-from owl.data.fingerprint import LIBRARY, fingerprint_differences, make_fingerprint
+from owl.data.fingerprint import make_fingerprint
 from owl.data.index import LITERAL_ERROR
 from owl.data.lengths import SampleLengths
 from owl.data.microbatch import (
@@ -48,10 +47,11 @@ from owl.data.plan import (
 )
 from owl.data.problems import data_problems
 from owl.data.quarantine import Quarantine, read_quarantine
+from owl.data.resume import Stream, checked_start
 from owl.data.samples import Cursor, DataReport, StepBatch
 from owl.data.shards import Dataset
 from owl.data.tokenizer import Tokenizer, load_tokenizer
-from owl.errors import CheckpointError, ConfigError
+from owl.errors import ConfigError
 
 logger = logging.getLogger("owl")
 
@@ -107,21 +107,35 @@ class Loader:
         """Samples of all sources together."""
         return self.plan.samples_per_epoch
 
-    def steps(self, global_batch_size: int, start: Cursor | None = None) -> Iterator[StepBatch]:
+    def steps(
+        self,
+        global_batch_size: int,
+        start: Cursor | None = None,
+        *,
+        samples_per_step: int | None = None,
+    ) -> Iterator[StepBatch]:
         """Yield this rank's part of every global batch, for ever.
 
         Args:
             global_batch_size: packs per step over all ranks.
             start: where an earlier run stood; the beginning when None.
+            samples_per_step: what the size was chosen for, if the user did not set it: goes into
+                the cursor, so that a resumed run keeps the size (owl.data.opening).
 
         Raises:
             ConfigError: the batch does not divide among ranks and micro-batches.
-            CheckpointError: the cursor belongs to other data or settings.
+            CheckpointError: the cursor belongs to other data, settings or global batches.
             DataError: a shard changed, or too many samples have content errors.
         """
         self._check_batch(global_batch_size)
-        start = self._checked_start(start)
-        return self._run(global_batch_size, start)
+        stream = Stream(
+            fingerprint=self.fingerprint,
+            windows_per_epoch=self.plan.windows_per_epoch,
+            packs_per_step=global_batch_size,
+            samples_per_step=samples_per_step,
+            per_forward=self._dp_size * self._micro_batch_size,
+        )
+        return self._run(global_batch_size, checked_start(start, stream, self._data.on_change))
 
     def _run(self, global_batch_size: int, start: Cursor) -> Iterator[StepBatch]:
         under_way: deque[RankStep] = deque()  # steps whose micro-batches are being loaded
@@ -223,42 +237,6 @@ class Loader:
                 f"batch.micro_batch_size={self._micro_batch_size} on each of {self._dp_size} "
                 "data-parallel rank(s)."
             )
-
-    def _checked_start(self, start: Cursor | None) -> Cursor:
-        """The cursor to start from, once it is known to belong to this plan."""
-        if start is None:
-            return Cursor(fingerprint=self.fingerprint)
-        differences = dict(fingerprint_differences(start.fingerprint, self.fingerprint))
-        serious = [line for name, line in differences.items() if not name.startswith(LIBRARY)]
-        if not serious:
-            for line in differences.values():
-                logger.warning("the tiles may differ in their last bit: %s", line)
-            return replace(start, fingerprint=self.fingerprint)
-        listed = "\n  ".join(serious)
-        if self._data.on_change == ChangePolicy.refuse:
-            raise CheckpointError(
-                "the data cursor belongs to other data or settings, so the stream cannot go on "
-                f"where it stood:\n  {listed}\nRestore them; or let the new data begin at their "
-                "next window with data.on_change=next_window; or start a new run from the weights "
-                "alone with checkpoint.start_from."
-            )
-        cursor = self._next_window(start)
-        logger.warning(
-            "data or settings have changed:\n  %s\nGoing on with the new ones at epoch %d, window "
-            "%d (data.on_change=next_window). Samples may come twice, or not, in this epoch.",
-            listed,
-            cursor.epoch,
-            cursor.window,
-        )
-        return cursor
-
-    def _next_window(self, start: Cursor) -> Cursor:
-        """The first window of this plan that an older plan has not begun."""
-        window = start.window + 1 if start.pack else start.window
-        epoch = start.epoch
-        if window >= self.plan.windows_per_epoch:
-            epoch, window = epoch + 1, 0
-        return replace(start, epoch=epoch, window=window, pack=0, fingerprint=self.fingerprint)
 
 
 def build_loader(

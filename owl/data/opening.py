@@ -4,6 +4,8 @@
 from owl.config.run import BatchConfig, RunConfig
 from owl.data.cost import tile_cost
 from owl.data.loader import Loader, ShareSkips, build_loader
+from owl.data.resume import kept_packs_per_step
+from owl.data.samples import Cursor
 
 
 def open_loader(
@@ -58,3 +60,28 @@ def packs_per_step(batch: BatchConfig, *, mean_samples_per_pack: float, dp_size:
     assert batch.samples_per_step is not None, "the config check asks for one of the two"
     unit = batch.micro_batch_size * dp_size
     return max(1, round(batch.samples_per_step / mean_samples_per_pack / unit)) * unit
+
+
+def step_size(
+    batch: BatchConfig, loader: Loader, *, dp_size: int, start: Cursor | None = None
+) -> int:
+    """Packs of a step of a run, from the plan of its data.
+
+    Args:
+        batch: its settings.
+        loader: of any rank.
+        dp_size: data-parallel ranks.
+        start: where an earlier run of it stood. A size that was chosen then, for the same
+            samples_per_step, is kept if these ranks can share it; Loader.steps refuses another.
+    """
+    kept = kept_packs_per_step(start, chosen_for(batch), loader.fingerprint)
+    if kept is not None and kept % (batch.micro_batch_size * dp_size) == 0:
+        return kept
+    return packs_per_step(
+        batch, mean_samples_per_pack=loader.mean_samples_per_pack, dp_size=dp_size
+    )
+
+
+def chosen_for(batch: BatchConfig) -> int | None:
+    """The samples for which the packs of a step are chosen; None when the user set the packs."""
+    return batch.samples_per_step if batch.global_batch_size is None else None

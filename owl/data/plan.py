@@ -10,7 +10,7 @@ any number of ranks.
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -216,13 +216,13 @@ class Plan:
             for place, pack in enumerate(window.packs[first:], start=first + 1):
                 packs_consumed += 1
                 samples_consumed += len(pack)
-                cursor = Cursor(
+                cursor = replace(
+                    start,
                     epoch=epoch,
                     window=number,
                     pack=place,
                     packs_consumed=packs_consumed,
                     samples_consumed=samples_consumed,
-                    fingerprint=start.fingerprint,
                 )
                 yield pack, cursor, dropped
                 dropped = Counter()

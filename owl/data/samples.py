@@ -130,7 +130,8 @@ class Cursor:
 
     The position is counted in packs of the stateless plan, so it does not depend on the number of
     ranks or loader workers. `fingerprint` names what the plan was made from (data, tokenizer,
-    template, budgets, seed): a cursor is only valid for the same fingerprint.
+    template, budgets, seed): a cursor is only valid for the same fingerprint, and for steps of as
+    many packs.
     """
 
     epoch: int = 0
@@ -138,6 +139,8 @@ class Cursor:
     pack: int = 0  # packs of this window already consumed
     packs_consumed: int = 0
     samples_consumed: int = 0
+    packs_per_step: int = 0  # the global batch; 0: not known
+    samples_per_step: int | None = None  # that packs_per_step was chosen for; None: set by the user
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -18,6 +18,8 @@ from typing import Self
 from owl.errors import DataError
 
 BLOCK = 512
+MAX_DIGITS = 20
+"""Of a number of bytes. Python refuses to read very long numbers, with a ValueError."""
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_/-]+")
 FILE_PATTERN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
@@ -101,7 +103,7 @@ def read_member(view: memoryview, offset: int, *, shard: str) -> Member:
             "shards with owl.data.shards.ShardWriter, or with tar --format=ustar and no folders.",
             shard=shard,
         )
-    size = int(overrides.get("size", info.size))
+    size = _pax_number(overrides["size"], start, shard) if "size" in overrides else info.size
     return Member(overrides.get("path", info.name), start, offset + BLOCK, size)
 
 
@@ -118,18 +120,43 @@ def _block(view: memoryview, offset: int, *, shard: str) -> bytes:
 
 def _read_header(view: memoryview, offset: int, *, shard: str) -> tarfile.TarInfo:
     try:
-        return tarfile.TarInfo.frombuf(_block(view, offset, shard=shard), "utf-8", "strict")
+        info = tarfile.TarInfo.frombuf(_block(view, offset, shard=shard), "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
         raise DataError(
             "E101", f"no tar header at byte {offset}: {error}. Copy the shard again.", shard=shard
         ) from error
+    if info.size < 0:  # base-256 numbers have a sign; reading on from it would go backwards
+        raise DataError(
+            "E101",
+            f"the header at byte {offset} says {info.size} bytes. Write the shard again.",
+            shard=shard,
+        )
+    return info
+
+
+def _pax_number(value: str, offset: int, shard: str) -> int:
+    """A size as PAX writes it: decimal digits and nothing else, so never below 0."""
+    if not _is_decimal(value):
+        raise DataError(
+            "E101",
+            f"the PAX block at byte {offset} says size={value!r:.40}, which is not a number of "
+            "bytes. Write the shard again.",
+            shard=shard,
+        )
+    return int(value)
+
+
+def _is_decimal(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
 
 
 def _pax_records(data: bytes, offset: int, *, shard: str) -> Iterator[tuple[str, str]]:
     """Yield the "length key=value" lines of a PAX block."""
     while data.strip(b"\0"):
         length, _, rest = data.partition(b" ")
-        if not length.isdigit() or not len(length) + 1 < int(length) <= len(data):
+        if not _is_decimal(length.decode("ascii", "replace")) or not (
+            len(length) + 1 < int(length) <= len(data)
+        ):
             raise DataError("E101", f"the PAX block at byte {offset} is broken.", shard=shard)
         key, _, value = (
             rest[: int(length) - len(length) - 2].decode("utf-8", "replace").partition("=")

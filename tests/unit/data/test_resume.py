@@ -86,7 +86,7 @@ def test_a_size_that_the_ranks_cannot_share_is_refused_and_chosen_anew_with_the_
     three, cursor = run_two_steps(config, PUBLISHED, dp_size=1)
     assert three == 3
     loader = make_loader(config, PACK, dp_size=2)
-    with pytest.raises(CheckpointError, match="3 do not divide among this run's ranks, .* 2 at"):
+    with pytest.raises(CheckpointError, match=r"3 do not divide among this run's ranks, .* 2 at"):
         start_of(loader, PUBLISHED, 2, cursor)
     config.on_change = ChangePolicy.next_window
     size, steps = start_of(make_loader(config, PACK, dp_size=2), PUBLISHED, 2, cursor)

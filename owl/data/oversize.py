@@ -135,8 +135,9 @@ class Shortener:
         """Reduce frames; if that is not enough, cut as the policy says.
 
         Returns:
-            At least one excerpt, or none; and what was lost on the way, by code: E403 when nothing
-            fits, E204 for parts of a document that would teach nothing.
+            At least one excerpt, or none; and what was lost on the way, by code: E403 once when
+            nothing fits, else for each unit that is too long for a pack by itself; E204 for parts
+            of a document that would teach nothing.
         """
         whole = Excerpt(code=self._code, frames=self._fewer_frames())
         tokens, tiles = self._measure(whole)
@@ -148,7 +149,9 @@ class Shortener:
         for excerpt in self._excerpts(whole):
             if not is_split and fitted:
                 break
-            if self._teaches(excerpt):
+            if excerpt is None:
+                lost[NOTHING_FITS] += 1
+            elif self._teaches(excerpt):
                 fitted.append(Fitted(excerpt, *self._measure(excerpt)))
             else:
                 lost[NOTHING_LEARNED] += 1
@@ -184,8 +187,8 @@ class Shortener:
             if media["type"] == "frames":
                 yield len(frame_range(part, media))
 
-    def _excerpts(self, whole: Excerpt) -> Iterator[Excerpt]:
-        """Yield excerpts one after the other, each as long as fits; too long units are left out."""
+    def _excerpts(self, whole: Excerpt) -> Iterator[Excerpt | None]:
+        """Yield excerpts one after the other, each as long as fits; None for a too long unit."""
         lengths = [
             self._measure(replace(whole, first=unit, end=unit + 1))
             for unit in range(len(self._units))
@@ -197,6 +200,8 @@ class Shortener:
                 yield replace(whole, first=first, end=end)
             elif first == 0 and self._document["kind"] != "document":
                 return  # a chat makes no sense from its second question on
+            else:
+                yield None
             first = max(end, first + 1)
 
     def _furthest(self, whole: Excerpt, first: int, lengths: Sequence[tuple[int, int]]) -> int:

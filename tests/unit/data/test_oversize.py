@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig, SourceConfig
+from owl.data.encode import CutChoice
 from owl.data.loader import Loader
 from owl.data.oversize import UNIT_CHARACTERS, break_text, choose_frames
 from owl.data.prepare import prepare_folder
@@ -42,10 +43,10 @@ def clip(frames):
     return {"type": "frames", "files": [f"f{i:02}.jpg" for i in range(frames)]}
 
 
-def one(tmp_path, sample, policy, *, tokens=200, tiles=4, **settings) -> Loader:
+def one(tmp_path, sample, policy, *, tokens=200, tiles=4, size=(20, 12), **settings) -> Loader:
     """Load a folder that holds this sample alone, each pack a sample."""
     names = [file for media in sample["media"] for file in media.get("files", [media.get("file")])]
-    files = {name: picture(seed=number) for number, name in enumerate(names)}
+    files = {name: picture(*size, seed=number) for number, name in enumerate(names)}
     write_shard(tmp_path / "a/s.tar", [("k", sample, files)])
     assert prepare_folder(tmp_path / "a") == []
     config = data_config(tmp_path, tmp_path / "a", oversize=policy, **settings)
@@ -113,6 +114,31 @@ def test_a_split_document_loses_nothing(tmp_path):
     assert sum(batch.num_tiles for batch in batches) == 9
     assert all(batch.num_tokens <= 200 and batch.num_tiles <= 4 for batch in batches)
     assert sum(step.report.shortened.get("E401", 0) for step in steps) == 3
+
+
+@pytest.mark.parametrize("policy", [OversizePolicy.truncate, OversizePolicy.split])
+def test_a_part_that_no_pack_can_hold_is_counted(tmp_path, policy):
+    grid = {"type": "image", "file": "m0.jpg", "cut": "on"}
+    sample = document({"text": "before"}, {"media": 0}, {"text": "after"}, media=[grid])
+    loader = one(tmp_path, sample, policy, tokens=300, cut=CutPolicy.on, size=(48, 32))
+    assert loader.plan.sources[0].lengths.of(0, CutChoice.marked)[1] == 7
+    packs, (batch,), (step,) = epoch(loader)
+    assert {planned.excerpt.code for planned in packs[0]} == {"E402"}
+    if policy == OversizePolicy.split:
+        assert batch.keys == ("k[0:1]", "k[2:3]")  # "before" and "after", in one pack
+        assert loader.plan.window(0, 0).dropped == step.report.skipped == {"E403": 1}
+    else:  # what lies behind a truncated sample's end is not looked at
+        assert batch.keys == ("k[0:1]",)
+        assert loader.plan.window(0, 0).dropped == {}
+
+
+def test_leading_parts_that_no_pack_can_hold_are_counted_too(tmp_path):
+    grid = {"type": "image", "file": "m0.jpg", "cut": "on"}
+    sample = document({"media": 0}, {"media": 0}, {"text": "after"}, media=[grid])
+    loader = one(tmp_path, sample, OversizePolicy.truncate, cut=CutPolicy.on, size=(48, 32))
+    (batch,) = epoch(loader)[1]
+    assert text_of(loader, batch) == "after"
+    assert loader.plan.window(0, 0).dropped == {"E403": 2}
 
 
 def test_a_picture_stays_with_the_text_after_it(tmp_path):

@@ -90,10 +90,19 @@ def wrap_for_training(
     *,
     precision: Precision,
     distributed_optimizer: bool,
+    bucket_size: int | None = None,
 ) -> list[nn.Module]:
     """Freeze what does not learn, then wrap in Megatron's data parallelism.
 
     The order matters: the wrapper makes gradient buffers for what requires a gradient.
+
+    Args:
+        chunks: this rank's model.
+        trainable: what learns.
+        parallel: what overlaps.
+        precision: of the weights.
+        distributed_optimizer: whether each rank needs its share of the gradients only.
+        bucket_size: parameters whose gradients are reduced together; None for Megatron's choice.
     """
     settings = DistributedDataParallelConfig(
         # Float64 gradients would lose their point in float32 buffers.
@@ -101,6 +110,7 @@ def wrap_for_training(
         use_distributed_optimizer=distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
         overlap_param_gather=parallel.overlap_param_gather,
+        bucket_size=bucket_size,
     )
     for chunk in chunks:
         freeze(chunk, trainable)
@@ -116,6 +126,8 @@ def whole_weights(chunks: list[nn.Module]) -> Iterator[None]:
     waiting = [chunk for chunk in chunks if chunk.ddp_config.overlap_param_gather]
     for chunk in waiting:
         chunk.disable_forward_pre_hook(param_sync=True)
-    yield
-    for chunk in waiting:
-        chunk.enable_forward_pre_hook()
+    try:
+        yield
+    finally:
+        for chunk in waiting:
+            chunk.enable_forward_pre_hook()

@@ -3,6 +3,7 @@
 
 python -m owl.parity golden DIR [--tensor N] [--packed] [--implementation hf]
 python -m owl.parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
+torchrun --nnodes 2 --nproc-per-node 8 ... -m owl.parity layouts --device cuda --dtype bfloat16
 """
 
 import argparse
@@ -56,7 +57,12 @@ def _add_layouts(commands: Any) -> None:
     layouts = commands.add_parser(
         "layouts", help="train a small Owl3 in many parallel layouts and compare with one process"
     )
-    layouts.add_argument("--processes", type=int, default=4, choices=[1, 2, 4])
+    layouts.add_argument(
+        "--processes",
+        type=int,
+        default=4,
+        help="to start here (default 4); torchrun brings its own",
+    )
     layouts.add_argument("--only", default="", help="layouts whose name contains this, such as SP")
     layouts.add_argument("--dtype", choices=list(_PRECISIONS), default="float64")
     layouts.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

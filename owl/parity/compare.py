@@ -69,7 +69,7 @@ def distances(
     compare("loss", _losses(outcome), _losses(reference))
     compare("gradients", _gradients(outcome), _gradients(reference))
     for kind in OPTIMIZERS:
-        live = _live(reference.gradients[0]) if kind == "adamw" else None
+        live = _live(reference.gradients["adamw step 1"]) if kind == "adamw" else None
         compare(kind, outcome.parameters[kind], reference.parameters[kind], live)
     return worst, where
 
@@ -86,8 +86,8 @@ def _losses(outcome: Outcome) -> dict[str, Tensor]:
 
 def _gradients(outcome: Outcome) -> dict[str, Tensor]:
     return {
-        f"{name} in step {step}": gradient
-        for step, whole in enumerate(outcome.gradients, start=1)
+        f"{name} in {step}": gradient
+        for step, whole in outcome.gradients.items()
         for name, gradient in whole.items()
     }
 

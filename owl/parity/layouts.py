@@ -24,6 +24,8 @@ TRAINABLE = {
     "stage2": Trainable(vision_tower=False, projector=True, language_model=True, fusion=True),
     "all": Trainable(vision_tower=True, projector=True, language_model=True, fusion=True),
 }
+PACKS = 4
+"""That every cut of layouts makes: so many data-parallel ranks at most."""
 LAYERS = 8
 """Of the parity model: four stages of two chunks each."""
 
@@ -84,11 +86,18 @@ _WORDS = {
 }
 
 
-def features(fusion: FusionKind) -> dict[str, list[Any]]:
-    """Every feature and its values, for a variant."""
+def features(fusion: FusionKind, *, flex: bool = False) -> dict[str, list[Any]]:
+    """Every feature and its values, for a variant.
+
+    Args:
+        fusion: of the variant.
+        flex: whether there is a GPU to run FlexAttention, and a number format it knows.
+    """
     attention = [AttentionKind.per_sample, AttentionKind.reference]
     if fusion is FusionKind.joint_softmax:
         attention.append(AttentionKind.lse_merge)
+    if flex:
+        attention.append(AttentionKind.flex)
     return {
         "tensor": [1, 2, 4],
         "rows": ["whole", "shared"],
@@ -107,9 +116,10 @@ def fits(choice: Choice, processes: int) -> bool:
     """Say whether a (possibly partial) choice can be laid over this many processes."""
     full = {"tensor": 1, "pipeline": 1, "rows": "whole", "stages": "even"} | dict(choice)
     ranks = full["tensor"] * full["pipeline"]
-    micro_batches = 4 // max(1, processes // ranks) if ranks <= processes else 0
+    micro_batches = PACKS // max(1, processes // ranks) if ranks <= processes else 0
     rules = (
         processes % ranks == 0,
+        micro_batches > 0,
         full["rows"] == "whole" or full["tensor"] > 1,
         full.get("tower") is not VisionParallelism.image or full["tensor"] > 1,
         full["stages"] == "even" or full["pipeline"] > 1,
@@ -119,7 +129,11 @@ def fits(choice: Choice, processes: int) -> bool:
 
 
 def covering(
-    fusion: FusionKind, processes: int, *, together: int = 2, at_least: int = 24
+    values: Mapping[str, Sequence[Any]],
+    processes: int,
+    *,
+    together: int = 2,
+    at_least: int = 24,
 ) -> list[Layout]:
     """Choose layouts until every combination of values that fits has met, and at least so many.
 
@@ -127,13 +141,13 @@ def covering(
     the same each time.
 
     Args:
-        fusion: whose features.
+        values: the features and their values.
         processes: that every layout is laid over.
         together: how many features' values have to meet: 2 for every pair, 1 for each value once.
         at_least: layouts to fill up to.
     """
-    legal = [choice for choice in _all_choices(features(fusion)) if fits(choice, processes)]
-    met = [frozenset(combinations(sorted(each.items(), key=_order), together)) for each in legal]
+    legal = [choice for choice in _all_choices(values) if fits(choice, processes)]
+    met = [_meetings(each, processes, together) for each in legal]
     still_open = frozenset[Any]().union(*met)
     chosen: list[int] = []
     while still_open:
@@ -147,8 +161,15 @@ def covering(
     return [Layout(**legal[index]) for index in chosen]
 
 
-def _order(item: tuple[str, Any]) -> str:
-    return item[0]
+def _meetings(choice: Choice, processes: int, together: int) -> frozenset[Any]:
+    """Name what meets in a layout, the data-parallel ranks it leaves among them.
+
+    What shares gradients out counts as itself only where there are ranks to share them with.
+    """
+    data = processes // (choice["tensor"] * choice["pipeline"])
+    derived = {"data": data, "shared out": choice["gradients"] if data > 1 else "alone"}
+    items = sorted((dict(choice) | derived).items())
+    return frozenset(combinations(items, together))
 
 
 def _all_choices(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

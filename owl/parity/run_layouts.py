@@ -13,18 +13,20 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from owl.config.run import DeviceKind, FusionKind, Precision
+from owl.config.run import DeviceKind, FusionKind, ModelConfig, Precision
+from owl.errors import OwlError
 from owl.mcore.launch import run_in_processes
-from owl.mcore.process_groups import job, layout, process_groups
+from owl.mcore.process_groups import job, layout, process_groups, world_size
 from owl.parity.compare import KINDS, distances, euclidean_distance
 from owl.parity.faults import FAULTS
-from owl.parity.layouts import TRAINABLE, Layout, Verdict, covering
+from owl.parity.layouts import TRAINABLE, Layout, Verdict, covering, features
 from owl.parity.trial import Outcome, parity_model, run_trial, start_weights
 
 TOLERANCE = {Precision.fp64: 1e-10, Precision.fp32: 2e-5}
@@ -51,22 +53,56 @@ class Options:
     variants: tuple[FusionKind, ...] = tuple(VARIANTS)
     each_once: bool = False  # every feature's values once, instead of every pair of them
 
+    @property
+    def flex(self) -> bool:
+        """Whether FlexAttention can be compared: it needs a GPU, and knows no float64."""
+        return self.device is DeviceKind.cuda and self.precision is not Precision.fp64
+
 
 def run_layouts(options: Options) -> None:
-    """Compare, print the table, and exit with status 1 when a layout falls outside."""
+    """Compare, print the table, and exit with status 1 when a layout falls outside.
+
+    Starts its own processes, or takes those that torchrun has started: then on as many machines as
+    there are.
+
+    Raises:
+        OwlError: there are fewer GPUs than processes.
+    """
     started = time.perf_counter()
+    in_a_job = world_size() > 1
+    if in_a_job:
+        options = replace(options, processes=world_size())
+    elif options.device is DeviceKind.cuda and torch.cuda.device_count() < options.processes:
+        raise OwlError(
+            f"--processes {options.processes} needs a GPU each, and {torch.cuda.device_count()} "
+            f"are here. Use fewer, --device cpu, or torchrun on several machines."
+        )
+    plan = {fusion: _chosen(fusion, options) for fusion in options.variants}
+    if not any(plan.values()):
+        raise SystemExit(f"no layout that fits {options.processes} processes matches --only")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plan = {fusion: _chosen(fusion, options) for fusion in options.variants}
-        if not any(plan.values()):
-            raise SystemExit(f"no layout that fits {options.processes} processes matches --only")
-        _compute_references(plan, options, folder)
-        run_in_processes(_compare_all, options.processes, plan, options, folder)
-        results = json.loads((folder / "results.json").read_text())
+        if not in_a_job:
+            _compute_references(plan, options, folder)
+            run_in_processes(_compare_all, options.processes, plan, options, folder)
+        else:
+            if _is_writer():
+                _compute_references(plan, options, folder)
+            _compare_all(plan, options, folder)
+        if _is_writer():
+            results = json.loads((folder / "results.json").read_text())
+            _conclude(results, options, time.perf_counter() - started)
+
+
+def _is_writer() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _conclude(results: list[dict[str, Any]], options: Options, seconds: float) -> None:
+    """Say how it went, and exit with status 1 when it went wrong."""
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=2))
     failed = [result for result in results if not result["passes"]]
-    seconds = time.perf_counter() - started
     if options.fault == ALL_FAULTS:
         caught = {result["fault"] for result in failed}
         missed = sorted(FAULTS.keys() - caught)
@@ -78,11 +114,16 @@ def run_layouts(options: Options) -> None:
 
 
 def _chosen(fusion: FusionKind, options: Options) -> list[Layout]:
+    values = features(fusion, flex=options.flex)
     if options.each_once:
-        layouts = covering(fusion, options.processes, together=1, at_least=0)
+        layouts = covering(values, options.processes, together=1, at_least=0)
     else:
-        layouts = covering(fusion, options.processes)
+        layouts = covering(values, options.processes)
     return [layout for layout in layouts if options.only.lower() in layout.name.lower()]
+
+
+def _model(fusion: FusionKind, options: Options) -> ModelConfig:
+    return parity_model(fusion, head_dim=16) if options.flex else parity_model(fusion)
 
 
 def _compute_references(
@@ -93,7 +134,7 @@ def _compute_references(
         learns = [name for name in TRAINABLE if any(each.learns == name for each in layouts)]
         if not learns:
             continue
-        model = parity_model(fusion)
+        model = _model(fusion, options)
         truth = Precision.fp32 if options.precision is Precision.bf16 else options.precision
         plain = Layout().parallel(options.device)
         with process_groups(plain, alone=True) as groups:
@@ -109,23 +150,35 @@ def _compute_references(
 def _compare_all(plan: dict[FusionKind, list[Layout]], options: Options, folder: Path) -> None:
     """Run in every process of the pool: take on each layout in turn."""
     warnings.simplefilter("ignore")
-    writer = os.environ.get("RANK", "0") == "0"
     results: list[dict[str, Any]] = []
-    with job(Layout().parallel(options.device)) as device:
+    # The others wait here for the references.
+    parallel = replace(Layout().parallel(options.device), timeout_minutes=10.0)
+    with job(parallel) as device:
         for fusion, layouts in plan.items():
-            if writer and layouts:
+            if not layouts:
+                continue
+            if _is_writer():
                 print(_header(fusion, options, layouts), flush=True)
-            weights = torch.load(folder / f"{fusion}.weights.pt") if layouts else {}
+            weights = _weights_of(fusion, folder)
             for fault in _faults(options):
-                if writer and fault:
+                if _is_writer() and fault:
                     print(f"planted: {fault}", flush=True)
                 for each in layouts:
                     verdict = _try(each, fusion, weights, options, folder, device, fault)
-                    if writer and verdict is not None:
+                    if verdict is not None:
                         print(_row(each, verdict), flush=True)
                         results.append(_as_json(fusion, each, verdict, fault))
-    if writer:
+    if _is_writer():
         (folder / "results.json").write_text(json.dumps(results))
+
+
+def _weights_of(fusion: FusionKind, folder: Path) -> dict[str, torch.Tensor]:
+    """Give every rank the weights that the first one has on its disk."""
+    box = [torch.load(folder / f"{fusion}.weights.pt") if _is_writer() else None]
+    dist.broadcast_object_list(box, src=0)
+    weights = box[0]
+    assert weights is not None
+    return weights
 
 
 def _faults(options: Options) -> list[str | None]:
@@ -146,7 +199,7 @@ def _try(
     planted = FAULTS[fault]() if fault else nullcontext()
     with layout(each.parallel(options.device), device) as groups, planted:
         outcome = run_trial(
-            each, parity_model(fusion), weights, groups, options.precision, options.device
+            each, _model(fusion, options), weights, groups, options.precision, options.device
         )
         is_writer = groups.is_writer
     del groups

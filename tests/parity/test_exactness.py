@@ -71,10 +71,11 @@ def assert_same_bits(actual: Outcome, expected: Outcome) -> None:
     assert actual.losses == expected.losses
     for kind, steps in expected.token_losses.items():
         assert all(map(torch.equal, actual.token_losses[kind], steps)), kind
-    for ours, theirs in zip(actual.gradients, expected.gradients, strict=True):
+    for step, theirs in expected.gradients.items():
+        ours = actual.gradients[step]
         assert ours.keys() == theirs.keys()
         for name, gradient in theirs.items():
-            assert torch.equal(ours[name], gradient), name
+            assert torch.equal(ours[name], gradient), f"{name} in {step}"
     for kind, parameters in expected.parameters.items():
         for name, parameter in parameters.items():
             assert torch.equal(actual.parameters[kind][name], parameter), f"{name} after {kind}"

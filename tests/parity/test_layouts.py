@@ -4,7 +4,7 @@
 import json
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 
@@ -45,37 +45,42 @@ def test_every_planted_fault_is_caught(variant):
     assert "0 missed" in done.stdout
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, 4, 8])
 @pytest.mark.parametrize("fusion", list(FusionKind), ids=str)
 def test_every_pair_of_features_that_fits_is_covered(fusion, processes):
-    chosen = covering(fusion, processes)
+    values = features(fusion, flex=True)
 
-    covered = {pair for layout in chosen for pair in pairs(layout)}
-    values = features(fusion)
-    for (first, firsts), (second, seconds) in combinations(values.items(), 2):
-        for one in firsts:
-            for other in seconds:
-                possible = can_meet({first: one, second: other}, values, processes)
-                assert ((first, one), (second, other)) in covered or not possible
+    chosen = covering(values, processes)
+
+    covered = {pair for layout in chosen for pair in pairs(vars_of(layout, values), processes)}
+    every = (dict(zip(values, choice, strict=True)) for choice in product(*values.values()))
+    possible = {
+        pair for choice in every if fits(choice, processes) for pair in pairs(choice, processes)
+    }
+    assert covered == possible
     assert len(chosen) >= 24
     assert len(set(chosen)) == len(chosen)
 
 
-def pairs(layout: Layout):
-    return combinations([(name, getattr(layout, name)) for name in features_of(layout)], 2)
+def test_what_shares_gradients_out_meets_every_feature_on_several_ranks():
+    values = features(FusionKind.token_gate)
+
+    chosen = covering(values, 4)
+
+    shared = [each for each in chosen if each.tensor * each.pipeline <= 2]
+    for gradients in ("sharded", "overlapped"):
+        here = [each for each in shared if each.gradients == gradients]
+        for feature in ("rows", "tower", "recompute", "attention", "cut", "learns"):
+            assert {getattr(each, feature) for each in here} == set(values[feature]), feature
+        assert {each.stages for each in here} == {"even", "uneven", "interleaved"}
+        assert {each.tensor * each.pipeline for each in here} == {1, 2}
 
 
-def features_of(layout: Layout):
-    return list(vars(layout)) if hasattr(layout, "__dict__") else list(layout.__dataclass_fields__)
+def vars_of(layout: Layout, values) -> dict:
+    return {name: getattr(layout, name) for name in values}
 
 
-def can_meet(partial, values, processes) -> bool:
-    free = {name: options for name, options in values.items() if name not in partial}
-    shaping = {n: free.get(n, [partial.get(n)]) for n in ("tensor", "pipeline", "rows", "stages")}
-    return any(
-        fits({"tensor": t, "pipeline": p, "rows": r, "stages": s} | partial, processes)
-        for t in shaping["tensor"]
-        for p in shaping["pipeline"]
-        for r in shaping["rows"]
-        for s in shaping["stages"]
-    )
+def pairs(choice: dict, processes: int):
+    data = processes // (choice["tensor"] * choice["pipeline"])
+    shared = choice["gradients"] if data > 1 else "alone"
+    return combinations(sorted((choice | {"data": data, "shared out": shared}).items()), 2)

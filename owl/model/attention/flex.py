@@ -21,7 +21,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from owl.model.media import PackContext
 
 BLOCK_SIZE = 128
-COMPILED_SHAPES = 64
+COMPILED_SHAPES = 256
 """Pairs of padded lengths that may each have a kernel; torch stops compiling after 8 by default."""
 
 

@@ -6,8 +6,8 @@
     python data_tools/info.py shards/ --png info.png      # needs matplotlib: extra "demo"
 
 Reads the indexes only, so it is fast on any amount of data. Tokens and tiles are known after
-`prepare.py --tokenizer`, or after training has counted them; "cut" and "uncut" say whether single
-pictures are cut into a grid.
+`prepare.py` with a run's words, or after training has counted them; "cut" and "uncut" say whether
+single pictures are cut into a grid.
 
 Exit code: 0 the folder is described; 2 it cannot be: prepare it first.
 """
@@ -70,8 +70,8 @@ def describe(summary: Summary) -> Iterator[str]:
     for each in summary.distributions:
         yield from describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):
-        command = f"python data_tools/prepare.py {summary.folder} --tokenizer DIR"
-        yield f"\ntokens are not counted: {command}"
+        command = f"python data_tools/prepare.py {summary.folder}"
+        yield f"\ntokens are not counted: {command} and the words of your run, or --tokenizer DIR"
 
 
 def describe_distribution(each: Distribution) -> Iterator[str]:

@@ -3,9 +3,16 @@
 
     python data_tools/prepare.py shards/
     python data_tools/prepare.py shards/ --tokenizer qwen2/ --template v3 --image-size 378
+    python data_tools/prepare.py shards/ --workers 8 +experiment=stage2 model=owl3_7b_240728 \
+        data=own data.sources.mine.path=shards/ data.tokenizer=qwen2/ data.max_frames=8
 
-Run it again after adding or replacing shards: those that did not change are not read again. With
---tokenizer the token counts are made now instead of when training starts.
+Run it again after a stop, or after adding or replacing shards: those that did not change are not
+read again, and what is wrong with them is said again.
+
+Token counts can be made now instead of when training starts, by every rank. They depend on the
+tokenizer, the template, the tile size, data.max_frames and data.special_literals, so it is safest
+to give the words that pretrain_owl3.py will take (overrides, --config-dir, --config-name): the
+folder is counted as the source of the run that lies there. --tokenizer does it without a run.
 
 Exit code: 0 all is well; 1 some samples are condemned or some shards are broken (each is named);
 2 the folder cannot be prepared at all.
@@ -13,16 +20,19 @@ Exit code: 0 all is well; 1 some samples are condemned or some shards are broken
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from owl.config.data_run import read_data_run
 from owl.config.run import TemplateKind
-from owl.data.prepare import Counting, ShardDone, prepare_folder
+from owl.data.prepare import Counting, ShardDone, countings_of_run, prepare_folder
 from owl.data.progress import Progress
-from owl.data.tokenizer import tokenizer_problem
+from owl.data.tokenizer import load_tokenizer
+from owl.errors import OwlError
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line: our options, and the words about a run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,24 +49,24 @@ def parse_arguments() -> argparse.Namespace:
         "--image-size", type=int, default=384, help="tile side to count for (default: 384)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    return parser.parse_args()
+    return parser.parse_known_args()
 
 
 def main() -> int:
     """Prepare the folder named on the command line; return the exit code."""
-    arguments = parse_arguments()
-    problem = find_problem(arguments)
+    arguments, words = parse_arguments()
+    problem = find_problem(arguments, words)
     if problem:
         print(f"prepare: {problem}", file=sys.stderr)
         return 2
-    counting = (
-        Counting(arguments.tokenizer, arguments.template, arguments.image_size)
-        if arguments.tokenizer
-        else None
-    )
+    try:
+        countings = choose_countings(arguments, words)
+    except OwlError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
     problems = prepare_folder(
         arguments.folder,
-        counting=counting,
+        countings=countings,
         workers=arguments.workers,
         progress=Teller(arguments.folder),
     )
@@ -81,16 +91,34 @@ class Teller:
             self._progress = Progress(self._bytes, "counted")
 
 
-def find_problem(arguments: argparse.Namespace) -> str | None:
+def choose_countings(arguments: argparse.Namespace, words: Sequence[str]) -> list[Counting]:
+    """What to count with: nothing, the options, or what a run does.
+
+    Raises:
+        OwlError: a run that cannot be, or a tokenizer that cannot be read.
+    """
+    countings: list[Counting] = []
+    if words:
+        countings = countings_of_run(read_data_run(words), arguments.folder)
+    elif arguments.tokenizer:
+        countings = [Counting(arguments.tokenizer, arguments.template, arguments.image_size)]
+    for counting in countings[:1]:  # of one run, they share it
+        load_tokenizer(counting.tokenizer)
+    return countings
+
+
+def find_problem(arguments: argparse.Namespace, words: Sequence[str]) -> str | None:
     """What keeps the folder from being prepared at all."""
     if not arguments.folder.is_dir():
         return f"{arguments.folder} is not a folder."
     if not any(arguments.folder.glob("*.tar")):
         return f"{arguments.folder} holds no *.tar."
-    if arguments.tokenizer and (problem := tokenizer_problem(arguments.tokenizer)):
-        return f"--tokenizer {arguments.tokenizer}: {problem}"
-    if arguments.workers < 1:
-        return f"--workers {arguments.workers}: use at least 1."
+    if words and arguments.tokenizer:
+        return f"--tokenizer and words about a run ({words[0]} ...): give one of the two."
+    for option in ("workers", "image_size"):
+        if getattr(arguments, option) < 1:
+            name = option.replace("_", "-")
+            return f"--{name} {getattr(arguments, option)}: use at least 1."
     return None
 
 

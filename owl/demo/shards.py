@@ -103,6 +103,6 @@ def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
             for sample in samples[start : start + SAMPLES_PER_SHARD]:
                 shard.write(sample.key, sample.document, sample.files)
     counting = Counting(tokenizer, TemplateKind.v2, IMAGE_SIZE)
-    problems = prepare_folder(folder, counting=counting)
+    problems = prepare_folder(folder, countings=[counting])
     if problems:
         raise DataError("E203", f"the demo wrote shards that cannot be read: {problems[0]}")

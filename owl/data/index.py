@@ -113,7 +113,7 @@ def index_shard(path: Path, report: Callable[[DataError], None] = logger.warning
         bytes=before.st_size,
         mtime_ns=before.st_mtime_ns,
         tar_hash=tar_hash.hex(),
-        index_hash=_content_hash(content).hex(),
+        index_hash=content_hash(content).hex(),
         errors=dict(sorted(errors.items())),
     )
 
@@ -139,7 +139,7 @@ def _scan(path: Path, report: Callable[[DataError], None]) -> tuple[list[Row], l
             start = group[0].header_offset
             samples.append((start, group[-1].end - start, len(rows), error, len(members)))
             members += rows
-        tar_hash = _content_hash(view)
+        tar_hash = content_hash(view)
     return samples, members, tar_hash
 
 
@@ -222,7 +222,8 @@ def _mapped(path: Path) -> Iterator[memoryview]:
         yield view
 
 
-def _content_hash(content: bytes | memoryview) -> bytes:
+def content_hash(content: bytes | memoryview) -> bytes:
+    """Hash of a shard's or an index's bytes, 16 bytes long."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -310,7 +311,7 @@ class ShardIndex:
         samples = np.frombuffer(content, SAMPLE_ROW, num_samples, HEADER.size)
         start = HEADER.size + samples.nbytes
         members = np.frombuffer(content, MEMBER_ROW, num_members, start)
-        return cls(samples, members, _content_hash(content))
+        return cls(samples, members, content_hash(content))
 
     def members_of(self, sample: int) -> list[MemberRow]:
         """Where the members of a sample lie, the json first."""
@@ -352,4 +353,4 @@ def _change(storage: Storage, record: ShardRecord) -> str | None:
 def hash_file(path: Path) -> str:
     """Content hash of a shard, as dataset.json records it."""
     with _mapped(path) as view:
-        return _content_hash(view).hex()
+        return content_hash(view).hex()

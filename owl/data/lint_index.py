@@ -2,11 +2,12 @@
 """Does an index belong to its shard, and what does it know that the shard has lost?"""
 
 import zlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from owl.data.index import ShardIndex, ShardRecord, index_path, prepare_hint
+from owl.data.index import ShardIndex, ShardRecord, content_hash, index_path, prepare_hint
 from owl.data.salvage import FoundShard
 from owl.data.schema import SampleProblem
 from owl.errors import DataError
@@ -51,7 +52,7 @@ def check_index(
             f"{prepare_hint(path.parent)}"
         )
         return IndexCheck([foreign])
-    return IndexCheck(_size_problems(path, view, record), *_compare(view, index, intact, found))
+    return IndexCheck(_whole_problems(path, view, record), *_compare(view, index, intact, found))
 
 
 def missing_shard(folder: Path) -> SampleProblem:
@@ -61,11 +62,19 @@ def missing_shard(folder: Path) -> SampleProblem:
     )
 
 
-def _size_problems(path: Path, view: memoryview, record: ShardRecord | None) -> list[str]:
-    if record is None or len(view) == record.bytes:
+def _whole_problems(path: Path, view: memoryview, record: ShardRecord | None) -> list[str]:
+    """What differs of the tar as a whole, be it only padding: Dataset.open refuses it too."""
+    if record is None:
         return []
-    sizes = f"it had {record.bytes} bytes when it was indexed and has {len(view)} now."
-    return [f"{sizes} {prepare_hint(path.parent)}"]
+    if len(view) != record.bytes:
+        sizes = f"it had {record.bytes} bytes when it was indexed and has {len(view)} now."
+        return [f"{sizes} {prepare_hint(path.parent)}"]
+    if content_hash(view).hex() != record.tar_hash:
+        changed = (
+            "its content changed after it was indexed, so training refuses it. Copy it again, "
+        )
+        return [f"{changed}or, if the change was meant: {prepare_hint(path.parent)}"]
+    return []
 
 
 def _intact_samples(view: memoryview, index: ShardIndex) -> list[bool]:
@@ -96,16 +105,23 @@ def _belongs(
 def _compare(
     view: memoryview, index: ShardIndex, intact: Sequence[bool], found: FoundShard
 ) -> tuple[dict[int, SampleProblem], list[tuple[int, SampleProblem]]]:
-    """Samples whose bytes changed, and samples that are not there any more."""
-    here = {sample.offset for sample in found.samples}
+    """Samples whose bytes changed, and samples that are not there any more.
+
+    A sample whose first header is damaged is found at a later one, so what begins anywhere in the
+    bytes of an indexed sample is that sample.
+    """
+    here = sorted(sample.offset for sample in found.samples)
     changed: dict[int, SampleProblem] = {}
     lost: list[tuple[int, SampleProblem]] = []
     for row, is_intact in zip(index.samples, intact, strict=True):
         start, end = int(row["offset"]), int(row["offset"]) + int(row["length"])
-        if start not in here:
+        inside = here[bisect_left(here, start) : bisect_left(here, end)]
+        if not inside:
             lost.append((start, _lost(start, end, len(view))))
         elif not is_intact:
-            changed[start] = SampleProblem("E110", "its bytes differ from those that were indexed.")
+            changed[inside[0]] = SampleProblem(
+                "E110", "its bytes differ from those that were indexed."
+            )
     return changed, lost
 
 

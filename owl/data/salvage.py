@@ -148,11 +148,13 @@ def _next_header(view: memoryview, offset: int, end: int) -> int:
 
 def _scar(view: memoryview, offset: int, behind: int, error: DataError) -> Scar:
     """Describe a header that cannot be read; `behind` is where the next one starts."""
-    covered = _peek(view, behind) if _is_pax(view, offset) else None
+    is_covering = _is_pax(view, offset) and not _is_pax(view, behind)  # else the next file's own
+    covered = _peek(view, behind) if is_covering else None
     if covered is not None:
         starts_sample = covered.file == "json"
     else:
-        starts_sample = bytes(view[offset + tar.BLOCK : offset + tar.BLOCK + 1]) == b"{"
+        content = _file_header(view, offset) + tar.BLOCK
+        starts_sample = bytes(view[content : content + 1]) == b"{"
     return Scar(
         error.code,
         offset,
@@ -161,6 +163,19 @@ def _scar(view: memoryview, offset: int, behind: int, error: DataError) -> Scar:
         covers_next=covered is not None,
         holds_file=error.code != "E104",
     )
+
+
+def _file_header(view: memoryview, offset: int) -> int:
+    """Where the header of the file itself lies: behind its PAX block, where that can be read."""
+    try:
+        block = tarfile.TarInfo.frombuf(
+            bytes(view[offset : offset + tar.BLOCK]), "utf-8", "replace"
+        )
+    except tarfile.HeaderError:
+        return offset
+    if block.type != tarfile.XHDTYPE or not 0 <= block.size < len(view):
+        return offset
+    return offset + tar.BLOCK + -(-block.size // tar.BLOCK) * tar.BLOCK
 
 
 def _damaged_name(view: memoryview, offset: int) -> str:

@@ -10,6 +10,8 @@ from owl.data.index import index_path
 from owl.data.lint import Checks, lint_folder
 from owl.data.lint_report import FolderReport
 from owl.data.prepare import prepare_folder
+from owl.data.shards import Dataset
+from owl.errors import DataError
 from tests.unit.data.shard_factory import chat, files_of, picture, write_chats, write_shard
 
 SAMPLES = 10
@@ -68,22 +70,51 @@ def test_a_flipped_byte_in_any_header_costs_one_sample_and_names_it(folder, plac
         damage(path, 0, whole)
 
 
-@pytest.mark.parametrize("place", [0, 124, 156, 1024 + 3], ids="byte {}".format)
-def test_damage_to_the_extra_headers_of_other_writers_costs_one_sample(tmp_path, place):
+PAX_PLACES = [0, 124, 148, 156, 512, 1024, 1024 + 3, 1024 + 124, 1024 + 148, 1024 + 257]
+"""In the header of the block, in the block, and in the header of the file behind it."""
+
+
+@pytest.mark.parametrize("place", PAX_PLACES, ids="byte {}".format)
+def test_damage_to_the_extra_headers_of_other_writers_costs_one_sample(folder, place):
     # webdataset writes a PAX block before every member, because of its fractional time stamps.
-    ours = write_chats(tmp_path / "ours", shards=1) / "s-000.tar"
-    path = tmp_path / "s.tar"
-    with tarfile.open(ours) as source, tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as target:
+    path = folder / "s-000.tar"
+    is_prepared = index_path(path).is_file()
+    plain = path.rename(folder / "plain")
+    with (
+        tarfile.open(plain) as source,
+        tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as target,
+    ):
         for member in source.getmembers():
             member.mtime = 1.5
             target.addfile(member, source.extractfile(member))
+    if is_prepared:
+        assert prepare_folder(folder) == []
     whole = path.read_bytes()
     for name, offset in headers(path):
         damage(path, offset + place, bytes([whole[offset + place] ^ 1]))
-        report = lint(tmp_path)
+        report = lint(folder)
         assert (report.samples, report.good) == (SAMPLES, SAMPLES - 1), name
         assert report.shards[0].bad[0].key in (name.partition(".")[0], None), name
         damage(path, 0, whole)
+
+
+def test_a_changed_byte_that_no_file_holds_is_named_as_training_will(tmp_path):
+    path = write_chats(tmp_path, shards=1) / "s-000.tar"
+    *_, (_, last) = headers(path)
+    with tarfile.open(path) as tar:
+        end = last + 512 + tar.getmembers()[-1].size
+    damage(path, end, b"x")
+    os.utime(path)
+    with pytest.raises(DataError, match=r"E109: shard s-000\.tar: its content changed after"):
+        Dataset.open(tmp_path)
+    report = lint(tmp_path)
+    assert report.good == SAMPLES
+    (problem,) = report.shards[0].problems
+    assert (problem.code, problem.message[:38]) == (
+        "E109",
+        "its content changed after it was index",
+    )
+    assert not report.shards[0].is_broken  # prepare.py takes it again
 
 
 def test_a_truncated_shard_names_what_is_cut_and_what_is_lost(folder):

@@ -94,7 +94,7 @@ class Owl3Config(PretrainedConfig):
     """
 
     model_type = "mplugowl3"
-    keys_to_ignore_at_inference = ("past_key_values", "media")
+    keys_to_ignore_at_inference = ("cache", "past_key_values", "media")
     sub_configs = {"vision_config": Owl3VisionConfig}  # noqa: RUF012 - transformers' own name
     # A saved config names every size: the published code fills what is missing with its defaults.
     has_no_defaults_at_init = True

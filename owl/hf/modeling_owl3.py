@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """mPLUG-Owl3 for transformers: loads the published folders, trains, generates with both caches.
 
-Only PreTrainedModel, GenerationMixin, Cache and ModelOutput come from transformers: they have kept
-their meaning from 4.57 to 5, and everything else that the published code borrows has not.
+Only PreTrainedModel, GenerationMixin, Cache and CausalLMOutputWithPast come from transformers: they
+have kept their meaning from 4.57 to 5, and everything else that the published code borrows has not.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from owl.data.markup_owl3 import Piece  # noqa: F401 - see below
 from owl.data.tiles_owl3 import Grid  # noqa: F401
@@ -41,16 +41,18 @@ from .vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 # copies only what the file of an auto_map entry itself imports.
 
 IGNORE_INDEX = -100
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""What this transformers calls the text's keys and values: 5.24 renamed past_key_values."""
 
 
 @dataclass
-class Owl3Output(ModelOutput):
-    """What a forward pass gives."""
+class Owl3Output(CausalLMOutputWithPast):
+    """What a forward pass gives.
 
-    loss: Tensor | None = None  # []
-    logits: Tensor | None = None  # [b, kept tokens, v]
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None  # num_layers + 1 of [b, q, h]; last is normed
+    loss []; logits [b, kept tokens, v]; the cache, under the name CACHE; hidden_states, num_layers
+    + 1 of [b, q, h], the last one normed.
+    """
+
     media: Media | None = None  # hand it to the next step in place of pixel_values
 
 
@@ -63,7 +65,7 @@ class Owl3PreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["Owl3DecoderLayer", "Owl3VisionLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values", "media"]  # noqa: RUF012
+    _skip_keys_device_placement = ["cache", "past_key_values", "media"]  # noqa: RUF012
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -160,6 +162,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Owl3Output | tuple[Any, ...]:
         """Run the model.
@@ -182,20 +185,22 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             output_hidden_states: also return what each layer got.
             return_dict: False for a tuple.
             num_items_in_batch: what the summed loss is divided by; default the learned tokens.
+            cache: what transformers from 5.24 on calls past_key_values; either name works.
             **kwargs: what transformers hands to every model and this one has no use for.
 
         Returns:
             An Owl3Output; its loss is the mean over labels of -log p(label | what precedes it).
         """
+        past = _one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        context = self._text_context(inputs_embeds, attention_mask, position_ids, past_key_values)
+        if use_cache and past is None:
+            past = DynamicCache()
+        context = self._text_context(inputs_embeds, attention_mask, position_ids, past)
         if media is None and pixel_values is not None:
             # With gradients nothing is kept: recomputation under gradient checkpointing must find
             # what the first pass found.
@@ -208,9 +213,9 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         output = Owl3Output(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,
             hidden_states=tuple(steps) if output_hidden_states else None,
             media=media.without_features() if use_cache and media is not None else None,
+            **{CACHE: past if use_cache else None},
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -352,6 +357,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         use_media_cache: bool = True,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Choose what the next step computes: the tokens that are not in the cache.
@@ -366,12 +372,14 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             use_media_cache: see forward.
             use_cache: see forward.
             logits_to_keep: see forward.
+            cache: see forward.
             **kwargs: what this or that release of transformers adds.
         """
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        past = _one_cache(cache, past_key_values)
+        known = 0 if past is None else int(past.get_seq_length())
         return {
-            "input_ids": input_ids[:, past:].contiguous(),
-            "past_key_values": past_key_values,
+            "input_ids": input_ids[:, known:].contiguous(),
+            CACHE: past,
             "attention_mask": attention_mask,
             "pixel_values": pixel_values if media is None else None,
             "media_offset": media_offset if media is None else None,
@@ -412,6 +420,13 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             if isinstance(offsets, Tensor):
                 model_kwargs["media_offset"] = read_offsets(offsets, mask)
         return input_ids, model_kwargs
+
+
+def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """Take the cache under either of its names."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are two names of one thing: give one of them.")
+    return past_key_values if cache is None else cache
 
 
 def _build_projector(config: Owl3Config) -> nn.Module:

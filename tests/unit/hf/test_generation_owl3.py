@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from owl.hf.media_owl3 import Media
+from owl.hf.modeling_owl3 import CACHE
 from tests.unit.hf.conftest import build
 
 LENGTHS, OFFSETS = [5, 12, 60], [[], [3], [2, 7, 12, 20, 25, 30, 50]]  # 0, 1 and 7 pictures
@@ -94,8 +95,32 @@ def test_several_tokens_may_follow_a_cached_prompt(model):
     tokens = inputs["input_ids"][2:]
     whole = model(input_ids=tokens, use_cache=False, **row).logits
     start = model(input_ids=tokens[:, :52], use_cache=True, **row)
-    rest = model(input_ids=tokens[:, 52:], past_key_values=start.past_key_values, media=start.media)
+    rest = model(input_ids=tokens[:, 52:], media=start.media, **{CACHE: start[CACHE]})
     torch.testing.assert_close(rest.logits, whole[:, 52:], rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_is_taken_under_both_names_that_transformers_gave_it(model, name):
+    tokens = batch()["input_ids"][2:]
+    whole = model(input_ids=tokens).logits
+    start = model(input_ids=tokens[:, :50], use_cache=True)
+    rest = model(input_ids=tokens[:, 50:], **{name: start[CACHE]})
+    torch.testing.assert_close(rest.logits, whole[:, 50:], rtol=0, atol=1e-10)
+    step = model.prepare_inputs_for_generation(tokens, **{name: start[CACHE]}, attention_mask=None)
+    assert step["input_ids"].shape[1] == 0  # all 60 are in the cache by now
+    with pytest.raises(ValueError, match="two names of one thing"):
+        model(input_ids=tokens[:, 50:], cache=start[CACHE], past_key_values=start[CACHE])
+
+
+@torch.no_grad()
+def test_every_step_but_the_first_computes_one_token(model):
+    seen = []
+    embed = model.get_input_embeddings()
+    hook = embed.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    write(model, batch())
+    hook.remove()
+    assert seen == [60] + [1] * (NEW - 1)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from owl.data import tar
 from owl.data.checksum import crc32
 from owl.data.images import picture_size
+from owl.data.retry import Retry
 from owl.data.schema import Json, document_problems, media_files, parse_document
 from owl.data.storage import LocalFolder, Storage
 from owl.errors import DataError
@@ -244,11 +245,11 @@ def write_dataset(folder: Path, shards: Sequence[ShardRecord]) -> None:
     replace_file(folder / DATASET_FILE, (json.dumps(description, indent=1) + "\n").encode())
 
 
-def read_records(folder: Path | Storage) -> list[ShardRecord]:
-    """Read dataset.json. Raises DataError E203 when it is not one."""
+def read_records(folder: Path | Storage, retry: Retry | None = None) -> list[ShardRecord]:
+    """Read dataset.json. Raises DataError E203 when it is not one, or cannot be read."""
     storage = LocalFolder(folder) if isinstance(folder, Path) else folder
     try:
-        content = storage.read(DATASET_FILE)
+        content = (retry or Retry()).whole(storage, DATASET_FILE)
         if content is None:
             raise FileNotFoundError(DATASET_FILE)
         description = json.loads(content)

@@ -51,7 +51,7 @@ def load_counts(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
     index_hash = dataset.index(shard).content_hash
     num_samples = dataset.records[shard].samples
     prefix = MAGIC + index_hash  # counts of another version of the shard are counted again
-    content = dataset.storage.read(name) or b""
+    content = dataset.read_file(name) or b""
     if content.startswith(prefix) and len(content) == len(prefix) + num_samples * 3 * 2 * 4:
         flat = np.frombuffer(content, "<i4", offset=len(prefix))
         return flat.reshape(num_samples, len(CutChoice), 2)

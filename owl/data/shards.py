@@ -7,10 +7,10 @@ a sample is read.
 
 import hashlib
 import json
-import time
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,13 +30,12 @@ from owl.data.index import (
     prepare_hint,
     read_records,
 )
+from owl.data.retry import READ_ATTEMPTS, Retry
 from owl.data.samples import RawSample
 from owl.data.schema import Json, document_problems, parse_document
 from owl.data.storage import LocalFolder, Storage, open_storage
 from owl.errors import DataError
 
-READ_ATTEMPTS = 3
-RETRY_SECONDS = 0.5
 MAX_LOADED_INDEXES = 512
 """Indexes kept in memory at a time: of a very large source only some shards are in use."""
 
@@ -111,7 +110,7 @@ class Dataset:
     Args:
         folder: where the shards lie.
         records: what dataset.json says of those to use.
-        read_attempts: times that a failing read is tried.
+        retry: how often a failing read is tried.
     """
 
     def __init__(
@@ -119,15 +118,13 @@ class Dataset:
         folder: Path | Storage,
         records: Sequence[ShardRecord],
         *,
-        read_attempts: int = READ_ATTEMPTS,
+        retry: Retry | None = None,
     ) -> None:
         self.storage = LocalFolder(folder) if isinstance(folder, Path) else folder
         self.records = list(records)
         ends = np.cumsum([record.samples for record in self.records], dtype=np.int64)
         self.starts = [0, *ends.tolist()]
-        self.retries = 0
-        """Reads that this process had to repeat."""
-        self._read_attempts = read_attempts
+        self._retry = retry or Retry()
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
 
     @classmethod
@@ -147,15 +144,21 @@ class Dataset:
 
         Raises:
             DataError: E203 no usable dataset.json, E109 a shard is not the one that was indexed.
+            OSError: a read failed again and again.
         """
-        storage = open_storage(folder)
-        records = [r for r in read_records(storage) if r.file not in without_shards]
+        storage, retry = open_storage(folder), Retry(read_attempts)
+        records = [r for r in read_records(storage, retry) if r.file not in without_shards]
         for record in records:
-            check_unchanged(storage, record)
-        return cls(storage, records, read_attempts=read_attempts)
+            retry.call(partial(check_unchanged, storage, record), storage, record.file)
+        return cls(storage, records, retry=retry)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def retries(self) -> int:
+        """Reads that this process had to repeat."""
+        return self._retry.count
 
     @property
     def folder(self) -> Path:
@@ -194,9 +197,13 @@ class Dataset:
             self._indexes[shard] = self._load_index(self.records[shard])
         return self._indexes[shard]
 
+    def read_file(self, name: str) -> bytes | None:
+        """Read a file beside the shards; None when there is none. Raises OSError, like read."""
+        return self._retry.whole(self.storage, name)
+
     def _load_index(self, record: ShardRecord) -> ShardIndex:
         name = record.file + INDEX_SUFFIX
-        content = self.storage.read(name) or b""
+        content = self.read_file(name) or b""
         loaded = ShardIndex.parse(content, f"{self.storage.location}/{name}")
         if loaded.content_hash.hex() != record.index_hash:
             raise DataError(
@@ -274,11 +281,9 @@ class Dataset:
         that was overwritten does not.
         """
         offset, *_ = self.index(shard).row(local)
-        for attempt in range(self._read_attempts):
+        for attempt in range(self._retry.attempts):
             if attempt:
-                self.retries += 1
-                self.storage.release(self.records[shard].file)
-                time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
+                self._retry.pause(attempt, self.storage, self.records[shard].file)
             data, failure = self._try_read(shard, length, offset)
             if failure is None and not _is_intact(data, members):
                 failure = self._changed(shard, offset)
@@ -297,7 +302,7 @@ class Dataset:
             return b"", OSError(
                 error.errno,
                 f"shard {file}: {length} bytes at {offset} of {self.storage.location} could not be "
-                f"read in {self._read_attempts} attempts: {error}. Check the file system, then "
+                f"read in {self._retry.attempts} attempts: {error}. Check the file system, then "
                 f"resume; or leave the shard out with a line {file} in data.quarantine",
             )
         return data, None

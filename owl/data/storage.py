@@ -2,7 +2,7 @@
 """Where shards lie: a local or mounted folder, or anything fsspec opens (s3://, gs://, http://).
 
 Everything above reads through four calls, of which `pread` is the one that training lives on.
-Nothing here retries: `owl.data.shards` does, and knows which sample was wanted.
+Nothing here retries: `owl.data.retry` does, for those who know what was wanted.
 """
 
 import importlib.util

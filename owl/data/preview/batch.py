@@ -127,7 +127,7 @@ def find_key(source: PlannedSource, key: str) -> int:
     """
     dataset = source.dataset
     for first, record in zip(dataset.starts, dataset.records, strict=False):
-        view = memoryview(dataset.storage.read(record.file) or b"")
+        view = memoryview(dataset.read_file(record.file) or b"")
         groups = group_by_key(scan_members(view, shard=record.file), shard=record.file)
         for number, group in enumerate(groups):
             if group[0].key == key:

@@ -19,7 +19,7 @@ from owl.config.run import (
     PackConfig,
     SourceConfig,
 )
-from owl.data import shards
+from owl.data import retry
 from owl.data.collate import EMPTY_KEY
 from owl.data.microbatch import MicrobatchReader
 from owl.data.prepare import prepare_folder
@@ -241,7 +241,7 @@ def test_condemned_samples_are_not_read_but_counted(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_shard_overwritten_during_training_ends_the_run(tmp_path, folder, monkeypatch, workers):
-    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     loader = make_loader(data_config(tmp_path, folder, num_workers=workers))
     loader.plan.window(0, 0)  # lengths are known
     for path in folder.glob("*.tar"):
@@ -363,7 +363,7 @@ def test_a_blind_rank_leaves_out_what_the_reading_rank_could_not_decode(tmp_path
 
 
 def test_a_failing_disk_ends_the_run_and_names_the_place(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     loader = make_loader(data_config(tmp_path, folder, num_workers=1))
     loader.plan.window(0, 0)
 
@@ -376,7 +376,7 @@ def test_a_failing_disk_ends_the_run_and_names_the_place(tmp_path, folder, monke
 
 
 def test_repeated_reads_are_counted(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     loader = make_loader(data_config(tmp_path, folder))
     loader.plan.window(0, 0)
     pread, failures = os.pread, [OSError(5, "Input/output error")] * 2

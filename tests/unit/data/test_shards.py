@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from owl.data import shards
+from owl.data import retry
 from owl.data.index import index_path, index_shard, write_dataset
 from owl.data.prepare import prepare_folder
 from owl.data.shards import Dataset, ShardWriter
@@ -18,7 +18,7 @@ from tests.unit.data.shard_factory import chat, files_of, picture, write_chats, 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
 
 
 def triples(count=3):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import pickle
+import re
 import shutil
 from itertools import islice
 
 import pytest
 
-from owl.data import shards
+from owl.data import retry
 from owl.data.checksum import crc32
 from owl.data.index import read_records
 from owl.data.problems import data_problems
@@ -33,7 +35,7 @@ def remote(folder):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(shards, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("text", ["s3://bucket/a", "memory://a", "simplecache::http://h/a"])
@@ -86,6 +88,29 @@ def test_whatever_a_store_raises_is_retried_and_then_named(remote, monkeypatch):
     failures += [RuntimeError("throttled")] * 2
     with pytest.raises(OSError, match=r"shard s-000\.tar: \d+ bytes at \d+.*2 attempts.*throttled"):
         dataset.read(1)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "s-000.tar.idx", "s-000.tar.tok.", "s-000.tar"])
+def test_a_disk_that_fails_once_does_not_end_the_run(tmp_path, folder, monkeypatch, name):
+    config = data_config(tmp_path, folder)
+    next(make_loader(config).steps(2))  # makes the counts
+    failures = []
+    for method in ("read", "facts"):
+        plain = getattr(LocalFolder, method)
+
+        def flaky(self, file, plain=plain):
+            if file.startswith(name) and failures:
+                raise OSError(errno.EIO, failures.pop())
+            return plain(self, file)
+
+        monkeypatch.setattr(LocalFolder, method, flaky)
+    failures += ["a hiccup"] * 2
+    next(make_loader(config).steps(2))
+    assert not failures
+    failures += ["a dead disk"] * 9
+    shard = re.escape(name.partition(".tar")[0])
+    with pytest.raises((OSError, DataError), match=rf"{shard}.* of {folder} could .*3 att.*dead"):
+        next(make_loader(config).steps(2))
 
 
 def test_urls_that_cannot_be_read_are_problems_and_not_exceptions(tmp_path, remote):

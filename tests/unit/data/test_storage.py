@@ -90,20 +90,26 @@ def test_whatever_a_store_raises_is_retried_and_then_named(remote, monkeypatch):
         dataset.read(1)
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "s-000.tar.idx", "s-000.tar.tok.", "s-000.tar"])
-def test_a_disk_that_fails_once_does_not_end_the_run(tmp_path, folder, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("dataset.json", "read"),
+        ("s-000.tar.idx", "read"),
+        ("s-000.tar.tok.", "read"),
+        ("s-000.tar", "facts"),
+    ],
+)
+def test_a_disk_that_fails_once_does_not_end_the_run(tmp_path, folder, monkeypatch, name, method):
     config = data_config(tmp_path, folder)
     next(make_loader(config).steps(2))  # makes the counts
-    failures = []
-    for method in ("read", "facts"):
-        plain = getattr(LocalFolder, method)
+    failures, plain = [], getattr(LocalFolder, method)
 
-        def flaky(self, file, plain=plain):
-            if file.startswith(name) and failures:
-                raise OSError(errno.EIO, failures.pop())
-            return plain(self, file)
+    def flaky(self, file):
+        if file.startswith(name) and failures:
+            raise OSError(errno.EIO, failures.pop())
+        return plain(self, file)
 
-        monkeypatch.setattr(LocalFolder, method, flaky)
+    monkeypatch.setattr(LocalFolder, method, flaky)
     failures += ["a hiccup"] * 2
     next(make_loader(config).steps(2))
     assert not failures

@@ -104,9 +104,12 @@ def _conclude(results: list[dict[str, Any]], options: Options, seconds: float) -
         options.json.write_text(json.dumps(results, indent=2))
     failed = [result for result in results if not result["passes"]]
     if options.fault == ALL_FAULTS:
-        caught = {result["fault"] for result in failed}
-        missed = sorted(FAULTS.keys() - caught)
-        print(f"\ncaught {', '.join(sorted(caught))}; {len(missed)} missed, {seconds:.0f} s")
+        planted = {(result["variant"], result["fault"]) for result in results}
+        caught = {(result["variant"], result["fault"]) for result in failed}
+        missed = [" ".join(each) for each in sorted(planted - caught)]
+        print(
+            f"\n{len(caught)} of {len(planted)} faults caught, {len(missed)} missed, {seconds:.0f} s"
+        )
         raise SystemExit(f"not caught: {', '.join(missed)}" if missed else 0)
     print(f"\n{len(results)} layouts, {len(failed)} outside, {seconds:.0f} s")
     if failed:

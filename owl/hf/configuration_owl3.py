@@ -115,6 +115,7 @@ class Owl3Config(PretrainedConfig):
         initializer_range: float = 0.02,
         use_cache: bool = True,
         use_sliding_window: bool = False,
+        sliding_window: int | None = None,
         attention_dropout: float = 0.0,
         bos_token_id: int | None = None,
         eos_token_id: int | None = None,
@@ -147,6 +148,9 @@ class Owl3Config(PretrainedConfig):
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         self.use_sliding_window = use_sliding_window
+        # Published configs name a window and do not use it; transformers' caches look at the window
+        # alone, and would drop the keys beyond it.
+        self.sliding_window = sliding_window if use_sliding_window else None
         self.attention_dropout = attention_dropout
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id

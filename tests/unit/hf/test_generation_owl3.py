@@ -148,6 +148,12 @@ def test_features_are_dropped_once_every_layer_has_its_keys(model):
 
 
 @torch.no_grad()
+def test_a_window_that_is_not_used_hides_nothing():
+    model = build("joint_softmax", sliding_window=12).double()
+    assert torch.equal(write(model, batch()), write(model, batch(), use_cache=False))
+
+
+@torch.no_grad()
 def test_half_precision_gives_numbers():
     model = build("joint_softmax").bfloat16()
     written = write(model, batch())

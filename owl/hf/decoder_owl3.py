@@ -102,6 +102,31 @@ class Owl3HyperAttention(Owl3Attention):
         if self.fusion == "static_gate":
             self.gate = nn.Parameter(torch.zeros(config.hidden_size))
 
+    def forward(
+        self,
+        hidden_states: Tensor,
+        context: TextContext,
+        media_key_value: KeyValue | None = None,
+        sees: Tensor | None = None,
+    ) -> Tensor:
+        """Attend to the text so far, and where there are pictures to the visible patches.
+
+        One entrance for both, and __call__ it: accelerate brings the weights of an offloaded layer
+        (the gate among them) when forward is called, and only then.
+
+        Args:
+            hidden_states: [b, q, h], normed.
+            context: of the text.
+            media_key_value: [b, k, M * p, d] each; None where no row has a picture.
+            sees: [b, 1, q, M * p] bool, which patches each token sees.
+
+        Returns:
+            [b, q, h].
+        """
+        if media_key_value is None or sees is None:
+            return super().forward(hidden_states, context)
+        return self.read_both(hidden_states, context, media_key_value, sees)
+
     def media_heads(self, features: Tensor, media: Media) -> KeyValue:
         """Project normed features [b, M * p, h] to rotated keys and values [b, k, M * p, d]."""
         # A head's key lies before its value, head after head.
@@ -118,17 +143,7 @@ class Owl3HyperAttention(Owl3Attention):
     def read_both(
         self, hidden_states: Tensor, context: TextContext, media_key_value: KeyValue, sees: Tensor
     ) -> Tensor:
-        """Attend to the text so far and to the visible patches.
-
-        Args:
-            hidden_states: [b, q, h], normed.
-            context: of the text.
-            media_key_value: [b, k, M * p, d] each.
-            sees: [b, 1, q, M * p] bool, which patches each token sees.
-
-        Returns:
-            [b, q, h].
-        """
+        """Attend to the text so far and to the visible patches; see forward."""
         heads = self.text_heads(hidden_states, context)
         if self.fusion == "joint_softmax":
             return self.o_proj(self._joint(*heads, context, media_key_value, sees))
@@ -207,7 +222,7 @@ class Owl3DecoderLayer(nn.Module):
         if self.is_hyper and media is not None:
             media = media.to(hidden_states.device)
             sees = media.visible(context.position_ids)
-            mixed = self.self_attn.read_both(normed, context, self._media_heads(media), sees)
+            mixed = self.self_attn(normed, context, self._media_heads(media), sees)
         else:
             mixed = self.self_attn(normed, context)
         hidden_states = hidden_states + mixed

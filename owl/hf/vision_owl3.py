@@ -25,7 +25,9 @@ class Owl3VisionEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embed [m, 3, s, s] tiles: [m, p, h_v]."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        return patches + self.position_embedding.weight
+        # Looked up rather than added: accelerate brings an offloaded table when it is called.
+        places = torch.arange(patches.shape[1], device=patches.device)
+        return patches + self.position_embedding(places)
 
 
 class Owl3VisionAttention(nn.Module):
@@ -141,7 +143,8 @@ class Owl3VisionModel(nn.Module):
             [m, p, h_v].
         """
         weight = self.embeddings.patch_embedding.weight
-        pixels = pixel_values.to(weight.device)
+        # An offloaded weight is on meta until it is used, on whatever device its input has.
+        pixels = pixel_values if weight.is_meta else pixel_values.to(weight.device)
         return self.encoder(self.embeddings(normalise(pixels, weight.dtype)))
 
 

@@ -318,6 +318,33 @@ def test_a_device_map_places_the_model(folder):
         assert torch.equal(other(**inputs()).logits, one(**inputs()).logits)
 
 
+PLACES = [
+    "vision_model",
+    "vision2text_model",
+    "language_model.model.embed_tokens",
+    "language_model.model.layers",
+    "language_model.model.norm",
+    "language_model.lm_head",
+]
+
+
+@pytest.mark.parametrize("fusion", ["token_gate", "static_gate", "joint_softmax"])
+@pytest.mark.parametrize("offloaded", ["vision_model", "language_model.model.layers"])
+def test_what_lies_on_disk_computes_the_same(fusion, offloaded, tmp_path):
+    pytest.importorskip("accelerate")
+    model = build(fusion)
+    model.save_pretrained(tmp_path / "owl3")
+
+    other = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "owl3",
+        device_map=dict.fromkeys(PLACES, "cpu") | {offloaded: "disk"},
+        offload_folder=str(tmp_path / "offloaded"),
+    )
+
+    with torch.no_grad():
+        assert torch.equal(other(**inputs()).logits, model(**inputs()).logits)
+
+
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
 WIDE = {  # whole blocks of 64 values, which 4 bit quantises together
     "hidden_size": 128,

@@ -186,12 +186,7 @@ def read_ours(dataset: Dataset, order: Sequence[int]) -> Iterator[Collection[byt
 def read_raw(dataset: Dataset, order: Sequence[int]) -> Iterator[list[memoryview]]:
     """Members of each sample, in a given order: one pread each, nothing checked."""
     for index in order:
-        shard, local = dataset.locate(index)
-        rows = dataset.index(shard)
-        offset, length, *_ = rows.row(local)
-        data = dataset.storage.pread(dataset.records[shard].file, length, offset)
-        view = memoryview(data)
-        yield [view[start : start + size] for start, size, *_ in rows.members_of(local)]
+        yield dataset.read_members(index)
 
 
 def read_webdataset(shard: Path) -> Iterator[Collection[bytes]]:

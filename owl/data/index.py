@@ -287,12 +287,15 @@ class ShardIndex:
         self.content_hash = content_hash
         # Looking fields up by name costs more than reading a small sample, so the rows of one
         # sample are unpacked from the bytes of the arrays.
-        self._sample_bytes = samples.view(np.uint8)
-        self._member_bytes = members.view(np.uint8)
+        self._sample_bytes = samples.view(np.uint8).data
+        self._member_bytes = members.view(np.uint8).data
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Rows, Rows, bytes]]:
+        return type(self), (self.samples, self.members, self.content_hash)  # views do not travel
 
     def row(self, sample: int) -> tuple[int, int, int, int, int]:
         """Offset, length, members, error and first member of a sample."""
-        return SAMPLE_STRUCT.unpack_from(self._sample_bytes.data, sample * SAMPLE_STRUCT.size)
+        return SAMPLE_STRUCT.unpack_from(self._sample_bytes, sample * SAMPLE_STRUCT.size)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -317,8 +320,16 @@ class ShardIndex:
     def members_of(self, sample: int) -> list[MemberRow]:
         """Where the members of a sample lie, the json first."""
         _, _, count, _, first = self.row(sample)
+        return self._member_rows(first, count)
+
+    def place(self, sample: int) -> tuple[int, int, int, list[MemberRow]]:
+        """Offset, length, error and members of a sample, looked up at once."""
+        offset, length, count, error, first = self.row(sample)
+        return offset, length, error, self._member_rows(first, count)
+
+    def _member_rows(self, first: int, count: int) -> list[MemberRow]:
         rows = self._member_bytes[first * MEMBER_STRUCT.size : (first + count) * MEMBER_STRUCT.size]
-        return list(MEMBER_STRUCT.iter_unpack(rows.data))
+        return list(MEMBER_STRUCT.iter_unpack(rows))
 
 
 def check_unchanged(storage: Storage, record: ShardRecord) -> None:

@@ -7,6 +7,7 @@ a sample is read.
 
 import hashlib
 import json
+import zlib
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from owl.data.schema import Json, document_problems, parse_document
 from owl.data.storage import LocalFolder, Storage, open_storage
 from owl.errors import DataError
 
+ADLER_PRIME = 65521
+"""The low half of an Adler-32 is 1 and the sum of the bytes, modulo this; sum() is far slower."""
 MAX_LOADED_INDEXES = 512
 """Indexes kept in memory at a time: of a very large source only some shards are in use."""
 
@@ -191,11 +194,12 @@ class Dataset:
 
     def index(self, shard: int) -> ShardIndex:
         """Index of one shard, loaded and compared with dataset.json on first use."""
-        if shard not in self._indexes:
+        index = self._indexes.get(shard)
+        if index is None:
             if len(self._indexes) >= MAX_LOADED_INDEXES:
                 self._indexes.popitem(last=False)
-            self._indexes[shard] = self._load_index(self.records[shard])
-        return self._indexes[shard]
+            index = self._indexes[shard] = self._load_index(self.records[shard])
+        return index
 
     def read_file(self, name: str) -> bytes | None:
         """Read a file beside the shards; None when there is none. Raises OSError, like read."""
@@ -223,8 +227,9 @@ class Dataset:
     def key(self, sample: int) -> str:
         """Key of a sample, from its first header."""
         shard, local = self.locate(sample)
-        length = self.index(shard).members_of(local)[0][0]
-        return _first_key(self._read_checked(shard, local, length, []), self.records[shard].file)
+        offset, _, _, members = self.index(shard).place(local)
+        data = self._read_checked(shard, offset, members[0][0], [])
+        return _first_key(data, self.records[shard].file)
 
     def read(self, sample: int) -> RawSample:
         """Read one sample with a single pread.
@@ -234,9 +239,8 @@ class Dataset:
             OSError: the read failed again and again.
         """
         shard, local = self.locate(sample)
-        _, length, _, error, _ = self.index(shard).row(local)
-        members = self.index(shard).members_of(local)
-        data = self._read_checked(shard, local, length, members)
+        offset, length, error, members = self.index(shard).place(local)
+        data = self._read_checked(shard, offset, length, members)
         name = self.records[shard].file
         document = parse_document(_member(data, members[0]))
         files: Mapping[str, bytes]
@@ -246,6 +250,19 @@ class Dataset:
         else:  # the index lists them in the order in which the document names them
             files = MediaFiles(data, dict(zip(listed_files(document), members[1:], strict=True)))
         return RawSample(key=_first_key(data, name), shard=name, document=document, files=files)
+
+    def read_members(self, sample: int) -> list[memoryview]:
+        """Read the bytes of each file of a sample, the json first, and look at none of them.
+
+        What `read` builds on, with a single pread; here no checksum is compared.
+
+        Raises:
+            OSError: the read failed again and again.
+        """
+        shard, local = self.locate(sample)
+        offset, length, _, members = self.index(shard).place(local)
+        view = memoryview(self._read_checked(shard, offset, length, ()))
+        return [view[start : start + size] for start, size, _, _, _ in members]
 
     def read_document(self, sample: int) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
         """Read only a sample's json, and look up the size of each of its pictures.
@@ -263,9 +280,9 @@ class Dataset:
             The sample with no files, and file name -> (width, height).
         """
         shard, local = self.locate(sample)
-        members = self.index(shard).members_of(local)
+        start, _, _, members = self.index(shard).place(local)
         offset, size, *_ = members[0]
-        data = self._read_checked(shard, local, offset + size, members[:1])
+        data = self._read_checked(shard, start, offset + size, members[:1])
         document = parse_document(_member(data, members[0]))
         sizes = [(width, height) for *_, width, height in members[1:]]
         name = self.records[shard].file
@@ -273,39 +290,38 @@ class Dataset:
         return raw, dict(zip(listed_files(document), sizes, strict=True))
 
     def _read_checked(
-        self, shard: int, local: int, length: int, members: Sequence[MemberRow]
+        self, shard: int, offset: int, length: int, members: Sequence[MemberRow]
     ) -> bytes:
         """Bytes from the start of a sample, with the checksums of some of its members compared.
 
         Damage on the way (a bad cable, a flaky file server) goes away on a second read; a shard
         that was overwritten does not.
         """
-        offset, *_ = self.index(shard).row(local)
-        for attempt in range(self._retry.attempts):
-            if attempt:
-                self._retry.pause(attempt, self.storage, self.records[shard].file)
-            data, failure = self._try_read(shard, length, offset)
-            if failure is None and not _is_intact(data, members):
+        file, attempt = self.records[shard].file, 1
+        while True:
+            failure: Exception
+            try:
+                data = self.storage.pread(file, length, offset)
+                if len(data) != length:
+                    raise OSError(f"got {len(data)} bytes")
+                if _is_intact(data, members):
+                    return data
                 failure = self._changed(shard, offset)
-            if failure is None:
-                return data
-        assert failure is not None
-        raise failure
+            except OSError as error:
+                failure = self._unread(shard, offset, length, error)
+            if attempt >= self._retry.attempts:
+                raise failure
+            self._retry.pause(attempt, self.storage, file)
+            attempt += 1
 
-    def _try_read(self, shard: int, length: int, offset: int) -> tuple[bytes, Exception | None]:
+    def _unread(self, shard: int, offset: int, length: int, error: OSError) -> OSError:
         file = self.records[shard].file
-        try:
-            data = self.storage.pread(file, length, offset)
-            if len(data) != length:
-                raise OSError(f"got {len(data)} bytes")
-        except OSError as error:
-            return b"", OSError(
-                error.errno,
-                f"shard {file}: {length} bytes at {offset} of {self.storage.location} could not be "
-                f"read in {self._retry.attempts} attempts: {error}. Check the file system, then "
-                f"resume; or leave the shard out with a line {file} in data.quarantine",
-            )
-        return data, None
+        return OSError(
+            error.errno,
+            f"shard {file}: {length} bytes at {offset} of {self.storage.location} could not be "
+            f"read in {self._retry.attempts} attempts: {error}. Check the file system, then "
+            f"resume; or leave the shard out with a line {file} in data.quarantine",
+        )
 
     def _changed(self, shard: int, offset: int) -> DataError:
         return DataError(
@@ -347,6 +363,8 @@ def _member(data: bytes, row: MemberRow) -> bytes:
 
 
 def _is_intact(data: bytes, rows: Sequence[MemberRow]) -> bool:
+    if not rows:
+        return True
     view = memoryview(data)
     return all(crc32(view[offset : offset + size]) == crc for offset, size, crc, _, _ in rows)
 
@@ -356,7 +374,13 @@ def _first_key(data: bytes, shard: str) -> str:
     header = data[: tar.BLOCK]
     is_plain = header[156:157] == b"0" and not header[345]  # a file, its name in one piece
     # Python's own parser takes longer than all the rest of reading a small sample.
-    if is_plain and int(header[148:154], 8) == sum(header) - sum(header[148:156]) + 8 * ord(" "):
+    if is_plain and _header_sum(header) == int(header[148:154], 8) % ADLER_PRIME:
         name = header[:100].partition(b"\0")[0].decode("ascii")
         return name.partition(".")[0]
     return tar.read_member(memoryview(data), 0, shard=shard).key
+
+
+def _header_sum(header: bytes) -> int:
+    """A tar header's checksum, modulo ADLER_PRIME: that many bytes add up to twice it at most."""
+    blanked = header[:148] + b" " * 8 + header[156:]
+    return ((zlib.adler32(blanked) & 0xFFFF) - 1) % ADLER_PRIME

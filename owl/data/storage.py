@@ -69,6 +69,18 @@ def remote_problem(url: str) -> str | None:
     return None
 
 
+_forks = 0
+"""How often the line of processes down to this one forked: asking for its number takes longer."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
 class LocalFolder:
     """A folder on a local or mounted disk, read by file descriptor."""
 
@@ -76,7 +88,7 @@ class LocalFolder:
         self.path = path
         self.location = str(path)
         self._descriptors: OrderedDict[str, int] = OrderedDict()
-        self._owner = os.getpid()
+        self._owner = _forks
 
     def __getstate__(self) -> dict[str, Any]:
         # For workers that are started fresh: file descriptors do not travel.
@@ -106,14 +118,16 @@ class LocalFolder:
             os.close(descriptor)
 
     def _descriptor(self, file: str) -> int:
-        if self._owner != os.getpid():  # forked: the parent's descriptors stay the parent's
-            self._descriptors, self._owner = OrderedDict(), os.getpid()
-        if file not in self._descriptors:
+        if self._owner != _forks:  # the parent's descriptors stay the parent's
+            self._descriptors, self._owner = OrderedDict(), _forks
+        descriptor = self._descriptors.get(file)
+        if descriptor is None:
             if len(self._descriptors) >= MAX_OPEN_FILES:
                 self.release(next(iter(self._descriptors)))
-            self._descriptors[file] = os.open(self.path / file, os.O_RDONLY)
-        self._descriptors.move_to_end(file)
-        return self._descriptors[file]
+            descriptor = self._descriptors[file] = os.open(self.path / file, os.O_RDONLY)
+        else:
+            self._descriptors.move_to_end(file)
+        return descriptor
 
 
 class RemoteFolder:

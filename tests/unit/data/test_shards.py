@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -280,3 +281,12 @@ def test_a_png_under_a_jpg_name_is_accepted(tmp_path):
 def test_an_empty_dataset_can_be_written_and_opened(tmp_path):
     write_dataset(tmp_path, [])
     assert len(Dataset.open(tmp_path)) == 0
+
+
+def test_members_are_the_bytes_of_every_file_the_json_first(tmp_path):
+    dataset = Dataset.open(write_chats(tmp_path, shards=1, samples=4))
+    sample = dataset.read(2)
+    document, *pictures = dataset.read_members(2)
+    assert json.loads(bytes(document)) == sample.document
+    assert [bytes(picture) for picture in pictures] == list(sample.files.values())
+    assert dataset.retries == 0

@@ -295,6 +295,7 @@ def build_loader(
         open_source(name, source, data, encoder(source), quarantine)
         for name, source in sorted(data.sources.items())
     ]
+    quarantine.check_shards({shard for source in sources for shard in source.dataset.listed})
     return Loader(
         Plan(sources, pack, data.seed),
         MicrobatchReader(sources, media_position_shift, read_pixels=read_pixels),

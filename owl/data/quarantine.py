@@ -2,12 +2,12 @@
 """The quarantine file: samples and whole shards that a run leaves out, by name.
 
 One `SHARD/KEY` or `SHARD` a line, as the messages about bad data name them; `#` begins a comment.
-A line applies to every source that has a shard of that name.
+A line applies to every source that has a shard of that name; one that applies to none is a mistake.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,23 @@ class Quarantine:
                 _check_known(record.file, wanted - by_key.keys())
                 found.update(by_key[key] for key in wanted)
         return frozenset(found)
+
+    def check_shards(self, listed: Collection[str]) -> None:
+        """Raise ConfigError for lines about shards that no source lists: a typo leaves nothing out.
+
+        Args:
+            listed: file names in the dataset.json of every source.
+        """
+        unknown = sorted((self.shards | self.keys.keys()) - set(listed))
+        if unknown:
+            raise ConfigError(
+                [
+                    f"data.quarantine names the shard {shard}, which no data.sources.NAME.path lists "
+                    "in its dataset.json. Correct the line (SHARD or SHARD/KEY, the file name as "
+                    "messages about bad data give it), or remove it."
+                    for shard in unknown
+                ]
+            )
 
 
 NOTHING = Quarantine(frozenset(), {})

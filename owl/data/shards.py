@@ -127,6 +127,8 @@ class Dataset:
         self.records = list(records)
         ends = np.cumsum([record.samples for record in self.records], dtype=np.int64)
         self.starts = [0, *ends.tolist()]
+        self.listed = frozenset(record.file for record in self.records)
+        """Shards of dataset.json, those left out included."""
         self._retry = retry or Retry()
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
 
@@ -150,10 +152,13 @@ class Dataset:
             OSError: a read failed again and again.
         """
         storage, retry = open_storage(folder), Retry(read_attempts)
-        records = [r for r in read_records(storage, retry) if r.file not in without_shards]
+        listed = read_records(storage, retry)
+        records = [record for record in listed if record.file not in without_shards]
         for record in records:
             retry.call(partial(check_unchanged, storage, record), storage, record.file)
-        return cls(storage, records, retry=retry)
+        dataset = cls(storage, records, retry=retry)
+        dataset.listed = frozenset(record.file for record in listed)
+        return dataset
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -191,6 +191,14 @@ def test_a_key_that_a_shard_does_not_have_is_a_mistake(tmp_path, folders):
         make_loader(quarantined(tmp_path, folders, "a-000.tar/nobody"), PACK)
 
 
+def test_a_shard_that_no_source_lists_is_a_mistake_too(tmp_path, folders):
+    lines = ("a-00.tar", "b-001.tar", "nowhere.tar/a0001")
+    with pytest.raises(ConfigError, match=r"shard a-00\.tar, which no") as error:
+        make_loader(quarantined(tmp_path, folders, *lines), PACK)
+    assert len(error.value.problems) == 2  # not b-001.tar
+    assert "nowhere.tar" in error.value.problems[1]
+
+
 def test_a_missing_quarantine_file_is_a_problem(tmp_path, folders):
     (problem,) = data_problems(blend(tmp_path, folders, quarantine=str(tmp_path / "gone")))
     assert problem.startswith(f"data.quarantine={tmp_path / 'gone'} cannot be read")

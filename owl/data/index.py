@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from owl.data import tar
 from owl.data.checksum import crc32
+from owl.data.declared_sizes import size_problems
 from owl.data.images import picture_size
 from owl.data.retry import Retry
 from owl.data.schema import Json, document_problems, media_files, parse_document
@@ -172,28 +173,12 @@ def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> tuple[DataError
         if problem.code != LITERAL_ERROR:
             raise error
         literal = literal or error
-    declared = {
-        file: (media.get("w"), media.get("h"))
-        for media in document.get("media", [])
-        for file in media_files(media)
-    }
+    sizes = {file: picture_size(_data(view, by_file[file])) for file in listed_files(document)}
+    for problem in size_problems(document, sizes):
+        raise DataError(problem.code, problem.message)
     rows = [_member_row(view, group, group[0])]
-    for file in listed_files(document):
-        size = picture_size(_data(view, by_file[file]))
-        _check_declared(file, declared[file], size)
-        rows.append(_member_row(view, group, by_file[file], size))
+    rows += [_member_row(view, group, by_file[file], size) for file, size in sizes.items()]
     return literal, rows
-
-
-def _check_declared(
-    file: str, declared: tuple[int | None, int | None], size: tuple[int, int]
-) -> None:
-    if any(said not in (None, found) for said, found in zip(declared, size, strict=True)):
-        raise DataError(
-            "E306",
-            f"{file!r} is declared as {declared[0]}x{declared[1]} but is {size[0]}x{size[1]} "
-            "(upright). Correct w and h, or leave them out.",
-        )
 
 
 def _member_row(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from owl.config.run import LiteralPolicy, TemplateKind
 from owl.data import tar
+from owl.data.declared_sizes import size_problems
 from owl.data.encode import CutChoice, SampleEncoder, Sizes
 from owl.data.images import decode_picture, picture_size
 from owl.data.index import (
@@ -28,7 +29,7 @@ from owl.data.index import (
 from owl.data.lint_index import IndexCheck, check_index, missing_shard
 from owl.data.lint_report import BadSample, FolderReport, ShardProblem, ShardReport
 from owl.data.salvage import FoundSample, salvage
-from owl.data.schema import Json, SampleProblem, document_problems, media_files, parse_document
+from owl.data.schema import Json, SampleProblem, document_problems, parse_document
 from owl.data.tokenizer import load_tokenizer
 from owl.errors import DataError
 
@@ -203,7 +204,7 @@ def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> 
         except DataError as error:
             yield Problem(error.code, f"{file!r}: {error.message}")
     if is_shaped:
-        yield from _declared_problems(document, sizes)
+        yield from size_problems(document, sizes)
     if checks.budgets and not problems and len(sizes) == len(files):
         yield from _budget_problems(document, sizes, checks.budgets)
 
@@ -223,21 +224,6 @@ def _look_at(picture: bytes, checks: Checks) -> tuple[int, int]:
     if checks.pixels:
         decode_picture(picture)
     return size
-
-
-def _declared_problems(document: Json, sizes: Sizes) -> Iterator[Problem]:
-    for index, media in enumerate(document.get("media", [])):
-        for file in media_files(media):
-            found = sizes.get(file)
-            if found is None:
-                continue
-            said = (media.get("w", found[0]), media.get("h", found[1]))
-            if said != found:
-                yield Problem(
-                    "E306",
-                    f"media[{index}] declares {said[0]}x{said[1]}, but {file!r} is "
-                    f"{found[0]}x{found[1]} (upright). Correct w and h, or leave them out.",
-                )
 
 
 def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:

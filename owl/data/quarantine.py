@@ -55,9 +55,9 @@ class Quarantine:
         if unknown:
             raise ConfigError(
                 [
-                    f"data.quarantine names the shard {shard}, which no data.sources.NAME.path lists "
-                    "in its dataset.json. Correct the line (SHARD or SHARD/KEY, the file name as "
-                    "messages about bad data give it), or remove it."
+                    f"data.quarantine names the shard {shard}, which no data.sources.NAME.path "
+                    "lists in its dataset.json. Correct the line (SHARD or SHARD/KEY, the file "
+                    "name as messages about bad data give it), or remove it."
                     for shard in unknown
                 ]
             )

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from owl.data.converters.fields import required
 from owl.data.converters.records import ConvertError, ConvertOptions, MediaList
+from owl.data.declared_sizes import uneven_frames
 from owl.data.images import decode_picture, picture_size
 from owl.errors import DataError
 
@@ -151,11 +152,16 @@ class PictureStore:
                 f"or extract them into a folder {os.path.splitext(name)[0]!r}.",
             )
         place = name if folder.locate(name).is_dir() else os.path.splitext(name)[0]
-        frames = [folder.read(file) for file in folder.list_pictures(place)]
+        files = folder.list_pictures(place)
+        frames = [folder.read(file) for file in files]
         if not frames:
             raise DataError("E312", f"the folder {place!r} holds no frames.")
         checked = [self._check(frame) for frame in frames]
         _, width, height = checked[0]
+        sizes = {file: (w, h) for file, (_, w, h) in zip(files, checked, strict=True)}
+        if len(set(sizes.values())) > 1:
+            problem = uneven_frames(f"the folder {place!r}", sizes)
+            raise DataError(problem.code, problem.message)
         stored = [(frame, suffix) for frame, (suffix, _, _) in zip(frames, checked, strict=True)]
         return media.add_clip(stored, w=width, h=height, of=name)
 

@@ -106,6 +106,16 @@ def shown(media: list, content: list, *files: str) -> Callable[[Path], None]:
     return lambda folder: void(raw_tar(folder, ("a.json", written), *pictures))
 
 
+def uneven_clip(**media: object) -> Callable[[Path], None]:
+    """Write a chat about three frames, the last of another size."""
+    frames = {"f0.jpg": picture(640, 480), "f1.jpg": picture(640, 480), "f2.jpg": picture(64, 200)}
+    clip = {"type": "frames", "files": list(frames), **media}
+    asked = {"role": "user", "content": [{"media": 0}, {"text": "?"}]}
+    written = encoded(chat() | {"media": [clip], "turns": [asked, chat()["turns"][1]]})
+    files = [(f"a.{name}", data) for name, data in frames.items()]
+    return lambda folder: void(raw_tar(folder, ("a.json", written), *files))
+
+
 def image(data: bytes, **media: object) -> Callable[[Path], None]:
     """Write a chat with one picture, whose bytes are given."""
     return lambda folder: void(
@@ -252,6 +262,8 @@ CASES: dict[str, list[Case]] = {
     "E312": [
         Case(shown([CLIP], [{"media": 0}], *CLIP["files"]), r"media\[0\]\.t=\[1\.0, 1\.0\] does"),
         Case(shown([{"type": "frames", "files": []}], [{"media": 0}]), "a clip without frames"),
+        Case(uneven_clip(), r"'f0\.jpg' is 640x480, but 'f2\.jpg' is 64x200\. Resize them"),
+        Case(uneven_clip(w=640, h=480), r"'f0\.jpg' is 640x480, but 'f2\.jpg' is 64x200"),
     ],
     "E313": [
         Case(

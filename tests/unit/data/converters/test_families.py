@@ -10,6 +10,7 @@ from tests.unit.data.converters.converting import (
     write_lines,
     write_pictures,
 )
+from tests.unit.data.shard_factory import picture
 
 # M4.
 
@@ -195,6 +196,7 @@ def test_a_caption_record_teaches_the_caption_of_the_whole_video(tmp_path):
         (clip(video="film.mp4"), "E313", "data_tools/video_frames.py"),
         (clip(video="gone.mp4"), "E302", "not a folder"),
         (clip(video="empty"), "E312", "holds no frames"),
+        (clip(video="uneven"), "E312", "'uneven/2.jpg' is 64x200"),
         (clip(), "E305", "more <video> than the 0 media"),
         ({"video_id": "v", "captions": []}, "E203", "none of the 0 captions"),
         ({"video": "v"}, "E203", "neither conversations nor captions"),
@@ -203,6 +205,8 @@ def test_a_caption_record_teaches_the_caption_of_the_whole_video(tmp_path):
 def test_a_video_without_frames_is_rejected(tmp_path, record, code, words):
     images = write_pictures(tmp_path / "images", "film.mp4", "v/1.jpg")
     (images / "empty").mkdir()
+    write_pictures(images, "uneven/1.jpg")
+    (images / "uneven/2.jpg").write_bytes(picture(64, 200))
     reject = convert_lines(tmp_path, "sharegpt4video", record).reject
     assert reject["code"] == code
     assert words in reject["message"]

@@ -40,9 +40,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Describe the folder named on the command line; return the exit code."""
     arguments = parse_arguments()
-    if arguments.png and importlib.util.find_spec("matplotlib") is None:
-        advice = "Install it: pip install 'owl3-megatron[demo]'. Without --png it is not needed."
-        print(f"info: --png needs matplotlib. {advice}", file=sys.stderr)
+    if arguments.png and (problem := png_problem(arguments.png)):
+        print(f"info: {problem}", file=sys.stderr)
         return 2
     try:
         summary = summarise(arguments.folder)
@@ -56,6 +55,23 @@ def main() -> int:
     if arguments.png:
         draw(summary, arguments.png)
     return 0
+
+
+def png_problem(path: Path) -> str | None:
+    """What keeps the histograms from being drawn into a file."""
+    if importlib.util.find_spec("matplotlib") is None:
+        advice = "Install it: pip install 'owl3-megatron[demo]'. Without --png it is not needed."
+        return f"--png needs matplotlib. {advice}"
+    if path.is_dir():
+        return f"--png {path} is a folder. Name a file in it."
+    if not path.absolute().parent.is_dir():
+        return f"--png {path}: there is no such folder. Make it first."
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        return f"--png {path}: the suffix must be one of {', '.join(sorted(known))}."
+    return None
 
 
 def describe(summary: Summary) -> Iterator[str]:

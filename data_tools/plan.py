@@ -22,7 +22,7 @@ from owl.config.run import RunConfig
 from owl.data.forecast import Fill, Forecast, forecast
 from owl.data.loader import Loader
 from owl.data.opening import open_loader, step_size
-from owl.errors import ConfigError, OwlError
+from owl.errors import ConfigError, OwlError, UsageError
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -45,8 +45,9 @@ def main() -> int:
     """Print the plan of the run on the command line; return the exit code."""
     arguments, words = parse_arguments()
     try:
-        if arguments.dp < 1:
-            raise ConfigError(f"--dp {arguments.dp} counts ranks. Use 1 or more.")
+        for option in ("dp", "samples"):
+            if getattr(arguments, option) < 1:
+                raise UsageError(f"--{option} {getattr(arguments, option)}: use 1 or more.")
         run = read_data_run(words)
         loader = open_loader(run, dp_size=arguments.dp)
         result = make_forecast(run, loader, arguments.dp, arguments.samples)

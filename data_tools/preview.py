@@ -25,11 +25,14 @@ from owl.data.flops import batch_flops
 from owl.data.loader import Loader
 from owl.data.opening import open_loader, step_size
 from owl.data.plan import predicted_cost
-from owl.data.preview.batch import StepChoice, load_sample, load_step
+from owl.data.preview.batch import StepChoice, load_sample, load_step, objection
 from owl.data.preview.page import render_page
 from owl.data.preview.view import PageView, RankView, sample_views
 from owl.data.samples import PackedBatch
-from owl.errors import ConfigError, OwlError
+from owl.errors import OwlError, UsageError
+
+OBJECTION = "in training"
+"""Fact of a sample that training does not see as it is shown."""
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -57,27 +60,38 @@ def main() -> int:
         run = read_data_run(words)
         run.data.num_workers = 0  # one batch is read: processes would only take time to start
         loader = open_loader(run, dp_rank=arguments.rank, dp_size=arguments.dp)
-        view = view_sample(run, loader, arguments) if arguments.sample else None
-        page = render_page(view or view_step(run, loader, arguments))
+        view = (view_sample if arguments.sample else view_step)(run, loader, arguments)
+        page = render_page(view)
     except OwlError as error:
         print(f"preview: {error}", file=sys.stderr)
         return 2
-    arguments.output.write_text(page, encoding="utf-8")
+    try:
+        arguments.output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        print(f"preview: --output {arguments.output}: {error.strerror}.", file=sys.stderr)
+        return 2
+    for name, fact in view.facts:
+        if name == OBJECTION:
+            print(f"note: {fact}")
     print(f"wrote {arguments.output}, {len(page.encode()) / 1e3:,.0f} kB")
     return 0
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raise ConfigError for numbers that name nothing."""
+    """Raise UsageError for numbers that name nothing."""
     if arguments.dp < 1 or not 0 <= arguments.rank < arguments.dp:
-        raise ConfigError(
+        raise UsageError(
             f"--rank {arguments.rank} of --dp {arguments.dp}: ranks count from 0 to dp - 1."
         )
     for option in ("step", "show"):
         if getattr(arguments, option) < 1:
-            raise ConfigError(f"--{option} {getattr(arguments, option)}: use 1 or more.")
+            raise UsageError(f"--{option} {getattr(arguments, option)}: use 1 or more.")
+    if arguments.output.is_dir():
+        raise UsageError(
+            f"--output {arguments.output} is a folder. Name a file: {arguments.output}/preview.html"
+        )
     if not arguments.output.absolute().parent.is_dir():
-        raise ConfigError(f"--output {arguments.output}: there is no such folder. Make it first.")
+        raise UsageError(f"--output {arguments.output}: there is no such folder. Make it first.")
 
 
 def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
@@ -118,9 +132,11 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
         loader, run.data, arguments.sample, run.model.hyper_attention.media_position_shift
     )
     source = loader.plan.sources[planned.source].name
+    objected = objection(loader, planned)
+    notes = [(OBJECTION, objected)] if objected else []
     return PageView(
         title=f"Sample {planned.index} of {source}: {batch.keys[0]}",
-        facts=[*run_facts(run), ("pictures cut", planned.cut.name), *batch_facts(batch)],
+        facts=[*notes, *run_facts(run), ("pictures cut", planned.cut.name), *batch_facts(batch)],
         text_tokens=batch.num_tokens,
         tiles=batch.num_tiles,
         text_budget=run.pack.text_tokens,

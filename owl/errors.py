@@ -18,6 +18,10 @@ class ConfigError(OwlError):
         super().__init__("\n".join([f"{count} in the run config:", *lines]))
 
 
+class UsageError(OwlError):
+    """An option on a tool's command line names nothing, or cannot work. Says which, and why."""
+
+
 class DataError(OwlError):
     """A sample, or the shard around it, is not what it should be.
 

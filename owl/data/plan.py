@@ -281,7 +281,7 @@ class Plan:
             return [], {objection: 1}
         cut = choose_cut(chosen.cut, seed=self._seed, source=chosen.name, epoch=epoch, index=index)
         tokens, tiles = chosen.lengths.of(index, cut)
-        code = self._over_budget(tokens, tiles)
+        code = self.over_budget(tokens, tiles)
         if code is None:
             return [PlannedSample(source, epoch, index, cut, tokens, tiles)], {}
         if chosen.oversize == OversizePolicy.drop:
@@ -306,7 +306,8 @@ class Plan:
         )
         return shortener.shorten(chosen.oversize)
 
-    def _over_budget(self, tokens: int, tiles: int) -> str | None:
+    def over_budget(self, tokens: int, tiles: int) -> str | None:
+        """Code of the budget that a sample of this size exceeds."""
         if tokens > self._pack.text_tokens:
             return "E401"
         return "E402" if tiles > self._pack.tiles else None

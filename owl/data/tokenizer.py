@@ -89,15 +89,25 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Load a folder with tokenizer.json, or with vocab.json and merges.txt (Qwen2's files).
 
     Raises:
-        DataError: E404 when the folder holds neither, or the control tokens are missing.
+        DataError: E404 when the folder holds neither, its files are damaged, or the control tokens
+            are missing.
     """
     folder = Path(folder)
     problem = tokenizer_problem(folder)
     if problem:
         raise DataError("E404", f"tokenizer folder {str(folder)!r}: {problem}")
-    if (folder / "tokenizer.json").is_file():
-        return _from_json((folder / "tokenizer.json").read_bytes())
-    return _from_vocabulary(folder / "vocab.json", folder / "merges.txt")
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return _from_json((folder / "tokenizer.json").read_bytes())
+        return _from_vocabulary(folder / "vocab.json", folder / "merges.txt")
+    except DataError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        raise DataError(
+            "E404",
+            f"the files in tokenizer folder {str(folder)!r} are not a tokenizer's: {error!r:.200}. "
+            "Copy them again from the model that they belong to.",
+        ) from error
 
 
 def tokenizer_problem(folder: Path) -> str | None:

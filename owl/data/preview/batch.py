@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from owl.config.run import DataConfig
+from owl.config.run import DataConfig, OversizePolicy
 from owl.data.encode import choose_cut
 from owl.data.loader import Loader
 from owl.data.microbatch import MicrobatchReader, check_loaded
 from owl.data.plan import Pack, PlannedSample, PlannedSource, PlannedStep
 from owl.data.samples import Cursor, PackedBatch, StepBatch
 from owl.data.tar import group_by_key, scan_members
-from owl.errors import ConfigError
+from owl.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,12 @@ def load_step(
         micro_batch_size: packs a micro-batch.
 
     Raises:
-        ConfigError: there is no such micro-batch.
+        UsageError: there is no such micro-batch.
     """
     before, planned = _planned_step(loader, step, global_batch_size)
     loaded = next(loader.steps(global_batch_size, before))
     if not 0 <= microbatch < len(loaded.microbatches):
-        raise ConfigError(
+        raise UsageError(
             f"--microbatch {microbatch}: a rank has {len(loaded.microbatches)} micro-batch(es) a "
             "step, counted from 0. Choose one of them."
         )
@@ -92,13 +92,13 @@ def load_sample(
         media_position_shift: the variant's.
 
     Raises:
-        ConfigError: there is no such sample.
+        UsageError: there is no such sample.
         DataError: it cannot be used, with the code of the reason.
     """
     source_name, _, which = name.partition(":")
     names = [source.name for source in loader.plan.sources]
     if source_name not in names or not which:
-        raise ConfigError(
+        raise UsageError(
             f"--sample {name} is not SOURCE:NUMBER or SOURCE:KEY. The sources are "
             f"{', '.join(names)}."
         )
@@ -106,7 +106,7 @@ def load_sample(
     source = loader.plan.sources[number]
     index = int(which) if which.isdigit() else find_key(source, which)
     if not 0 <= index < len(source.dataset):
-        raise ConfigError(
+        raise UsageError(
             f"--sample {name}: the source holds samples 0 to {len(source.dataset) - 1}."
         )
     cut = choose_cut(source.cut, seed=data.seed, source=source.name, epoch=0, index=index)
@@ -119,11 +119,30 @@ def load_sample(
     return loaded.batch, planned
 
 
+def objection(loader: Loader, sample: PlannedSample) -> str | None:
+    """Why training does not see a sample as it is shown; None where it does.
+
+    Args:
+        loader: of any rank.
+        sample: whole, with its lengths.
+    """
+    source = loader.plan.sources[sample.source]
+    if reason := source.objection(sample.index):
+        return f"training leaves it out ({reason})"
+    code = loader.plan.over_budget(sample.tokens, sample.tiles)
+    if code is None:
+        return None
+    size = f"{sample.tokens:,} text tokens and {sample.tiles:,} tiles are more than a pack holds"
+    if source.oversize == OversizePolicy.drop:
+        return f"training drops it ({code}: {size}, data.oversize=drop)"
+    return f"training shortens it ({code}: {size}, data.oversize={source.oversize})"
+
+
 def find_key(source: PlannedSource, key: str) -> int:
     """Number of a sample, by its key. Reads the headers of all shards until it is found.
 
     Raises:
-        ConfigError: no shard has it.
+        UsageError: no shard has it.
     """
     dataset = source.dataset
     for first, record in zip(dataset.starts, dataset.records, strict=False):
@@ -132,7 +151,7 @@ def find_key(source: PlannedSource, key: str) -> int:
         for number, group in enumerate(groups):
             if group[0].key == key:
                 return first + number
-    raise ConfigError(
+    raise UsageError(
         f"--sample {source.name}:{key}: no shard of {dataset.storage.location} has that key. Give "
         "the key as data_tools/lint.py writes it, or the sample's number."
     )

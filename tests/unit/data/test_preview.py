@@ -18,7 +18,7 @@ from owl.data.preview.page import render_page
 from owl.data.preview.view import PageView, RankView, sample_views, token_texts
 from owl.data.samples import IGNORE_INDEX
 from owl.data.tokenizer import load_tokenizer
-from owl.errors import ConfigError
+from owl.errors import UsageError
 from tests.unit.data.shard_factory import (
     QWEN2,
     chat,
@@ -83,7 +83,7 @@ def test_the_batch_is_the_one_that_training_gets_at_that_step(loader, step):
 
 
 def test_a_micro_batch_that_is_not_there_is_refused(loader):
-    with pytest.raises(ConfigError, match="--microbatch 2: a rank has 2"):
+    with pytest.raises(UsageError, match="--microbatch 2: a rank has 2"):
         choose(loader, microbatch=2)
 
 
@@ -133,9 +133,9 @@ def test_one_sample_is_found_by_number_and_by_key(loader, data):
     [("a", "is not SOURCE:NUMBER"), ("b:1", "The sources are a"), ("a:99", "samples 0 to 19")],
 )
 def test_a_sample_that_is_not_there_is_refused(loader, data, name, complaint):
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(UsageError, match=complaint):
         load_sample(loader, data, name, 1)
-    with pytest.raises(ConfigError, match=r"no shard of .* has that key"):
+    with pytest.raises(UsageError, match=r"no shard of .* has that key"):
         load_sample(loader, data, "a:nobody", 1)
 
 

@@ -83,3 +83,23 @@ def test_a_tokenizer_that_cannot_write_the_placeholder_is_refused(tmp_path):
     file.write_text(file.read_text().replace('"|":', '"||":'))
     with pytest.raises(DataError, match=r"E404.*cannot write"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"model": {"vocab": 3}}', "\ufeff{", '{"model": {"vocab": {}}}']
+)
+def test_a_damaged_tokenizer_is_named_with_its_folder(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match="E404"):
+        load_tokenizer(tmp_path)
+    whole = write_tokenizer(tmp_path) / "tokenizer.json"
+    whole.write_text(whole.read_text()[:-20])
+    with pytest.raises(DataError, match=f"E404.*{tmp_path.name}.*JSONDecodeError.*Copy them again"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_vocabulary_is_named_too(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "merges.txt").write_bytes(b"\xff\xfe not merges")
+    with pytest.raises(DataError, match=r"E404.*Copy them again"):
+        load_tokenizer(tmp_path)

@@ -48,3 +48,14 @@ def test_a_folder_that_is_not_prepared_gives_exit_code_two(tmp_path):
     result = info(tmp_path)
     assert result.returncode == 2
     assert "prepare.py" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("no/p.png", "no such folder"), (".", "is a folder"), ("p.docx", "suffix must be one of")],
+)
+def test_a_drawing_that_has_no_place_is_refused_first(tmp_path, name, complaint):
+    pytest.importorskip("matplotlib")
+    result = info(write_chats(tmp_path / "a"), "--png", tmp_path / name)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert complaint in result.stderr

@@ -58,3 +58,10 @@ def test_what_cannot_be_planned_is_said_with_exit_code_two(words):
     result = plan("data=own", "pack.tils=3")
     assert result.returncode == 2
     assert "pack.tils" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--dp", "--samples"])
+def test_counts_below_one_are_refused(option):
+    result = run_tool("data_tools/plan.py", option, -5)
+    assert result.returncode == 2
+    assert result.stderr == f"plan: {option} -5: use 1 or more.\n"

@@ -39,3 +39,23 @@ def test_what_cannot_be_shown_is_said_with_exit_code_two(tmp_path):
     result = preview("--output", tmp_path / "no" / "p.html")
     assert result.returncode == 2
     assert "there is no such folder" in result.stderr
+    assert "in the run config" not in result.stderr
+    result = preview("--output", tmp_path)
+    assert result.returncode == 2
+    assert f"--output {tmp_path} is a folder" in result.stderr
+    for options in (["--sample", "b:1"], ["--sample", "a:99"], ["--microbatch", 9]):
+        result = preview("--output", tmp_path / "p.html", *options, *words(tmp_path))
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"preview: {options[0]} {options[1]}")
+
+
+def test_a_sample_that_training_would_drop_is_called_so(tmp_path):
+    page, run = tmp_path / "p.html", [*words(tmp_path), "pack.text_tokens=40", "pack.tiles=1"]
+    result = preview("--sample", "a:s0006", "--output", page, *run)
+    assert result.returncode == 0, result.stderr
+    assert "note: training drops it (E401: " in result.stdout
+    assert "data.oversize=drop" in page.read_text(encoding="utf-8")
+    shortened = preview("--sample", "a:s0006", "--output", page, *run, "data.oversize=truncate")
+    assert "note: training shortens it" in shortened.stdout
+    whole = preview("--sample", "a:s0006", "--output", page, *words(tmp_path))
+    assert "note" not in whole.stdout

@@ -109,7 +109,11 @@ def _conclude(results: list[dict[str, Any]], options: Options, seconds: float) -
         missed = [" ".join(each) for each in sorted(planted - caught)]
         print(f"\n{len(caught)} faults caught, {len(missed)} missed, {seconds:.0f} s")
         raise SystemExit(f"not caught: {', '.join(missed)}" if missed else 0)
-    print(f"\n{len(results)} layouts, {len(failed)} outside, {seconds:.0f} s")
+    used = max(
+        result["worst"][kind] / result["tolerance"][kind] for result in results for kind in KINDS
+    )
+    furthest = f"the furthest takes {used:.2g} of its tolerance"
+    print(f"\n{len(results)} layouts, {len(failed)} outside, {furthest}, {seconds:.0f} s")
     if failed:
         raise SystemExit(1)
 

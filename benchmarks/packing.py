@@ -24,7 +24,8 @@ from owl.config.load import compose
 from owl.data.cost import tile_cost
 from owl.data.encode import CutChoice
 from owl.data.packing import pack_window
-from owl.data.plan import Pack, PlannedSample, imbalance, predicted_cost, share_packs
+from owl.data.plan import Pack, PlannedSample, imbalance, predicted_cost
+from owl.data.sharing import share_packs
 
 Lengths = NDArray[np.int64]
 Packs = list[list[int]]

@@ -13,7 +13,8 @@ import numpy as np
 
 from owl.config.run import PackConfig
 from owl.data.packing import pack_window
-from owl.data.plan import Pack, Plan, PlannedSample, imbalance, predicted_cost, share_packs
+from owl.data.plan import Pack, Plan, PlannedSample, imbalance, predicted_cost
+from owl.data.sharing import share_packs
 
 BALANCED_WITHIN = 0.05
 """Budgets whose loads differ by less are left as they are."""

@@ -43,13 +43,13 @@ from owl.data.plan import (
     PlannedStep,
     imbalance,
     predicted_cost,
-    share_packs,
 )
 from owl.data.problems import data_problems
 from owl.data.quarantine import Quarantine, read_quarantine
 from owl.data.resume import Stream, checked_start
 from owl.data.samples import Cursor, DataReport, StepBatch
 from owl.data.shards import Dataset
+from owl.data.sharing import share_packs
 from owl.data.tokenizer import Tokenizer, load_tokenizer
 from owl.errors import ConfigError
 

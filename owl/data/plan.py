@@ -7,7 +7,6 @@ workers only decide who computes what. So a cursor of three numbers resumes trai
 any number of ranks.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +28,6 @@ from owl.errors import ConfigError, DataError
 
 PLAN_VERSION = 1
 """Raised when the same settings would give other packs: it is part of the cursor's fingerprint."""
-
-MAX_SWAPS = 256
-"""At most so many swaps even out the ranks' work of one global batch."""
-
-SWAP_PARTNERS = 8
-"""Idlest ranks that the busiest one tries to swap a pack with."""
 
 GROUP_SAMPLES = 100_000
 """Shards are shuffled in groups of about this many samples, so that memory and, on a network disk,
@@ -336,77 +329,6 @@ def blend_quotas(sources: Sequence[PlannedSource]) -> list[int]:
 def predicted_cost(pack: Pack, tile_cost: float = TILE_COST) -> float:
     """Work that a pack is, in text tokens: those it has, and `tile_cost` for each tile."""
     return sum(sample.tokens + tile_cost * sample.tiles for sample in pack)
-
-
-def share_packs(
-    packs: Sequence[Pack], dp_size: int, tile_cost: float = TILE_COST
-) -> list[list[Pack]]:
-    """Deal one global batch to ranks: equally many packs each, and about equal work.
-
-    The heaviest pack goes first, always to the rank with the least work that still has room; then
-    packs are swapped while that shortens the busiest rank's work. Each rank's packs are sorted, so
-    the ranks' k-th micro-batches weigh about the same too. Who gets which pack does not change the
-    gradient: it is a sum over the global batch.
-
-    Args:
-        packs: of the global batch; dp_size divides their number.
-        dp_size: data-parallel ranks.
-        tile_cost: text tokens that one tile weighs.
-
-    Returns:
-        The packs of each rank.
-    """
-    room = len(packs) // dp_size
-    shares: list[list[Pack]] = [[] for _ in range(dp_size)]
-    loads = [(0.0, rank) for rank in range(dp_size)]
-    costs = {id(pack): predicted_cost(pack, tile_cost) for pack in packs}
-    # The sort is stable: equal packs keep their order.
-    for pack in sorted(packs, key=lambda pack: costs[id(pack)], reverse=True):
-        load, rank = heapq.heappop(loads)
-        shares[rank].append(pack)
-        if len(shares[rank]) < room:
-            heapq.heappush(loads, (load + costs[id(pack)], rank))
-    _even_out(shares, costs)
-    return [sorted(share, key=lambda pack: costs[id(pack)], reverse=True) for share in shares]
-
-
-def _even_out(shares: list[list[Pack]], costs: Mapping[int, float]) -> None:
-    """Swap packs between the busiest rank and one of the idlest while that shortens the step.
-
-    Dealing gives each rank equally many packs, so a few light ones can leave it uneven.
-    """
-    loads = [sum(costs[id(pack)] for pack in share) for share in shares]
-    for _ in range(MAX_SWAPS):
-        busy = loads.index(max(loads))
-        idlest = heapq.nsmallest(SWAP_PARTNERS, range(len(loads)), key=lambda rank: loads[rank])
-        swaps = ((*_best_swap(shares, loads, costs, busy, idle), idle) for idle in idlest)
-        gain, i, j, idle = max(swaps, key=lambda swap: swap[0])
-        if gain <= 0:
-            return
-        heavy, light = shares[busy][i], shares[idle][j]
-        shares[busy][i], shares[idle][j] = light, heavy
-        loads[busy] -= costs[id(heavy)] - costs[id(light)]
-        loads[idle] += costs[id(heavy)] - costs[id(light)]
-
-
-def _best_swap(
-    shares: list[list[Pack]],
-    loads: Sequence[float],
-    costs: Mapping[int, float],
-    busy: int,
-    idle: int,
-) -> tuple[float, int, int]:
-    """Find which of two ranks' packs to swap: how much work leaves the busier one, and both places.
-
-    Moving half of the gap makes the two alike; moving all of it or more gains nothing.
-    """
-    gap = loads[busy] - loads[idle]
-    best = (0.0, 0, 0)
-    for i, heavy in enumerate(shares[busy]):
-        for j, light in enumerate(shares[idle]):
-            moved = costs[id(heavy)] - costs[id(light)]
-            best = max(best, (min(moved, gap - moved), i, j), key=lambda swap: swap[0])
-    return best
 
 
 def imbalance(loads: Sequence[float]) -> float:

@@ -8,9 +8,10 @@ from owl.config.run import PackConfig, SourceConfig
 from owl.data import plan as plan_module
 from owl.data.encode import CutChoice
 from owl.data.index import write_dataset
-from owl.data.plan import PlannedSample, SourceOrder, predicted_cost, share_packs
+from owl.data.plan import PlannedSample, SourceOrder, predicted_cost
 from owl.data.samples import Cursor
 from owl.data.shards import Dataset
+from owl.data.sharing import share_packs
 from owl.errors import ConfigError, DataError
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats
 

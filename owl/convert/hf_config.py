@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from owl.config.limits_owl3 import SIZES, config_problems
 from owl.config.run import (
     FusionKind,
     HyperAttentionConfig,
@@ -25,16 +26,7 @@ VARIANTS: dict[str, tuple[FusionKind, ProjectorKind, int, TemplateKind]] = {
     "241101": (FusionKind.joint_softmax, ProjectorKind.mlp, 0, TemplateKind.v3),
 }
 MODEL_TYPE = "mplugowl3"
-_NEEDED = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "hyper_layers",
-    "vision_config",
-)
+_NEEDED = (*SIZES, "hyper_layers", "vision_config")
 _QWEN2_VOCABULARY = 151646  # ids of its tokenizer, control tokens included
 
 
@@ -72,6 +64,7 @@ def owl3_config(hf: Mapping[str, Any], tensor_names: Collection[str], name: str)
             f"config.json lacks {', '.join(missing)}. Take the file that was published with the "
             f"weights; hyper_layers lists, counted from 1, the decoder layers that see images."
         )
+    check_computed(hf, hf["vision_config"])
     layers = [index - 1 for index in hf["hyper_layers"]]  # published indices count from 1
     model = build_config(hf, hf["vision_config"], variant_of(tensor_names), layers, name)
     model = _with_choices(model, hf)
@@ -79,6 +72,21 @@ def owl3_config(hf: Mapping[str, Any], tensor_names: Collection[str], name: str)
     if problems:
         raise CheckpointError("config.json cannot work: " + "; ".join(problems))
     return model
+
+
+def check_computed(language: Mapping[str, Any], vision: Any) -> None:
+    """Raise CheckpointError where a config.json asks for what training does not compute."""
+    if not isinstance(vision, Mapping):
+        raise CheckpointError(
+            f"config.json has vision_config={vision!r}, which must hold the sizes of the tower. "
+            "Take the file that was published with the weights."
+        )
+    problems = list(config_problems(language, vision))
+    if problems:
+        raise CheckpointError(
+            f"config.json cannot work: {'; '.join(problems)}. Take the file that was published "
+            "with the weights."
+        )
 
 
 def build_config(
@@ -143,7 +151,7 @@ def published_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
     return {
         "architectures": ["mPLUGOwl3Model"],
         "model_type": MODEL_TYPE,
-        **_choices(model),
+        **published_choices(model),
         **_language_fields(model, dtype),
         "hyper_layers": [index + 1 for index in model.hyper_attention.layer_indices],
         "vision_config": {"model_type": "siglip_vision_model", **_vision_fields(model)},
@@ -219,10 +227,13 @@ def _vision_fields(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _choices(model: ModelConfig) -> dict[str, Any]:
+def published_choices(model: ModelConfig) -> dict[str, Any]:
     """Say how the model is made where no published variant is made so.
 
     Published folders tell it by tensor names alone. owl.hf reads and writes these fields as well.
+
+    Raises:
+        CheckpointError: no Owl3 folder can hold such a model.
     """
     if model.projector not in {projector for _, projector, _, _ in VARIANTS.values()}:
         raise CheckpointError(
@@ -242,7 +253,7 @@ def _choices(model: ModelConfig) -> dict[str, Any]:
 
 
 def _with_choices(model: ModelConfig, hf: Mapping[str, Any]) -> ModelConfig:
-    """Undo _choices: what config.json says holds before what the tensor names suggest."""
+    """Undo published_choices: what config.json says holds before what the tensor names suggest."""
     attention = model.hyper_attention
     shift = hf.get("media_position_shift")
     return replace(

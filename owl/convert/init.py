@@ -17,9 +17,10 @@ from torch import Tensor
 from owl.checkpoint.content import weight_shards
 from owl.checkpoint.save import CARRIED, write_checkpoint
 from owl.checkpoint.state import TrainState
+from owl.config.limits_owl3 import SIZES
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.convert import layouts
-from owl.convert.hf_config import build_config
+from owl.convert.hf_config import build_config, check_computed
 from owl.convert.names import entries, is_carried
 from owl.convert.reader import HfFolder
 from owl.errors import CheckpointError
@@ -96,9 +97,16 @@ def init_checkpoint(
 
 def _architecture(language: HfFolder, vision: HfFolder, options: InitOptions) -> ModelConfig:
     """Decide the model's sizes from both folders and the variant."""
+    vision_config = dict(vision.config.get("vision_config", vision.config))
+    missing = [size for size in SIZES if size not in language.config]
+    if missing:
+        raise CheckpointError(
+            f"--language-model {language.folder}: its config.json lacks {', '.join(missing)}. Name "
+            "the folder of a Qwen2 or Qwen2.5."
+        )
+    check_computed(language.config, vision_config)
     num_layers = language.config["num_hidden_layers"]
     layers = options.layer_indices or _PUBLISHED_LAYERS.get((options.variant, num_layers))
-    vision_config = dict(vision.config.get("vision_config", vision.config))
     if options.variant == "241101" and vision_config.get("image_size") == 384:
         vision_config["image_size"] = 378  # the same 27 x 27 patches, without the 6 unused pixels
     model = build_config(

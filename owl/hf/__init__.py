@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """mPLUG-Owl3 for transformers. Importing this makes the Auto classes load it without remote code.
 
-The modules named *_owl3.py, here and in owl/data, import nothing of owl but each other, so that
-copy_code can put them into an exported folder.
+The modules named *_owl3.py, here, in owl/data and in owl/config, import nothing of owl but each
+other, so that copy_code can put them into an exported folder.
 """
 
 from transformers import (

@@ -6,12 +6,14 @@ are read here, once, from the header of the weights; a config that we save says 
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
+
+from owl.config.limits_owl3 import config_problems, is_plain_rotary
 
 CARRIED_PARTS = ("last_layer", "post_layernorm", "head")
 """Parts of the tower that influence no output (hidden_states[-2] is used) but are published."""
@@ -84,6 +86,7 @@ class Owl3Config(PretrainedConfig):
 
     Args:
         hyper_layers: decoder layers that look at images, counted from 1, as published.
+        head_dim: width d of an attention head, hidden_size / num_attention_heads.
         fusion: token_gate, static_gate or joint_softmax; None until the tensor names are known.
         projector: linear or mlp; None likewise.
         media_position_shift: a tile's position is its first placeholder's plus this.
@@ -111,6 +114,8 @@ class Owl3Config(PretrainedConfig):
         max_position_embeddings: int = 32768,
         rms_norm_eps: float = 1e-6,
         rope_theta: float | None = None,
+        rope_scaling: dict[str, Any] | None = None,
+        head_dim: int | None = None,
         tie_word_embeddings: bool = False,
         initializer_range: float = 0.02,
         use_cache: bool = True,
@@ -133,6 +138,9 @@ class Owl3Config(PretrainedConfig):
         # transformers 5 writes the rotary base below rope_parameters; the published file has it
         # on top, and so has ours.
         rope = kwargs.pop("rope_parameters", None) or {}
+        for asked in (rope_scaling or {}, rope):
+            if not is_plain_rotary(asked):
+                self.asked_rotary = asked  # for check to refuse
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
         self.tie_word_embeddings = tie_word_embeddings
         self.vocab_size = vocab_size
@@ -145,6 +153,8 @@ class Owl3Config(PretrainedConfig):
         self.max_position_embeddings = max_position_embeddings
         self.rms_norm_eps = rms_norm_eps
         self.rope_theta = float(rope_theta or rope.get("rope_theta") or 1e6)
+        # Refused by check where it is not this; sizes that are no numbers are, too.
+        self.head_dim = head_dim or _quotient(hidden_size, num_attention_heads)
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         self.use_sliding_window = use_sliding_window
@@ -155,7 +165,7 @@ class Owl3Config(PretrainedConfig):
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
-        self.hyper_layers = None if hyper_layers is None else list(hyper_layers)
+        self.hyper_layers = list(hyper_layers) if isinstance(hyper_layers, tuple) else hyper_layers
         self.fusion = fusion
         self.projector = projector
         self.media_position_shift = media_position_shift
@@ -167,11 +177,6 @@ class Owl3Config(PretrainedConfig):
             if isinstance(vision_config, Owl3VisionConfig)
             else Owl3VisionConfig(**(vision_config or {}))
         )
-
-    @property
-    def head_dim(self) -> int:
-        """Width d of an attention head."""
-        return self.hidden_size // self.num_attention_heads
 
     @property
     def hyper_layer_indices(self) -> list[int]:
@@ -229,39 +234,27 @@ class Owl3Config(PretrainedConfig):
         if problems:
             raise ValueError("\n".join(["this config gives no mPLUG-Owl3:", *problems]))
 
-    def _problems(self) -> list[str]:
-        problems = []
-        if not self.hyper_layers:
-            problems.append(
-                "  hyper_layers is missing: name the decoder layers that look at images, counted "
-                "from 1, such as [1, 9, 17, 25]."
-            )
-        elif not all(1 <= layer <= self.num_hidden_layers for layer in self.hyper_layers):
-            problems.append(
-                f"  hyper_layers={self.hyper_layers} must lie in 1..{self.num_hidden_layers}: "
-                "they are counted from 1."
-            )
+    def _problems(self) -> Iterator[str]:
+        asked = {"rope_scaling": getattr(self, "asked_rotary", None)} | vars(self)
+        for problem in config_problems(asked, vars(self.vision_config)):
+            yield f"  {problem}. Take the config.json that was published with the weights."
         if not self.knows_variant:
-            problems.append(
+            yield (
                 "  fusion, projector, media_position_shift and template are not all set. Load the "
                 "model with from_pretrained, which reads them off the tensor names, or set them: "
                 f"for example {VARIANTS['241101']}."
             )
-        elif self.fusion not in {chosen.fusion for chosen in VARIANTS.values()}:
-            problems.append(
-                f"  fusion={self.fusion!r} must be token_gate, static_gate or joint_softmax."
-            )
-        elif self.projector not in ("linear", "mlp"):
-            problems.append(f"  projector={self.projector!r} must be linear or mlp.")
         if self._attn_implementation not in (None, "sdpa"):
-            problems.append(
+            yield (
                 f"  attn_implementation={self._attn_implementation!r}: attention is torch's "
                 "scaled_dot_product_attention, which picks flash kernels itself where they fit. "
                 "Leave it out, or say 'sdpa'."
             )
-        if self.use_sliding_window:
-            problems.append("  use_sliding_window=True is not built; no published model uses it.")
-        return problems
+
+
+def _quotient(size: Any, parts: Any) -> int | None:
+    whole = isinstance(size, int) and isinstance(parts, int) and parts > 0
+    return size // parts if whole else None
 
 
 _HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
@@ -311,6 +304,11 @@ def _local_names(folder: Path) -> list[str]:
 
     if (folder / WEIGHTS_INDEX).is_file():
         index = json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))
+        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+            raise ValueError(
+                f"{folder / WEIGHTS_INDEX} has no weight_map, which says where each tensor lies. "
+                "Download it again."
+            )
         return list(index["weight_map"])
     if (folder / WEIGHTS_FILE).is_file():
         try:

@@ -5,7 +5,7 @@ Only PreTrainedModel, GenerationMixin, Cache and CausalLMOutputWithPast come fro
 have kept their meaning from 4.57 to 5, and everything else that the published code borrows has not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from owl.data.markup_owl3 import Piece  # noqa: F401 - see below
+from owl.config.limits_owl3 import config_problems  # noqa: F401 - see below
+from owl.data.markup_owl3 import Piece  # noqa: F401
 from owl.data.tiles_owl3 import Grid  # noqa: F401
 
 from .configuration_owl3 import Owl3Config
@@ -101,11 +102,21 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> "Owl3ForConditionalGeneration":
-        """Load a published folder, or one of ours; see PreTrainedModel.from_pretrained."""
+        """Load a published folder, or one of ours; see PreTrainedModel.from_pretrained.
+
+        Raises:
+            ValueError: a tensor that matters is missing, or has no place: transformers would fill
+                it with random numbers, or drop it, and say so in a log.
+        """
         config = kwargs.get("config")
         if isinstance(config, Owl3Config):
             config.complete(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        _check_loaded(str(pretrained_model_name_or_path), model, info)
+        return (model, info) if wants_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """Table of token vectors."""
@@ -420,6 +431,35 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             if isinstance(offsets, Tensor):
                 model_kwargs["media_offset"] = read_offsets(offsets, mask)
         return input_ids, model_kwargs
+
+
+_CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
+_IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
+_SHOWN = 8
+
+
+def _check_loaded(
+    folder: str, model: "Owl3ForConditionalGeneration", info: Mapping[str, Collection[str]]
+) -> None:
+    """Raise ValueError where the weights are not those of the config."""
+    last = model.config.vision_config.num_hidden_layers - 1
+    carried = (*_CARRIED, f"vision_model.encoder.layers.{last}.")
+    missing = [name for name in info["missing_keys"] if not name.startswith(carried)]
+    homeless = [
+        name for name in info["unexpected_keys"] if any(part in name for part in _IMAGE_SIDE)
+    ]
+    if not missing and not homeless:
+        return
+    told = [
+        f"{what}: {', '.join(sorted(names)[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("without a place", homeless))
+        if names
+    ]
+    raise ValueError(
+        f"{folder} does not hold the weights that its config.json describes ({len(missing)} "
+        f"missing, {len(homeless)} without a place). Complete the folder, or correct hyper_layers, "
+        "fusion and projector in config.json.\n  " + "\n  ".join(told)
+    )
 
 
 def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

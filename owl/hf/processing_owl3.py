@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from owl.config.limits_owl3 import config_problems  # noqa: F401 - see modeling_owl3
 from owl.data.markup_owl3 import TEMPLATES, Control, Piece, Text, Tile, join_text
 from owl.data.tiles_owl3 import (
     Grid,

@@ -20,13 +20,14 @@ OWL_IMPORT = re.compile(r"^from owl\.\w+\.(\w+_owl3) import ", re.MULTILINE)
 
 
 def code_files() -> list[Path]:
-    """Modules that travel: owl.hf's, and those of training that it shares.
+    """Modules that travel: owl.hf's, and those that it shares with the rest.
 
     They import nothing of owl but each other.
     """
-    hf = Path(__file__).parent
+    owl = Path(__file__).parents[1]
     return sorted(
-        [*hf.glob("*_owl3.py"), *hf.with_name("data").glob("*_owl3.py")], key=lambda file: file.name
+        (file for part in ("hf", "data", "config") for file in (owl / part).glob("*_owl3.py")),
+        key=lambda file: file.name,
     )
 
 

@@ -21,7 +21,7 @@ RANK = {
 # train makes the demo's data on first use, in a function too.
 ALLOWED = {("config", "data"), ("train", "demo")}
 # What training and owl.hf share travels along inside exported folders: files of their own.
-TRAVELLERS = {"owl.data.markup_owl3", "owl.data.tiles_owl3"}
+TRAVELLERS = {"owl.config.limits_owl3", "owl.data.markup_owl3", "owl.data.tiles_owl3"}
 ABOVE_ALL = {"parity", "demo", "chat"}  # command lines of their own; they may use everything
 FILES = sorted(
     path for path in OWL.rglob("*.py") if path.relative_to(OWL).parts[0] not in ABOVE_ALL

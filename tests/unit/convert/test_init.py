@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A starting checkpoint computes what the Qwen2 and the SigLIP it was made from compute."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +182,20 @@ def test_other_layers_have_no_media_projection(model):
     has = [hasattr(layer.self_attention, "linear_media_kv") for layer in model.decoder.layers]
 
     assert has == [False, True, False, True]
+
+
+def test_a_language_model_with_stretched_positions_is_refused(folders, tmp_path):
+    qwen2, siglip = folders
+    stretched = Path(shutil.copytree(qwen2, tmp_path / "qwen2"))
+    config = json.loads((stretched / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+    (stretched / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(CheckpointError, match=r"rope_parameters=.*yarn"):
+        init_checkpoint(stretched, siglip, tmp_path / "start", OPTIONS)
+
+
+def test_a_language_model_that_is_none_is_refused(folders, tmp_path):
+    _, siglip = folders
+    with pytest.raises(CheckpointError, match="lacks num_key_value_heads, vocab_size"):
+        init_checkpoint(siglip, siglip, tmp_path / "start", OPTIONS)

@@ -26,6 +26,11 @@ UNSAID = ("fusion", "projector", "media_position_shift", "template", "carried_vi
 """What a published config.json does not say."""
 
 
+V_KV_PROJ = "language_model.model.layers.1.self_attn.v_kv_proj.weight"
+GATE = "language_model.model.layers.1.self_attn.gate"
+DOWN_PROJ = "language_model.model.layers.2.mlp.down_proj.weight"
+
+
 def inputs(tokens: int = 20) -> dict:
     torch.manual_seed(1)
     return {
@@ -135,18 +140,60 @@ def test_a_saved_config_names_every_size_and_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"hyper_layers": None}, "hyper_layers is missing"),
+        ({"hyper_layers": None}, "hyper_layers=None must list the decoder layers"),
         ({"hyper_layers": [0, 2]}, r"must lie in 1\.\.4"),
         ({"hyper_layers": [5]}, r"must lie in 1\.\.4"),
         ({"fusion": None}, "are not all set"),
         ({"fusion": "sum"}, "fusion='sum'"),
         ({"projector": "conv"}, "projector='conv'"),
         ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"hidden_size": "32"}, "hidden_size='32' must be a whole number"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5 must divide hidden_size=32"),
+        ({"head_dim": 16}, r"head_dim=16 must be hidden_size / num_attention_heads = 8"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' must be 'silu'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling=.*yarn"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling=.*linear"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling=.*yarn"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"vision_config": {"hidden_act": "relu"}}, "vision_config.hidden_act='relu'"),
     ],
 )
 def test_a_config_without_a_model_is_one_clear_error(changes, told):
     with pytest.raises(ValueError, match=told):
         Owl3ForConditionalGeneration(tiny_config(**changes))
+
+
+def test_what_says_no_more_than_the_default_is_no_error():
+    rotary = {"rope_type": "default", "rope_theta": 5e5}
+    config = tiny_config(rope_parameters=rotary, head_dim=8, rope_scaling=None, hidden_act="silu")
+    config.check()
+    assert (config.rope_theta, config.head_dim) == (5e5, 8)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "change", "told"),
+    [
+        ("token_gate", {V_KV_PROJ: None}, f"missing: {V_KV_PROJ}"),
+        ("joint_softmax", {DOWN_PROJ: None}, f"missing: {DOWN_PROJ}"),
+        ("joint_softmax", {GATE: torch.zeros(32)}, f"without a place: {GATE}"),
+    ],
+)
+def test_weights_that_the_config_does_not_describe_are_named(fusion, change, told, tmp_path):
+    build(fusion).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name, tensor in change.items():
+        weights.pop(name, None)
+        if tensor is not None:
+            weights[name] = tensor
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(ValueError, match=told):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_what_was_loaded_is_still_told_to_who_asks(folder):
+    _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
 
 
 def test_weights_of_another_architecture_are_one_clear_error(tmp_path):

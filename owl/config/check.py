@@ -13,6 +13,8 @@ from owl.config.run import (
     AttentionKind,
     DeviceKind,
     LayerBackend,
+    ModelConfig,
+    ParallelConfig,
     Precision,
     RunConfig,
     ScaleKind,
@@ -53,6 +55,12 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
         *_package_problems(run),
         *_data_problems(run),
     ]
+
+
+def layout_problems(model: ModelConfig, parallel: ParallelConfig) -> list[str]:
+    """Say why a model cannot be trained in a layout, whatever else the run would be."""
+    run = RunConfig(model=model, parallel=parallel)
+    return [*parallel.problems(), *_tensor_parallel_problems(run), *_pipeline_problems(run)]
 
 
 def _divided_by_tensor(run: RunConfig) -> dict[str, int]:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the tensors of a folder or checkpoint are those that the architecture asks for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import torch
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
@@ -13,6 +15,7 @@ from owl.convert.shapes import our_shape, published_shapes
 from owl.errors import CheckpointError
 
 LM_HEAD = "language_model.lm_head.weight"
+EMBEDDING = "language_model.model.embed_tokens.weight"
 _SHOWN = 20
 # The rows of these are padded to what a tensor-parallel layout can share.
 VOCABULARY_WEIGHTS = ("embedding.word_embeddings.weight", "output_layer.weight")
@@ -40,16 +43,35 @@ def check_published(
 
 
 def check_folder(path: Path) -> None:
-    """Raise CheckpointError for a folder that is no whole Owl3, from its headers alone.
+    """Raise CheckpointError for a folder that is no whole Owl3, from its headers.
 
-    transformers would fill a tensor that is missing with random numbers, and say so in a log.
+    Only a copy of a tied embedding is read, to see that it is one. transformers would fill a tensor that is missing with random numbers, and say so in a log.
     """
     folder = HfFolder(path)
     model = owl3_config(folder.config, folder.names, path.resolve().name)
-    # Where the output layer is tied to the embedding, a copy of it does no harm.
-    tied = {LM_HEAD} if model.tie_word_embeddings else set()
-    specs = {name: spec for name, spec in folder.specs.items() if name not in tied}
+    specs = without_tied_copy(folder, model)
     check_published(str(path), specs, model, optional=carried_names(model))
+
+
+def without_tied_copy(
+    folder: HfFolder, model: ModelConfig, report: Callable[[str], None] = lambda line: None
+) -> dict[str, TensorSpec]:
+    """Drop an output layer that repeats the embedding it is tied to, as some savers write it.
+
+    Raises:
+        CheckpointError: config.json says that the two are tied, and they differ.
+    """
+    specs = dict(folder.specs)
+    if not model.tie_word_embeddings or LM_HEAD not in specs or EMBEDDING not in specs:
+        return specs
+    if not torch.equal(folder.read(LM_HEAD), folder.read(EMBEDDING)):
+        raise CheckpointError(
+            f"{folder.folder}: config.json says tie_word_embeddings=true, but {LM_HEAD} differs "
+            f"from {EMBEDDING}. Set it to false to keep both."
+        )
+    report(f"{LM_HEAD} repeats {EMBEDDING} and is stored once")
+    del specs[LM_HEAD]
+    return specs
 
 
 def check_ours(where: str, specs: Mapping[str, TensorSpec], model: ModelConfig) -> None:

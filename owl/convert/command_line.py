@@ -13,9 +13,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from owl.config.run import ModelConfig
+from owl.config.run import ModelConfig, ParallelConfig
 from owl.convert.hf_config import VARIANTS
-from owl.errors import OwlError
+from owl.errors import ConfigError, OwlError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _PARTS = ("owl3", "language-model", "vision-model")
@@ -43,8 +43,9 @@ def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--name", help="what to call the model (default: the folder's name)")
     for degree in ("--tensor", "--pipeline"):
         command.add_argument(
-            degree, type=int, metavar="N", help="not needed: the checkpoint loads in any layout"
-        )
+            degree, type=int, metavar="N",
+            help="a layout to check the model against; the checkpoint loads in any that fits",
+        )  # fmt: skip
     command.add_argument("--replace", action="store_true", help="replace an --output that exists")
 
 
@@ -111,11 +112,22 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _import(options: Namespace) -> None:
     from owl.convert.from_hf import import_checkpoint
 
-    if options.tensor or options.pipeline:
-        _say("--tensor and --pipeline are not needed: the checkpoint loads in any layout")
+    wants_layout = options.tensor is not None or options.pipeline is not None
+    tensor = 1 if options.tensor is None else options.tensor
+    pipeline = 1 if options.pipeline is None else options.pipeline
     model = import_checkpoint(
-        options.hf, options.output, name=options.name, replace=options.replace, report=_say
+        options.hf,
+        options.output,
+        name=options.name,
+        layout=ParallelConfig(tensor=tensor, pipeline=pipeline) if wants_layout else None,
+        replace=options.replace,
+        report=_say,
     )
+    if wants_layout:
+        _say(
+            f"--tensor {tensor} --pipeline {pipeline} fit this model. The checkpoint is the same "
+            "without them: it has no layout, and loads in any that fits."
+        )
     _say_how_to_train(model, options.output)
 
 
@@ -159,10 +171,7 @@ def _planned_model(options: Namespace) -> ModelConfig:
         from owl.checkpoint.load import load_model_config
 
         return load_model_config(resolve_checkpoint(options.checkpoint, "--checkpoint"))
-    import yaml
-
-    from owl.config.load import CONFIGS
-    from owl.config.node import build_node
+    from owl.config.load import CONFIGS, compose
 
     known = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
     if options.model not in known:
@@ -170,8 +179,10 @@ def _planned_model(options: Namespace) -> ModelConfig:
             f"--model {options.model} is none of {', '.join(known)}. --dry-run needs one of these, "
             f"or --checkpoint."
         )
-    text = (CONFIGS / "model" / f"{options.model}.yaml").read_text(encoding="utf-8")
-    return build_node(ModelConfig, yaml.safe_load(text))
+    run, problems = compose("pretrain", [f"model={options.model}"])
+    if problems:
+        raise ConfigError(problems)
+    return run.model
 
 
 def _verify(options: Namespace) -> None:

@@ -17,8 +17,9 @@ from owl.checkpoint.save import CARRIED, describe
 from owl.checkpoint.state import TrainState
 from owl.checkpoint.stream import write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
+from owl.config.check import layout_problems
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
-from owl.convert.check import LM_HEAD, check_published
+from owl.convert.check import check_published, without_tied_copy
 from owl.convert.hf_config import owl3_config
 from owl.convert.names import Entry, carried_names, entries, is_carried
 from owl.convert.progress import Progress
@@ -30,14 +31,13 @@ from owl.errors import CheckpointError
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import model_provider
 
-_EMBEDDING = "language_model.model.embed_tokens.weight"
-
 
 def import_checkpoint(
     hf: Path,
     output: Path,
     *,
     name: str | None = None,
+    layout: ParallelConfig | None = None,
     replace: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> ModelConfig:
@@ -47,6 +47,7 @@ def import_checkpoint(
         hf: config.json and safetensors files; tokenizer and code are not needed.
         output: checkpoint to write; nothing is there until it is whole.
         name: what to call the model; the folder's name when None.
+        layout: one that has to be able to load it. What is written is the same for all.
         replace: whether an `output` that exists may go.
         report: gets lines about progress.
 
@@ -54,11 +55,17 @@ def import_checkpoint(
         The architecture, as stored in the checkpoint.
 
     Raises:
-        CheckpointError: the folder is damaged, or of another architecture. Nothing is written.
+        CheckpointError: the folder is damaged, of another architecture, or does not fit the
+            layout. Nothing is written.
     """
     check_free(output, replace=replace)
     folder = HfFolder(hf)
     model = owl3_config(folder.config, folder.names, name or hf.resolve().name)
+    if layout is not None and (problems := layout_problems(model, layout)):
+        raise CheckpointError(
+            f"--tensor {layout.tensor} --pipeline {layout.pipeline} cannot train this model: "
+            f"{' '.join(problems)}"
+        )
     source = _PublishedWeights(folder, model, report)
     with whole_folder(output, replace=replace) as partial:
         write_weights(partial, source.specs, source.read, _stored_objects(model))
@@ -72,7 +79,7 @@ class _PublishedWeights:
 
     def __init__(self, folder: HfFolder, model: ModelConfig, report: Callable[[str], None]) -> None:
         self._folder = folder
-        published = _without_tied_copy(folder, model, report)
+        published = without_tied_copy(folder, model, report)
         check_published(str(folder.folder), published, model, optional=carried_names(model))
         self._entries = {entry.ours: entry for entry in entries(model)}
         self.specs = dict(_our_specs(self._entries, published, model))
@@ -109,23 +116,6 @@ def _our_specs(
                 f"the folder again with one dtype."
             )
         yield ours, TensorSpec(our_shape(entry, shapes), next(iter(dtypes.values())))
-
-
-def _without_tied_copy(
-    folder: HfFolder, model: ModelConfig, report: Callable[[str], None]
-) -> dict[str, TensorSpec]:
-    """Drop an output layer that repeats the embedding it is tied to, as some savers write it."""
-    specs = dict(folder.specs)
-    if not model.tie_word_embeddings or LM_HEAD not in specs or _EMBEDDING not in specs:
-        return specs
-    if not torch.equal(folder.read(LM_HEAD), folder.read(_EMBEDDING)):
-        raise CheckpointError(
-            f"{folder.folder}: config.json says tie_word_embeddings=true, but {LM_HEAD} differs "
-            f"from {_EMBEDDING}. Set it to false to keep both."
-        )
-    report(f"{LM_HEAD} repeats {_EMBEDDING} and is stored once")
-    del specs[LM_HEAD]
-    return specs
 
 
 def _stored_objects(model: ModelConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from owl.checkpoint.model import loaded_model
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
 from owl.config.run import ModelConfig
-from owl.convert.check import check_ours, check_published
+from owl.convert.check import check_ours, check_published, without_tied_copy
 from owl.convert.hf_config import owl3_config
 from owl.convert.names import carried_names, entries
 from owl.convert.probe import make_probe
@@ -94,7 +94,8 @@ def verify(
     folder = HfFolder(hf)
     model = owl3_config(folder.config, folder.names, hf.resolve().name)
     check_same_model(checkpoint, model)
-    check_published(str(hf), folder.specs, model, optional=carried_names(model))
+    published = without_tied_copy(folder, model, report)
+    check_published(str(hf), published, model, optional=carried_names(model))
     compared, differences = 0, []
     for found in _compare(folder, checkpoint, model, report):
         compared += 1

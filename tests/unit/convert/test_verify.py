@@ -73,6 +73,16 @@ def test_what_influences_no_output_is_compared_too(tmp_path, weights, checkpoint
     assert len(found) == 2
 
 
+def test_a_tied_folder_with_a_copy_of_its_embedding_equals_its_import(tmp_path):
+    config = small_config("241014")
+    tied = random_weights("241014", config)
+    tied["language_model.lm_head.weight"] = tied["language_model.model.embed_tokens.weight"].clone()
+    hf = write_published(tmp_path / "hf", "241014", config=config, weights=tied)
+    import_checkpoint(hf, tmp_path / "start")
+
+    assert verify(hf, tmp_path / "start").is_equal
+
+
 def test_another_model_is_refused_with_every_difference(tmp_path, checkpoint):
     hf = write_published(tmp_path / "hf", "241101", config=small_config("241101"))
 

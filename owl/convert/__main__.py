@@ -18,7 +18,7 @@ def main() -> None:
     run, options = parse()
     try:
         run(options)
-    except OwlError as error:
+    except (OwlError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 

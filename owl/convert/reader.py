@@ -61,7 +61,7 @@ class HfFolder:
         )
         index = self.folder / INDEX
         if index.is_file():
-            places = _read_json(index, "")["weight_map"]
+            places = _weight_map(index)
             self._tensors = SafetensorsReader(*(folder / file for file in _unique(places)))
             self._check_index(places)
         else:
@@ -103,13 +103,28 @@ class HfFolder:
                 )
 
 
-def _read_json(path: Path, next_step: str) -> Any:
+def _read_json(path: Path, next_step: str) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist. {next_step}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}). Download it again.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(values).__name__}, not names with values. Download it again."
+        )
+    return values
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    """Read which file each tensor is in."""
+    places = _read_json(index, "").get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise CheckpointError(
+            f"{index} has no weight_map that names the file of each tensor. Download it again."
+        )
+    return places
 
 
 def _unique(places: Mapping[str, str]) -> list[str]:

@@ -56,12 +56,16 @@ def read_header(path: Path) -> dict[str, Place]:
         ends = [about["data_offsets"][1] for about in header.values()]
         if path.stat().st_size != start + max(ends, default=0):
             raise ValueError(f"{path.stat().st_size:,} bytes, not {start + max(ends):,}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}). Download it again."
-        ) from error
-    places = {name: _place(path, name, about, start) for name, about in header.items()}
+        places = {name: _place(path, name, about, start) for name, about in header.items()}
+    except KeyError as error:
+        raise _not_whole(path, f"its header lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise _not_whole(path, str(error)) from error
     return dict(sorted(places.items(), key=lambda item: item[1].begin))
+
+
+def _not_whole(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} is not a whole safetensors file ({why}). Download it again.")
 
 
 def _place(path: Path, name: str, about: Any, start: int) -> Place:

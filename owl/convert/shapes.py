@@ -57,6 +57,29 @@ _PROJECTOR = {
     # tail of the name                         t tower's hidden, h hidden
     ProjectorKind.linear: {"weight": "h t", "bias": "h"},
     ProjectorKind.mlp: {"0.weight": "h t", "0.bias": "h", "2.weight": "h h", "2.bias": "h"},
+    # n queries, m feed-forward of the abstractor. It is not published, but its decoder and tower
+    # are exported, and their checkpoint is checked whole.
+    ProjectorKind.abstractor: {
+        "query_embeds":                        "1 n t",
+        "vit_eos":                             "1 1 h",
+        "visual_fc.weight":                    "h t",
+        "visual_fc.bias":                      "h",
+        "mlp.w1.weight":                       "m t",
+        "mlp.w1.bias":                         "m",
+        "mlp.w3.weight":                       "m t",
+        "mlp.w3.bias":                         "m",
+        "mlp.ffn_ln.weight":                   "m",
+        "mlp.ffn_ln.bias":                     "m",
+        "mlp.w2.weight":                       "t m",
+        "query.weight":                        "t t",
+        "key.weight":                          "t t",
+        "value.weight":                        "t t",
+        "out_proj.weight":                     "t t",
+        "norm1.weight":                        "t",
+        "normk.weight":                        "t",
+        "norm2.weight":                        "t",
+        "bias":                                "t",
+    },
 }
 # fmt: on
 
@@ -87,6 +110,8 @@ def _shape(name: str, model: ModelConfig) -> tuple[int, ...]:
         "q": model.num_attention_heads * head,
         "k": model.num_kv_heads * head,
         "t": tower.hidden_size,
+        "n": model.abstractor.num_queries,
+        "m": model.abstractor.ffn_hidden_size,
     }
     vision = {
         "h": tower.hidden_size,

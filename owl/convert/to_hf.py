@@ -25,7 +25,12 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
-from owl.convert.hf_config import published_config, qwen2_config, siglip_config
+from owl.convert.hf_config import (
+    published_choices,
+    published_config,
+    qwen2_config,
+    siglip_config,
+)
 from owl.convert.names import Entry, carried_names, entries
 from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
@@ -99,7 +104,13 @@ def export_checkpoint(
 
 
 def planned_tensors(model: ModelConfig, part: Part = Part.owl3) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the tensors that an export of a model writes; needs no checkpoint."""
+    """Name and shape of the tensors that an export of a model writes; needs no checkpoint.
+
+    Raises:
+        CheckpointError: no Owl3 folder can hold such a model.
+    """
+    if part is Part.owl3:
+        published_choices(model)  # may refuse
     shapes = published_shapes(model)
     return {new: shapes[name] for name, new in _names_in(part, shapes).items()}
 

@@ -16,13 +16,26 @@ from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
 from owl.checkpoint.model import loaded_model
 from owl.checkpoint.stream import CheckpointTensors
+from owl.checkpoint.tensor_spec import TensorSpec
+from owl.config.load import CONFIGS
 from owl.config.node import build_node
-from owl.config.run import FusionKind, ModelConfig, ProjectorKind
+from owl.config.run import (
+    DeviceKind,
+    FusionKind,
+    ModelConfig,
+    ParallelConfig,
+    Precision,
+    ProjectorKind,
+)
+from owl.convert.check import check_ours
 from owl.convert.command_line import parse
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.hf_config import owl3_config, published_config
 from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
 from owl.errors import CheckpointError
+from owl.mcore.parameters import global_names
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import build_model
 from tests.published import (
     VARIANTS,
     VOCABULARY,
@@ -251,6 +264,29 @@ def test_a_combination_that_was_never_published_says_so_in_its_config():
 def test_an_abstractor_has_no_published_form():
     with pytest.raises(CheckpointError, match="projector=abstractor has no place"):
         published_config(tiny_model(projector=ProjectorKind.abstractor), "float32")
+
+
+@pytest.mark.parametrize("part", ["owl3", "language-model", "vision-model"])
+def test_every_model_that_dry_run_offers_has_an_answer(part, monkeypatch, capsys):
+    for path in sorted((CONFIGS / "model").glob("*.yaml")):
+        command = ["convert", "export", "--dry-run", "--model", path.stem, "--part", part]
+        monkeypatch.setattr(sys, "argv", command)
+        run, options = parse()
+        if path.stem == "owl3_tiny_abstractor" and part == "owl3":
+            with pytest.raises(CheckpointError, match="projector=abstractor has no place"):
+                run(options)
+        else:
+            run(options)
+            assert "\t(" in capsys.readouterr().out
+
+
+def test_an_abstractors_checkpoint_has_the_shapes_that_export_expects():
+    model = tiny_model(projector=ProjectorKind.abstractor)
+    one = ParallelConfig(device=DeviceKind.cpu)
+    with process_groups(one, alone=True) as groups:
+        weights = dict(global_names(build_model(model, one, Precision.fp32, groups)))
+    specs = {name: TensorSpec(tuple(w.shape), w.dtype) for name, w in weights.items()}
+    check_ours("the model", specs, model)
 
 
 def test_a_checkpoint_that_carries_nothing_gets_neutral_tensors(checkpoint, hf, tmp_path):

@@ -2,6 +2,8 @@
 """Published folders become checkpoints that training loads, or one clear error and nothing."""
 
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from owl.config.run import DeviceKind, ParallelConfig, Precision
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.names import entries
 from owl.convert.reader import HfFolder
+from owl.convert.whole_folder import whole_folder
 from owl.errors import CheckpointError
 from owl.mcore.parameters import global_names
 from owl.mcore.process_groups import process_groups
@@ -105,6 +108,27 @@ def with_hyper_layers_beyond_the_end(hf: Path) -> None:
     (hf / "config.json").write_text(json.dumps(config))
 
 
+def with_config(**changes):
+    def spoil(hf: Path) -> None:
+        (hf / "config.json").write_text(json.dumps(CONFIG | changes))
+
+    return spoil
+
+
+def with_tower(**changes):
+    return with_config(vision_config=CONFIG["vision_config"] | changes)
+
+
+def with_file(name: str, text: str):
+    return lambda hf: (hf / name).write_text(text)
+
+
+def with_a_header_that_lacks_dtypes(hf: Path) -> None:
+    header = b'{"a":{"data_offsets":[0,4]}}'.ljust(32)
+    file = hf / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+
+
 def truncated(hf: Path) -> None:
     file = hf / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -120,7 +144,23 @@ def without_its_weights(hf: Path) -> None:
         (without_hyper_layers, "config.json lacks hyper_layers"),
         (with_other_model_type, "model_type 'llava', not 'mplugowl3'"),
         (with_broken_json, "config.json is not JSON"),
-        (with_hyper_layers_beyond_the_end, r"names layers \[28\]"),
+        (with_hyper_layers_beyond_the_end, r"hyper_layers=\[1, 29\] must lie in 1\.\.4"),
+        (with_config(hyper_layers=None), "hyper_layers=None must list"),
+        (with_config(hyper_layers=[2, 2]), "must name no layer twice"),
+        (with_config(hidden_size="32"), "hidden_size='32' must be a whole number"),
+        (with_config(head_dim=16), "head_dim=16 must be hidden_size / num_attention_heads = 4"),
+        (with_config(hidden_act="gelu"), "hidden_act='gelu' must be 'silu'"),
+        (with_config(use_sliding_window=True), "use_sliding_window=True must be false"),
+        (with_config(fusion="bogus"), "fusion='bogus' must be one of token_gate, static_gate"),
+        (with_config(projector="abstractor"), "projector='abstractor' must be one of linear, mlp"),
+        (with_config(vision_config=None), "vision_config=None, which must hold the sizes"),
+        (with_tower(hidden_act="relu"), "vision_config.hidden_act='relu'"),
+        (with_config(rope_scaling={"type": "linear", "factor": 2}), "rope_scaling=.*linear"),
+        (with_config(rope_parameters={"rope_type": "yarn"}), "rope_parameters=.*yarn"),
+        (with_file("config.json", "[]"), "config.json holds a list"),
+        (with_file("model.safetensors.index.json", "{}"), "has no weight_map"),
+        (with_file("model.safetensors.index.json", "[]"), "holds a list"),
+        (with_a_header_that_lacks_dtypes, "its header lacks 'dtype'"),
         (truncated, "not a whole safetensors file"),
         (without_its_weights, "neither model.safetensors nor"),
     ],
@@ -255,3 +295,57 @@ def test_a_folder_of_a_later_transformers_imports_as_well(tmp_path, weights):
     save_file(kept, hf / "model.safetensors")  # without metadata
 
     assert import_checkpoint(hf, tmp_path / "start").rope_theta == 5e5
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        ({"tensor": 3}, "parallel.tensor=3 does not divide model.num_attention_heads=8"),
+        ({"tensor": 8}, "parallel.tensor=8 does not divide model.num_kv_heads=4"),
+        ({"pipeline": 3}, "parallel.pipeline=3"),
+        ({"tensor": 0}, "parallel.tensor=0"),
+    ],
+)
+def test_a_layout_that_cannot_train_the_model_is_refused(tmp_path, weights, layout, told):
+    hf = write_small(tmp_path / "hf", weights)
+
+    with pytest.raises(CheckpointError, match=told):
+        import_checkpoint(hf, tmp_path / "start", layout=ParallelConfig(**layout))
+    assert list(tmp_path.iterdir()) == [hf]
+
+
+def test_a_layout_that_fits_changes_nothing(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    import_checkpoint(hf, tmp_path / "start", layout=ParallelConfig(tensor=2, pipeline=2))
+    assert loaded_weights(tmp_path / "start")
+
+
+def test_an_output_that_cannot_be_made_is_one_error(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    (tmp_path / "file").touch()
+
+    with pytest.raises(CheckpointError, match=r"--output .* was not written: .*Not a dir"):
+        import_checkpoint(hf, tmp_path / "file" / "start")
+
+
+def test_a_folder_of_the_users_that_ends_in_tmp_stays(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    (tmp_path / "start.tmp").mkdir()
+    (tmp_path / "start.tmp" / "notes.txt").write_text("keep")
+
+    with pytest.raises(CheckpointError, match=r"start\.tmp .* is not ours to remove"):
+        import_checkpoint(hf, tmp_path / "start")
+    assert (tmp_path / "start.tmp" / "notes.txt").read_text() == "keep"
+
+
+def test_what_a_killed_try_left_behind_goes_away(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    with suppress(GeneratorExit), whole_folder(tmp_path / "start") as partial:
+        shutil.copytree(partial, tmp_path / "as-killed")
+        raise GeneratorExit
+    (tmp_path / "as-killed").rename(tmp_path / "start.tmp")
+
+    import_checkpoint(hf, tmp_path / "start")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "start"]
+    assert not [path for path in (tmp_path / "start").iterdir() if "owl-convert" in path.name]

@@ -60,7 +60,7 @@ class DataConfig:
     read_attempts: int = 3
     """Times a failing read is tried, with growing pauses, before the run ends."""
     max_skipped_fraction: float = 0.001
-    """Abort when more than this share of a source's samples had content errors..."""
+    """Abort when more than this share of a source's latest samples had content errors..."""
     max_skipped_samples: int = 20
     """...but only above this many."""
     demo: bool = False

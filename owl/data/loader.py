@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader
@@ -31,6 +31,7 @@ from owl.data.microbatch import (
     LoadedMicrobatch,
     MicrobatchReader,
     SkipBudget,
+    SkipNames,
     Skipped,
     check_loaded,
     check_skips,
@@ -59,6 +60,9 @@ ShareSkips = Callable[[list[Skipped]], list[Skipped]]
 """Tells the ranks of one replica what was skipped from each micro-batch of a step: takes what this
 rank skipped, returns what the rank that reads the pixels did."""
 
+GatherFaults = Callable[[list[Fault]], list[Fault]]
+"""Tells data-parallel ranks what each skipped in a step: takes this rank's, returns everyone's."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankStep:
@@ -85,6 +89,7 @@ class Loader:
         dp_size: int,
         tile_cost: float = TILE_COST,
         share_skips: ShareSkips | None = None,
+        gather_faults: GatherFaults | None = None,
     ) -> None:
         self.plan = plan
         self.tile_cost = tile_cost
@@ -96,6 +101,7 @@ class Loader:
         self._dp_rank = dp_rank
         self._dp_size = dp_size
         self._share_skips = share_skips
+        self._gather_faults = gather_faults or (lambda mine: mine)
 
     @property
     def mean_samples_per_pack(self) -> float:
@@ -140,7 +146,12 @@ class Loader:
     def _run(self, global_batch_size: int, start: Cursor) -> Iterator[StepBatch]:
         under_way: deque[RankStep] = deque()  # steps whose micro-batches are being loaded
         loaded = iter(self._torch_loader(self._tasks(global_batch_size, start, under_way)))
-        budget = SkipBudget(self._data.max_skipped_fraction, self._data.max_skipped_samples)
+        names, budget = (
+            SkipNames(),
+            SkipBudget(
+                self._data.max_skipped_fraction, self._data.max_skipped_samples, start.skips
+            ),
+        )
         num_microbatches = global_batch_size // (self._dp_size * self._micro_batch_size)
         while True:
             begin = time.perf_counter()
@@ -148,11 +159,12 @@ class Loader:
             waited = time.perf_counter() - begin
             step = under_way.popleft()
             microbatches = self._agreed(step, microbatches)
-            for microbatch in microbatches:
-                budget.count(microbatch)
+            faults = [fault for m in microbatches for fault in m.skipped.values()]
+            names.tell(faults)
+            budget.count(self._samples_of_sources(step.planned), self._gather_faults(faults))
             yield StepBatch(
                 microbatches=[microbatch.batch for microbatch in microbatches],
-                cursor=step.planned.cursor,
+                cursor=replace(step.planned.cursor, skips=budget.counted),
                 report=self._report(step, microbatches, waited),
             )
 
@@ -204,6 +216,10 @@ class Loader:
             generator=torch.Generator().manual_seed(self._data.seed),
         )
 
+    def _samples_of_sources(self, planned: PlannedStep) -> Counter[str]:
+        samples = (sample for pack in planned.packs for sample in pack)
+        return Counter(self.plan.sources[sample.source].name for sample in samples)
+
     def _report(
         self, step: RankStep, loaded: Sequence[LoadedMicrobatch], waited: float
     ) -> DataReport:
@@ -213,7 +229,7 @@ class Loader:
         text_tokens = sum(microbatch.batch.num_tokens for microbatch in loaded)
         tiles = sum(microbatch.batch.num_tiles for microbatch in loaded)
         planned = [sample for pack in step.planned.packs for sample in pack]
-        sources = Counter(self.plan.sources[sample.source].name for sample in planned)
+        sources = self._samples_of_sources(step.planned)
         shortened = Counter(s.excerpt.code for s in planned if s.excerpt.code)
         return DataReport(
             samples=sum(microbatch.samples for microbatch in loaded),
@@ -252,6 +268,7 @@ def build_loader(
     tile_cost: float = TILE_COST,
     read_pixels: bool = True,
     share_skips: ShareSkips | None = None,
+    gather_faults: GatherFaults | None = None,
 ) -> Loader:
     """Open the sources and make the pipeline of one data-parallel rank.
 
@@ -269,6 +286,8 @@ def build_loader(
             its batches is the same; pixel_values is [0, 3, s, s].
         share_skips: how such a rank hears of samples whose pictures are damaged. Called once a
             step, on every rank of the replica.
+        gather_faults: how data-parallel ranks hear of what the others skipped, so that all end the
+            run at the same step. Called once a step, on every rank.
 
     Raises:
         ConfigError: a folder or setting is missing; all problems at once.
@@ -307,6 +326,7 @@ def build_loader(
         dp_size=dp_size,
         tile_cost=pack.tile_cost if pack.tile_cost is not None else tile_cost,
         share_skips=share_skips,
+        gather_faults=gather_faults,
     )
 
 

@@ -6,7 +6,7 @@ and every rank. The sample leaves its pack, which keeps its place in the stream.
 """
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +25,9 @@ CONTENT_ERRORS = ("E2", "E3")
 """Codes that lie in the sample itself: the same on every rank and every read, so it may be skipped.
 Anything else (a changed shard, a failing disk) ends the run."""
 
+
+SPAN = 10_000
+"""Samples of a source after which SkipBudget begins to forget."""
 
 READ_FAILED = ""
 """Stands where a code stands, for a read that failed on its way (OSError)."""
@@ -163,32 +166,72 @@ class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
 
 
 class SkipBudget:
-    """Counts skipped samples, names each once, and ends the run when a source has too many."""
+    """Counts skipped samples of each source, and ends the run when there are too many.
 
-    def __init__(self, max_fraction: float, max_samples: int) -> None:
+    Counted over all ranks and kept in the cursor, so that neither the layout nor a restart changes
+    when a run ends. A long run does not forgive a bad stretch: of each source only the last SPAN to
+    2 x SPAN samples count.
+
+    Args:
+        max_fraction: data.max_skipped_fraction.
+        max_samples: data.max_skipped_samples.
+        counted: what an earlier run left in its cursor.
+    """
+
+    def __init__(
+        self, max_fraction: float, max_samples: int, counted: Mapping[str, Sequence[int]]
+    ) -> None:
         self._max_fraction = max_fraction
         self._max_samples = max_samples
-        self._read: Counter[str] = Counter()
-        self._skipped: defaultdict[str, list[Fault]] = defaultdict(list)
+        self._counts = {source: list(numbers) for source, numbers in counted.items()}
+
+    @property
+    def counted(self) -> dict[str, list[int]]:
+        """Source -> samples and skips of the span before, samples and skips of this one."""
+        return {source: list(numbers) for source, numbers in self._counts.items()}
+
+    def count(self, planned: Mapping[str, int], faults: Sequence[Fault]) -> None:
+        """Add one global batch.
+
+        Args:
+            planned: samples of each source in it.
+            faults: of all data-parallel ranks.
+
+        Raises:
+            DataError: the budget is spent.
+        """
+        skipped = Counter(fault.source for fault in faults)
+        for source, samples in planned.items():
+            numbers = self._counts.setdefault(source, [0, 0, 0, 0])
+            numbers[2] += samples
+            numbers[3] += skipped[source]
+        for last in {fault.source: fault for fault in faults}.values():
+            before, skipped_before, now, skipped_now = self._counts[last.source]
+            check_skips(
+                skipped_before + skipped_now,
+                before + now,
+                max_fraction=self._max_fraction,
+                max_samples=self._max_samples,
+                last=last,
+            )
+        for numbers in self._counts.values():
+            if numbers[2] >= SPAN:
+                numbers[:] = [*numbers[2:], 0, 0]
+
+
+class SkipNames:
+    """Says each skipped sample of this rank once, however often it comes."""
+
+    def __init__(self) -> None:
         self._named: set[tuple[str, str | None, str | None]] = set()
 
-    def count(self, loaded: LoadedMicrobatch) -> None:
-        """Add one micro-batch. Raises DataError when the budget is spent."""
-        self._read.update(loaded.read)
-        for fault in loaded.skipped.values():
-            self._skipped[fault.source].append(fault)
+    def tell(self, faults: Sequence[Fault]) -> None:
+        """Log those that are new."""
+        for fault in faults:
             sample = (fault.source, fault.shard, fault.key)
             if sample not in self._named:
                 self._named.add(sample)
                 logger.warning("skipped: %s", fault.error())
-        for source in {fault.source for fault in loaded.skipped.values()}:
-            check_skips(
-                len(self._skipped[source]),
-                self._read[source],
-                max_fraction=self._max_fraction,
-                max_samples=self._max_samples,
-                last=self._skipped[source][-1],
-            )
 
 
 def check_skips(

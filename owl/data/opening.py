@@ -3,7 +3,7 @@
 
 from owl.config.run import BatchConfig, RunConfig
 from owl.data.cost import tile_cost
-from owl.data.loader import Loader, ShareSkips, build_loader
+from owl.data.loader import GatherFaults, Loader, ShareSkips, build_loader
 from owl.data.resume import kept_packs_per_step
 from owl.data.samples import Cursor
 
@@ -15,6 +15,7 @@ def open_loader(
     dp_size: int = 1,
     read_pixels: bool = True,
     share_skips: ShareSkips | None = None,
+    gather_faults: GatherFaults | None = None,
 ) -> Loader:
     """Open a run's data as one data-parallel rank sees it.
 
@@ -24,6 +25,7 @@ def open_loader(
         dp_size: data-parallel ranks.
         read_pixels: only the rank that encodes pictures has to; see build_loader.
         share_skips: how ranks of one replica agree on damaged samples; see build_loader.
+        gather_faults: how data-parallel ranks count them together; see build_loader.
 
     Raises:
         ConfigError: a folder or setting is missing; all problems at once.
@@ -41,6 +43,7 @@ def open_loader(
         tile_cost=tile_cost(run.model, run.stage.trainable),
         read_pixels=read_pixels,
         share_skips=share_skips,
+        gather_faults=gather_faults,
     )
 
 

@@ -141,6 +141,7 @@ class Cursor:
     samples_consumed: int = 0
     packs_per_step: int = 0  # the global batch; 0: not known
     samples_per_step: int | None = None  # that packs_per_step was chosen for; None: set by the user
+    skips: Mapping[str, list[int]] = field(default_factory=dict)  # what SkipBudget has counted
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -26,7 +26,7 @@ from owl.train.hooks.log import LogHook
 from owl.train.loop import fit
 from owl.train.metrics_writers import build_writers
 from owl.train.run_folder import sole_run
-from owl.train.same_rows import skip_sharing
+from owl.train.same_rows import fault_gathering, skip_sharing
 from owl.train.step import make_step
 
 
@@ -55,6 +55,7 @@ def build_and_fit(run: RunConfig) -> None:
             dp_size=groups.dp_size,
             read_pixels=groups.is_first_stage,
             share_skips=skip_sharing(groups),
+            gather_faults=fault_gathering(groups),
         )
         cursor = TrainState.read(newest).cursor if newest else None
         global_batch_size = step_size(run.batch, loader, dp_size=groups.dp_size, start=cursor)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All pipeline stages of a replica hold the same rows, though only the first reads pictures."""
+"""All pipeline stages of a replica hold the same rows, though only the first reads pictures.
+
+And all data-parallel ranks know what any of them skipped.
+"""
 
 from functools import partial
 
+import torch
 import torch.distributed as dist
 
-from owl.data.loader import ShareSkips
-from owl.data.microbatch import Skipped
+from owl.data.loader import GatherFaults, ShareSkips
+from owl.data.microbatch import Fault, Skipped
 from owl.mcore.process_groups import ProcessGroups
 
 
@@ -24,3 +28,22 @@ def skips_of_first_stage(skipped: list[Skipped], groups: ProcessGroups) -> list[
     told: list[list[Skipped]] = [skipped]
     dist.broadcast_object_list(told, group=groups.collection.pp, group_src=0)
     return told[0]
+
+
+def fault_gathering(groups: ProcessGroups) -> GatherFaults | None:
+    """How this rank hears of what other replicas skipped; None where there are none."""
+    return partial(faults_of_all_replicas, groups=groups) if groups.dp_size > 1 else None
+
+
+def faults_of_all_replicas(faults: list[Fault], groups: ProcessGroups) -> list[Fault]:
+    """What all data-parallel ranks skipped in this step; called by all of them.
+
+    They are rare, so only their number travels as a rule.
+    """
+    count = torch.tensor([len(faults)], device=groups.device)
+    dist.all_reduce(count, group=groups.collection.dp)
+    if not count.item():
+        return []
+    everyone: list[list[Fault]] = [[] for _ in range(groups.dp_size)]
+    dist.all_gather_object(everyone, faults, group=groups.collection.dp)
+    return [fault for rank in everyone for fault in rank]

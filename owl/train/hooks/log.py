@@ -47,11 +47,13 @@ class LogHook:
         self.log, self.pack, self.model, self.stage = log, pack, model, stage
         self.peak_tflops = device_peak_tflops(groups.device, log.device_peak_tflops)
         self.steps_seen, self.typical_seconds = 0, 0.0
+        self.read_retries = 0  # of this rank, since they were last gathered
 
     def after_step(self, state: TrainState, report: StepReport, batch: StepBatch) -> None:
         """Log and write the step."""
         seconds = batch.report.wait_seconds + report.seconds
         self._keep_pace(seconds)
+        self.read_retries += batch.report.read_retries
         values = _step_values(state, report, seconds) | _data_values(batch.report)
         values |= self._fills(report)
         if self._is_due(state.step):
@@ -89,11 +91,13 @@ class LogHook:
         flops: Counter[str] = Counter()
         for pack in batch.microbatches:
             flops.update(batch_flops(pack, self.model, self.stage.trainable))
-        mine = [report.busy_seconds, batch.report.wait_seconds, *flops.values()]
-        busy, waits, *works = gather_rows(mine, self.groups).T.tolist()
+        mine = [report.busy_seconds, batch.report.wait_seconds, self.read_retries, *flops.values()]
+        self.read_retries = 0
+        busy, waits, retries, *works = gather_rows(mine, self.groups).T.tolist()
         total = sum(map(sum, works))
         values = {
             "longest_wait_seconds": max(waits),
+            "read_retries": round(sum(retries)),
             "measured_imbalance": imbalance(busy),
             "tflops_per_device": total / seconds / self.groups.world_size / 1e12,
             **{_tflop_name(part): sum(w) / 1e12 for part, w in zip(flops, works, strict=True)},
@@ -169,7 +173,6 @@ def _data_values(report: DataReport) -> dict[str, float]:
     samples = max(sum(report.source_samples.values()), 1)
     return {
         "wait_seconds": report.wait_seconds,
-        "read_retries": report.read_retries,
         "work": report.work,
         "imbalance": report.imbalance,
         **{f"share/{name}": count / samples for name, count in report.source_samples.items()},

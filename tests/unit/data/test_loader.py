@@ -21,7 +21,7 @@ from owl.config.run import (
 )
 from owl.data import retry
 from owl.data.collate import EMPTY_KEY
-from owl.data.microbatch import MicrobatchReader
+from owl.data.microbatch import SPAN, Fault, MicrobatchReader, SkipBudget
 from owl.data.prepare import prepare_folder
 from owl.data.problems import data_problems
 from owl.data.samples import Cursor
@@ -200,7 +200,8 @@ def test_skipping_does_not_move_the_stream(tmp_path):
     whole = take(make_loader(data_config(tmp_path, spoil(tmp_path / "a"))), 4, size=2)
     holed = take(make_loader(data_config(tmp_path, spoil(tmp_path / "b", "p3"))), 4, size=2)
     for one, other in zip(whole, holed, strict=True):
-        assert replace(one.cursor, fingerprint={}) == replace(other.cursor, fingerprint={})
+        unlike = {"fingerprint": {}, "skips": {}}
+        assert replace(one.cursor, **unlike) == replace(other.cursor, **unlike)
         for full, left in zip(one.microbatches, other.microbatches, strict=True):
             assert [key for key in full.keys if key != "p3"] == list(left.keys)
 
@@ -403,13 +404,46 @@ def test_bytes_that_are_no_picture_are_never_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_all_ranks_end_at_the_skips_of_any(tmp_path):
+    config = data_config(tmp_path, write_chats(tmp_path / "a"), max_skipped_samples=2)
+    others = [Fault("E308", "torn", "p.tar", f"p{number}", "a") for number in range(2)]
+    loader = make_loader(config, gather_faults=lambda mine: [*mine, *others])
+    steps = loader.steps(2)
+    assert next(steps).cursor.skips["a"][3] == 2
+    with pytest.raises(DataError, match=r"4 of \d+ samples"):
+        next(steps)
+
+
+def test_a_restart_does_not_forget_what_was_skipped(tmp_path):
+    folder = spoil(tmp_path / "a", "p1", "p3", "p5")
+    config = data_config(tmp_path, folder, max_skipped_samples=2)
+    off = PackConfig(enabled=False, text_tokens=200)
+    straight = make_loader(config, off).steps(1)
+    good = []
+    with pytest.raises(DataError, match="3 of") as straight_end:
+        good.extend(straight)
+    with pytest.raises(DataError, match="3 of") as resumed_end:
+        list(make_loader(config, off).steps(1, good[-2].cursor))
+    assert str(straight_end.value) == str(resumed_end.value)
+
+
+def test_a_budget_forgets_what_lies_long_ago():
+    budget, fault = SkipBudget(0.001, 2, {}), Fault("E308", "torn", "p.tar", "p1", "a")
+    budget.count({"a": SPAN}, [fault, fault])
+    assert budget.counted == {"a": [SPAN, 2, 0, 0]}
+    budget.count({"a": SPAN}, [])
+    budget.count({"a": 100}, [fault, fault])
+    with pytest.raises(DataError, match=rf"12 of {SPAN + 200} samples"):
+        budget.count({"a": 100}, [fault] * 10)
+
+
 def test_each_source_has_a_skip_budget_of_its_own(tmp_path):
     good = write_chats(tmp_path / "b", shards=2, samples=20, name="g")
     config = data_config(
         tmp_path, spoil(tmp_path / "a", "p1", "p3", "p5"), good, max_skipped_samples=2
     )
-    config.max_skipped_fraction = 0.1  # of 48 samples 3 are fewer, of 8 they are more
-    with pytest.raises(DataError, match=r"3 of \d samples of data\.sources\.a"):
+    config.max_skipped_fraction = 0.1  # of both together 9 would be fewer
+    with pytest.raises(DataError, match=r"9 of 24 samples of data\.sources\.a"):
         take(make_loader(config, PackConfig(enabled=False, text_tokens=200)), 2, size=48)
 
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+import torch
 
 from owl.checkpoint.state import TrainState
 from owl.config.run import LogConfig, PackConfig, StageConfig
 from owl.data.flops import batch_flops
 from owl.data.samples import Cursor, DataReport, StepBatch
+from owl.train.hooks import log as log_hook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import StepReport
 from tests.tiny_run import EVERYTHING, tiny_model
@@ -25,6 +27,7 @@ BATCH = StepBatch(
         tiles=4,
         packs=2,
         wait_seconds=0.5,
+        read_retries=2,
         imbalance=0.25,
         source_samples={"charts": 1, "photos": 3},
     ),
@@ -114,3 +117,16 @@ def test_ranks_talk_in_logged_steps_only(record):
 
     assert [step for step, values in steps.items() if "tflops_per_device" in values] == [1, 3, 5]
     assert all("loss" in values for values in steps.values())
+
+
+def test_repeated_reads_are_those_of_all_ranks_since_they_were_last_told(record, monkeypatch):
+    def two_ranks(row, groups):
+        return torch.tensor([row, [value + 1 for value in row]], dtype=torch.float64)
+
+    monkeypatch.setattr(log_hook, "gather_rows", two_ranks)
+    steps = record(steps=4, every_steps=3)
+
+    assert {step: v["read_retries"] for step, v in steps.items() if "read_retries" in v} == {
+        1: 2 + 3,
+        3: 4 + 5,
+    }

@@ -8,7 +8,8 @@
 
 It reads on behind damage, compares each shard with its index where there is one, and names every
 rule that a sample breaks (docs/data_format.md lists the codes). With --tokenizer it also names the
-samples that would not fit a pack.
+samples that would not fit a pack, measured as a run with the same --template, --image-size, --cut
+and --max-frames would.
 
 Exit code: 0 nothing was found; 1 problems were found; 2 the folder cannot be looked at.
 """
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from owl.config.run import PackConfig, TemplateKind
+from owl.config.run import CutPolicy, DataConfig, PackConfig, TemplateKind
 from owl.data.lint import Budgets, Checks, lint_folder
 from owl.data.lint_report import FolderReport, ShardReport
 from owl.data.progress import Progress
@@ -54,6 +55,14 @@ def parse_arguments() -> argparse.Namespace:
     budgets.add_argument("--image-size", type=int, default=384)
     budgets.add_argument("--text-tokens", type=int, default=PackConfig().text_tokens)
     budgets.add_argument("--tiles", type=int, default=PackConfig().tiles)
+    budgets.add_argument(
+        "--cut",
+        type=CutPolicy,
+        choices=list(CutPolicy),
+        default=DataConfig().cut,
+        help=f"the run's data.cut (default: {DataConfig().cut})",
+    )
+    budgets.add_argument("--max-frames", type=int, help="the run's data.max_frames (default: all)")
     return parser.parse_args()
 
 
@@ -84,10 +93,11 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
         return f"{arguments.folder} is not a folder."
     if not any(arguments.folder.glob("*.tar")) and not (arguments.folder / "dataset.json").exists():
         return f"{arguments.folder} holds no *.tar."
-    for option in ("workers", "image_size", "text_tokens", "tiles"):
-        if getattr(arguments, option) < 1:
+    for option in ("workers", "image_size", "text_tokens", "tiles", "max_frames"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
             name = option.replace("_", "-")
-            return f"--{name} {getattr(arguments, option)}: use at least 1."
+            return f"--{name} {value}: use at least 1."
     try:
         if arguments.tokenizer:
             load_tokenizer(arguments.tokenizer)
@@ -106,6 +116,8 @@ def make_checks(arguments: argparse.Namespace) -> Checks:
             image_size=arguments.image_size,
             text_tokens=arguments.text_tokens,
             tiles=arguments.tiles,
+            cut=arguments.cut,
+            max_frames=arguments.max_frames,
         )
     return Checks(pixels=not arguments.headers_only, escape=arguments.escape, budgets=budgets)
 

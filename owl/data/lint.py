@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from owl.config.run import LiteralPolicy, TemplateKind
+from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
 from owl.data import tar
 from owl.data.declared_sizes import size_problems
 from owl.data.encode import CutChoice, SampleEncoder, Sizes
@@ -48,6 +48,19 @@ class Budgets:
     image_size: int
     text_tokens: int
     tiles: int
+    cut: CutPolicy
+    max_frames: int | None = None
+
+
+ASSUMED = {
+    CutPolicy.off: (CutChoice.none, "no picture cut (data.cut=off)"),
+    CutPolicy.on: (CutChoice.single, "pictures cut as data.cut=on does"),
+    CutPolicy.published: (
+        CutChoice.single,
+        "its picture cut, which data.cut=published does in one of five passes over it",
+    ),
+}
+"""How a sample is measured under each policy, and how that is said: the largest it can become."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,10 +240,11 @@ def _look_at(picture: bytes, checks: Checks) -> tuple[int, int]:
 
 
 def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:
-    """Compare a sample with the budgets of a run, every picture cut that may be cut."""
-    encoder = _encoder(budgets.tokenizer, budgets.template, budgets.image_size)
-    tokens, tiles = encoder.measure(document, sizes, CutChoice.single)
-    expected = sum(layout.tiles for layout in encoder.layouts(document, sizes, CutChoice.single))
+    """Compare a sample with the budgets of a run."""
+    encoder = _encoder(budgets.tokenizer, budgets.template, budgets.image_size, budgets.max_frames)
+    cut, assumed = ASSUMED[budgets.cut]
+    tokens, tiles = encoder.measure(document, sizes, cut)
+    expected = sum(layout.tiles for layout in encoder.layouts(document, sizes, cut))
     if tiles != expected:
         yield Problem("E405", f"the template writes {tiles} placeholders for {expected} tiles.")
     for code, name, amount, budget in (
@@ -240,14 +254,20 @@ def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator
         if amount > budget:
             yield Problem(
                 code,
-                f"{amount} {name} are more than the {budget} of a pack, so the plan drops it. "
-                "Raise the budget, or split the sample.",
+                f"{amount} {name} are more than the {budget} of a pack, with {assumed}. A run with "
+                "data.oversize=drop leaves it out. Raise the budget, or split the sample.",
             )
 
 
 @lru_cache(maxsize=1)
-def _encoder(tokenizer: Path, template: TemplateKind, image_size: int) -> SampleEncoder:
+def _encoder(
+    tokenizer: Path, template: TemplateKind, image_size: int, max_frames: int | None
+) -> SampleEncoder:
     """Loaded once in each process; escaping leaves other text as it is."""
     return SampleEncoder(
-        load_tokenizer(tokenizer), template, image_size, literals=LiteralPolicy.escape
+        load_tokenizer(tokenizer),
+        template,
+        image_size,
+        max_frames=max_frames,
+        literals=LiteralPolicy.escape,
     )

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from owl.config.run import OversizePolicy, PackConfig, TemplateKind
+from owl.config.run import CutPolicy, OversizePolicy, PackConfig, TemplateKind
 from owl.data.collate import collate
 from owl.data.index import index_path
 from owl.data.lint import Budgets, Checks, lint_folder
@@ -361,6 +361,7 @@ def checks(tmp_path_factory):
             image_size=16,
             text_tokens=20 if code == "E401" else 10_000,
             tiles=2,
+            cut=CutPolicy.on,
         )
     )
 

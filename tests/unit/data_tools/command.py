@@ -38,14 +38,14 @@ def run_tool(script: str, *arguments: object) -> Result:
     return Result(code, stdout.getvalue(), stderr.getvalue())
 
 
-def run_command(script: str, *arguments: object) -> Result:
+def run_command(script: str, *arguments: object, timeout: float = 120) -> Result:
     """Run `python SCRIPT ARGUMENTS` in the repository, as its own process."""
     done = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)

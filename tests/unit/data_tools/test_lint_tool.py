@@ -45,7 +45,7 @@ def test_an_index_of_another_shard_is_named(tmp_path):
 def test_budgets_are_counted_when_a_tokenizer_is_given(tmp_path):
     folder = write_chats(tmp_path / "a", shards=1)
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
-    result = lint(folder, "--tokenizer", tokenizer, "--text-tokens", 100, "--tiles", 10)
+    result = lint(folder, "--tokenizer", tokenizer, "--text-tokens", 100, "--cut", "on")
     assert result.returncode == 1
     assert "text tokens are more than the 100 of a pack" in result.stdout
 
@@ -77,3 +77,17 @@ def test_what_cannot_be_looked_at_gives_exit_code_two(tmp_path):
         result = lint(tmp_path, *option)
         assert result.returncode == 2
         assert complaint in result.stderr
+
+
+def test_a_sample_is_measured_as_a_run_with_the_same_cut_would(tmp_path):
+    document = chat(pictures=1)
+    write_shard(tmp_path / "a/s.tar", [("k", document, files_of(document, width=48, height=32))])
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    options = ["--tokenizer", tokenizer, "--image-size", 16, "--tiles", 4]
+    assert lint(tmp_path / "a", *options).returncode == 0
+    cut = lint(tmp_path / "a", *options, "--cut", "on")
+    assert cut.returncode == 1
+    assert "7 tiles are more than the 4 of a pack, with pictures cut as data.cut=on" in cut.stdout
+    published = lint(tmp_path / "a", *options, "--cut", "published")
+    assert "in one of five passes" in published.stdout
+    assert lint(tmp_path / "a", *options, "--max-frames", 0).returncode == 2

@@ -19,10 +19,21 @@ def main() -> None:
     """Read the command line, load the model and talk."""
     options = _parser().parse_args()
     try:
+        _check(options)
         model = load_model(_existing(options.model), device=options.device, dtype=options.dtype)
         _start(model, options)
     except (OwlError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what a page would not use."""
+    unused = [f"--{name}" for name in ("image", "video", "ask") if getattr(options, name)]
+    if options.web and unused:
+        raise OwlError(
+            f"--web takes pictures, videos and questions on its page: leave {' and '.join(unused)} "
+            "out, or leave --web out."
+        )
 
 
 def _start(model: Model, options: argparse.Namespace) -> None:

@@ -117,26 +117,29 @@ def grids_within(max_tiles: int | None) -> list[Grid]:
 # Videos.
 
 
-def load_frames(source: Any, max_frames: int) -> list[Image.Image]:
+def load_frames(source: Any, max_frames: int | None = None) -> list[Image.Image]:
     """Open a video as frames.
 
     Args:
-        source: a list of pictures, taken as it is; a uint8 array [frames, h, w, 3]; a path or URL
-            of an animated picture or, with PyAV installed, of a video.
-        max_frames: most frames; of more, the middles of that many equal parts are taken.
+        source: a list of pictures; a uint8 array [frames, h, w, 3]; a path or URL of an animated
+            picture or, with PyAV installed, of a video.
+        max_frames: most frames; of more, the middles of that many equal parts are taken. None
+            takes a list as it is, as published, and of all else DEFAULT_MAX_FRAMES.
 
     Raises:
         MediaError: it cannot be read, or holds no frame.
     """
+    most = DEFAULT_MAX_FRAMES if max_frames is None else max_frames
     if isinstance(source, list | tuple):
-        frames = [load_picture(frame) for frame in source]
+        kept = range(len(source)) if max_frames is None else spread(len(source), most)
+        frames = [load_picture(source[index]) for index in kept]
     elif isinstance(source, np.ndarray | Tensor):
         array = np.asarray(source)
-        frames = [_from_array(array[index]) for index in spread(len(array), max_frames)]
+        frames = [_from_array(array[index]) for index in spread(len(array), most)]
     elif Path(str(source)).suffix.lower() in ANIMATED:
-        frames = _animation(source, max_frames)
+        frames = _animation(source, most)
     else:
-        frames = _video(source, max_frames)
+        frames = _video(source, most)
     if not frames:
         raise MediaError(f"video {shorten(source)} holds no frame.")
     return frames

@@ -2,7 +2,7 @@
 """Conversations and media to what the model reads, in both ways of asking (see requests_owl3)."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,22 @@ from owl.data.tiles_owl3 import (
 )
 
 from .configuration_owl3 import Owl3Config
-from .pictures_owl3 import DEFAULT_MAX_FRAMES, grids_within, load_frames, load_picture
-from .requests_owl3 import Request, RequestError, check_counts, read_conversation, read_requests
+from .options_owl3 import (
+    CALL_OPTIONS,
+    BatchOptions,
+    MediaOptions,
+    check_options,
+    read_options,
+)
+from .pictures_owl3 import grids_within, load_frames, load_picture
+from .requests_owl3 import (
+    Ending,
+    Request,
+    RequestError,
+    check_counts,
+    read_conversation,
+    read_requests,
+)
 from .template_owl3 import CHAT_TEMPLATE, Mark, number_media, to_string
 from .tokenizer_owl3 import control_ids, load_tokenizer, without_controls
 
@@ -35,22 +49,6 @@ SETTINGS_FILE = "processor_config.json"
 SETTINGS = ("image_size", "template", "parity")
 RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
 """What each value of the setting parity resizes pictures with."""
-
-
-@dataclass(frozen=True)
-class MediaOptions:
-    """How pictures and videos are shown."""
-
-    cut: bool = True
-    max_tiles: int | None = None
-    max_frames: int = DEFAULT_MAX_FRAMES
-    number: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_tiles is not None and self.max_tiles < 1:
-            raise RequestError(f"max_tiles={self.max_tiles} must be at least 1, or None.")
-        if self.max_frames < 1:
-            raise RequestError(f"max_frames={self.max_frames} must be at least 1.")
 
 
 @dataclass
@@ -90,7 +88,6 @@ class Owl3Processor(ProcessorMixin):
         template: str = "v3",
         chat_template: str | None = None,
         parity: str = "torch",
-        **_: Any,
     ) -> None:
         if template not in TEMPLATES:
             raise ValueError(f"template={template!r} must be one of {', '.join(TEMPLATES)}.")
@@ -120,6 +117,9 @@ class Owl3Processor(ProcessorMixin):
         }
         for name in ("_from_auto", "trust_remote_code"):
             kwargs.pop(name, None)
+        for name in CALL_OPTIONS:
+            if name in kwargs and not name.startswith("padding"):  # a tokenizer's own
+                raise RequestError(f"{name} is an option of each call, not of from_pretrained.")
         settings = _saved_settings(Path(folder)) | settings
         if not {"image_size", "template"} <= set(settings):
             hub = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
@@ -155,13 +155,13 @@ class Owl3Processor(ProcessorMixin):
         *,
         cut_enable: bool = True,
         max_tiles: int | None = None,
-        max_frames: int = DEFAULT_MAX_FRAMES,
+        max_frames: int | None = None,
         number_media: bool = False,
         inference_mode: bool = True,
-        padding: bool = True,
+        padding: bool | str = True,
         padding_side: str = "left",
         return_tensors: str | None = "pt",
-        **_: Any,
+        **options: Any,
     ) -> BatchFeature:
         """Encode one request, or a batch of them.
 
@@ -173,14 +173,15 @@ class Owl3Processor(ProcessorMixin):
             videos: likewise; a video is a list of frames, an array or a path.
             cut_enable: cut pictures into tiles; frames never are.
             max_tiles: most tiles of one picture, its global view included.
-            max_frames: most frames of one video file.
+            max_frames: most frames of one video. By default 16 of a file or an array, and all of a
+                list of frames, as published.
             number_media: write `Picture 1: ` before the first picture, and so on.
             inference_mode: leave a last answer out, as published. False keeps it, closes the
                 conversation and adds labels.
             padding: pad rows to the longest; without, a batch must be of equal lengths.
             padding_side: left or right; media_offset is the same either way.
             return_tensors: "pt", or None for lists of tokens.
-            **_: options of transformers that mean nothing here.
+            **options: what transformers hands to every processor; see options_owl3.
 
         Returns:
             input_ids and attention_mask [b, t]; labels [b, t] with inference_mode=False; and where
@@ -189,15 +190,19 @@ class Owl3Processor(ProcessorMixin):
             counted.
 
         Raises:
-            RequestError: marks and media do not fit.
+            RequestError: marks and media do not fit, or an option is not known.
             MediaError: a picture or video cannot be read.
         """
-        requests = list(read_requests(text, images, videos, answered=not inference_mode))
-        options = MediaOptions(cut_enable, max_tiles, max_frames, number_media)
-        return self._encode_batch(
-            requests, options, labels=not inference_mode, padding=padding,
-            padding_side=padding_side, return_tensors=return_tensors,
+        check_options(options, (*CALL_OPTIONS, "inference_mode"))
+        shown, laid_out = read_options(
+            {
+                "cut_enable": cut_enable, "max_tiles": max_tiles, "max_frames": max_frames,
+                "number_media": number_media, "padding": padding, "padding_side": padding_side,
+                "return_tensors": return_tensors,
+            }
         )  # fmt: skip
+        requests = list(read_requests(text, images, videos, answered=not inference_mode))
+        return self._encode_batch(requests, shown, laid_out, labels=not inference_mode)
 
     # Today's way.
 
@@ -207,16 +212,18 @@ class Owl3Processor(ProcessorMixin):
         chat_template: str | None = None,
         *,
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
         tokenize: bool = False,
         return_dict: bool = False,
         return_labels: bool = False,
         cut_enable: bool = True,
         max_tiles: int | None = None,
-        max_frames: int = DEFAULT_MAX_FRAMES,
+        max_frames: int | None = None,
         number_media: bool = False,
-        padding: bool = True,
+        padding: bool | str = True,
         padding_side: str = "left",
         return_tensors: str | None = "pt",
+        processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Render conversations, and with tokenize=True encode them with their media.
@@ -227,6 +234,7 @@ class Owl3Processor(ProcessorMixin):
                 and {"type": "video", "video" | "path" | "url": ...}.
             chat_template: Jinja in place of the published format; only with tokenize=False.
             add_generation_prompt: end with the header of the assistant's answer.
+            continue_final_message: leave the last message open, for the model to go on with it.
             tokenize: encode; otherwise return strings, in which `<|image|>` marks a picture.
             return_dict: everything the model takes; otherwise input_ids alone.
             return_labels: add labels, which learn what the assistant says.
@@ -237,7 +245,8 @@ class Owl3Processor(ProcessorMixin):
             padding: see __call__.
             padding_side: see __call__.
             return_tensors: see __call__.
-            **kwargs: more options, for a chat_template given here.
+            processor_kwargs: options of __call__ once more, as transformers' pipelines hand them.
+            **kwargs: variables of a chat_template given here; see options_owl3 otherwise.
         """
         if chat_template is not None and chat_template != self.chat_template:
             if tokenize:
@@ -247,23 +256,30 @@ class Owl3Processor(ProcessorMixin):
                 )
             return self.tokenizer.apply_chat_template(
                 conversation, chat_template=chat_template, tokenize=False,
-                add_generation_prompt=add_generation_prompt, number_media=number_media, **kwargs,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message, number_media=number_media, **kwargs,
             )  # fmt: skip
+        check_options(kwargs, _TEMPLATE_OPTIONS)
+        shown, laid_out = read_options(
+            {
+                "cut_enable": cut_enable, "max_tiles": max_tiles, "max_frames": max_frames,
+                "number_media": number_media, "padding": padding, "padding_side": padding_side,
+                "return_tensors": return_tensors,
+            },
+            processor_kwargs,
+        )  # fmt: skip
+        ending = Ending.of(add_generation_prompt, continue_final_message)
         if not conversation:
             raise RequestError("the conversation is empty: give at least one message.")
         is_batch = not isinstance(conversation[0], dict)
         requests = [
-            read_conversation(messages, open_prompt=add_generation_prompt, need_media=tokenize)
+            read_conversation(messages, ending, need_media=tokenize)
             for messages in (conversation if is_batch else [conversation])
         ]
-        options = MediaOptions(cut_enable, max_tiles, max_frames, number_media)
         if not tokenize:
-            texts = [to_string(_numbered(request.pieces, options)) for request in requests]
+            texts = [to_string(_numbered(request.pieces, shown)) for request in requests]
             return texts if is_batch else texts[0]
-        encoded = self._encode_batch(
-            requests, options, labels=return_labels, padding=padding,
-            padding_side=padding_side, return_tensors=return_tensors,
-        )  # fmt: skip
+        encoded = self._encode_batch(requests, shown, laid_out, labels=return_labels)
         return encoded if return_dict else encoded["input_ids"]
 
     # Encoding.
@@ -271,25 +287,20 @@ class Owl3Processor(ProcessorMixin):
     def _encode_batch(
         self,
         requests: Sequence[Request],
-        options: MediaOptions,
+        shown: MediaOptions,
+        laid_out: BatchOptions,
         *,
         labels: bool,
-        padding: bool,
-        padding_side: str,
-        return_tensors: str | None,
     ) -> BatchFeature:
-        if padding_side not in ("left", "right"):
-            raise RequestError(f"padding_side={padding_side!r} must be left or right.")
-        if return_tensors not in ("pt", None):
-            raise RequestError(f"return_tensors={return_tensors!r} must be 'pt' or None.")
-        rows = [self.encode(request, options) for request in requests]
+        rows = [self.encode(request, shown) for request in requests]
         lengths = {len(row.tokens) for row in rows}
-        if return_tensors and not padding and len(lengths) > 1:
+        if laid_out.return_tensors and not laid_out.pads and len(lengths) > 1:
             raise RequestError(
                 f"rows of {sorted(lengths)} tokens make no tensor: leave padding=True."
             )
-        batch = _text_columns(rows, labels, self._pad_id(), padding_side if padding else None)
-        if return_tensors:
+        side = laid_out.padding_side if laid_out.pads else None
+        batch = _text_columns(rows, labels, self._pad_id(), side)
+        if laid_out.return_tensors:
             batch = {name: torch.tensor(column) for name, column in batch.items()}
         tiles = [part for row in rows for part in row.tiles]
         if tiles:
@@ -345,6 +356,10 @@ class Owl3Processor(ProcessorMixin):
         return self._control_ids["<|endoftext|>"] if pad is None else int(pad)
 
 
+_TEMPLATE_OPTIONS = (
+    *CALL_OPTIONS, "add_generation_prompt", "continue_final_message", "tokenize", "return_dict",
+    "return_labels",
+)  # fmt: skip
 _HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
 

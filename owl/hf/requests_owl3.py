@@ -6,13 +6,15 @@ them. Today's way: content lists of text, image and video entries. Text never be
 token, unless it comes as one string that is already rendered.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from owl.data.markup_owl3 import Piece
+from owl.data.markup_owl3 import Control, Piece
 
+from .pictures_owl3 import shorten
 from .template_owl3 import Mark, Turn, parse_rendered, render, split_marks
 
 SOURCE_KEYS = {
@@ -24,6 +26,35 @@ SOURCE_KEYS = {
 
 class RequestError(ValueError):
     """A request contradicts itself, such as more pictures than places for them."""
+
+
+class Ending(StrEnum):
+    """How a rendered conversation ends."""
+
+    closed = "closed"
+    prompt = "prompt"  # with the header of the assistant's answer
+    open = "open"  # in the middle of the last message
+
+    @classmethod
+    def of(cls, add_generation_prompt: bool, continue_final_message: bool) -> "Ending":
+        """Read transformers' two options."""
+        if add_generation_prompt and continue_final_message:
+            raise RequestError(
+                "add_generation_prompt and continue_final_message contradict each other: a new "
+                "answer begins, or the last message goes on. Give one of them."
+            )
+        if not isinstance(continue_final_message, bool | None):
+            raise RequestError(
+                f"continue_final_message={continue_final_message!r} must be True or False: a "
+                "message has one text to go on with."
+            )
+        return (
+            cls.open
+            if continue_final_message
+            else cls.prompt
+            if add_generation_prompt
+            else cls.closed
+        )
 
 
 @dataclass
@@ -74,7 +105,11 @@ def _pieces(text: str | Sequence[dict[str, Any]], *, answered: bool) -> Iterator
     yield from render(turns, open_prompt=False)
 
 
-def _role(message: dict[str, Any]) -> str:
+def _role(message: Any) -> str:
+    if not isinstance(message, Mapping):
+        raise RequestError(
+            f"a message is a {type(message).__name__}: it must be a dict with role and content."
+        )
     if not {"role", "content"} <= set(message):
         raise RequestError(f"a message has the keys {sorted(message)}: it needs role and content.")
     return str(message["role"])
@@ -137,7 +172,7 @@ _PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
 def read_conversation(
-    messages: Sequence[dict[str, Any]], *, open_prompt: bool, need_media: bool
+    messages: Sequence[dict[str, Any]], ending: Ending, *, need_media: bool
 ) -> Request:
     """Read messages whose content may be a list of entries that carry their media."""
     if not messages:
@@ -148,14 +183,31 @@ def read_conversation(
         entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
         parts = tuple(_entry(entry, request, need_media) for entry in entries or ())
         turns.append(Turn(role, parts))
-    request.pieces = list(render(turns, open_prompt=open_prompt))
+    request.pieces = list(render(turns, open_prompt=ending is Ending.prompt))
+    if ending is Ending.open:
+        if turns[-1].is_empty:
+            raise RequestError(
+                "continue_final_message=True, but the last message says nothing. Give it the words "
+                "that the model goes on from, or say add_generation_prompt=True."
+            )
+        while isinstance(request.pieces[-1], Control):
+            del request.pieces[-1]
     return request
 
 
-def _entry(entry: dict[str, Any], request: Request, need_media: bool) -> str | Mark:
+def _entry(entry: Any, request: Request, need_media: bool) -> str | Mark:
     """Read one entry of a content list; its media go into `request`."""
+    if not isinstance(entry, Mapping):
+        raise RequestError(
+            f"a content entry is a {type(entry).__name__}, {shorten(entry)!r}: it must be a dict "
+            "such as {'type': 'text', 'text': ...}. Plain words may be the content itself."
+        )
     kind = entry.get("type")
     if kind == "text":
+        if not isinstance(entry.get("text"), str):
+            raise RequestError(
+                f"a content entry of type text has text={entry.get('text')!r}: give a string."
+            )
         return str(entry["text"])
     if kind not in SOURCE_KEYS:
         raise RequestError(f"a content entry of type {kind!r}: it must be text, image or video.")
@@ -166,6 +218,6 @@ def _entry(entry: dict[str, Any], request: Request, need_media: bool) -> str | M
             f"of {', '.join(SOURCE_KEYS[kind])}."
         )
     if found:
-        source = f"data:,{found[0]}" if "base64" in entry else found[0]
+        source = found[0] if entry.get("base64") is None else f"data:,{found[0]}"
         (request.images if kind == "image" else request.videos).append(source)
     return Mark[kind]

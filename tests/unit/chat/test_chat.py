@@ -147,6 +147,19 @@ def test_what_is_missing_is_one_line(folder, tmp_path, monkeypatch, capsys, extr
     assert ("nowhere.png cannot be read" if extra else "holds no config.json") in told
 
 
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--image", "a.png"], "leave --image out"),
+        (["--video", "a.gif", "--ask", "Hm?"], "leave --video and --ask out"),
+    ],
+)
+def test_what_a_page_would_not_use_is_refused(folder, monkeypatch, extra, told):
+    monkeypatch.setattr(sys, "argv", ["chat", "--model", str(folder), "--web", *extra])
+    with pytest.raises(SystemExit, match=told):
+        main()
+
+
 def config_without(folder, name, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     config.pop(name, None)

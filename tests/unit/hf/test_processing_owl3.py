@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import pipeline
 
 from owl.config.run import TemplateKind
 from owl.data.encode import CutChoice, SampleEncoder
@@ -373,6 +374,117 @@ def test_a_request_that_contradicts_itself_is_one_clear_error(
 def test_a_request_without_meaning_is_one_clear_error(processor, call, told):
     with pytest.raises(RequestError, match=told):
         call(processor)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_tile": 1}, r"max_tile=1 is no option .* did you mean max_tiles\?"),
+        ({"colour": "red"}, "colour='red' is no option .* it knows cut_enable"),
+        ({"truncation": True}, "truncation=True is not done: .* max_tiles"),
+        ({"max_length": 9}, "max_length=9 is not done"),
+        ({"return_assistant_tokens_mask": True}, "is not done: return_labels=True"),
+        ({"tools": [{}]}, "is not done: the published format has none"),
+        ({"padding": "max_length"}, r"padding='max_length' must be True \('longest'\)"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused_in_both_ways(processor, options, told):
+    with pytest.raises(RequestError, match=told):
+        processor("Hi", **options)
+    with pytest.raises(RequestError, match=told):
+        processor.apply_chat_template(entries(say("Hi")), tokenize=True, **options)
+    with pytest.raises(RequestError, match=told):
+        processor.apply_chat_template(entries(say("Hi")), tokenize=True, processor_kwargs=options)
+
+
+def test_an_option_of_calls_is_refused_where_a_processor_is_made(folder):
+    with pytest.raises(RequestError, match="max_tiles is an option of each call"):
+        Owl3Processor.from_pretrained(folder, max_tiles=4)
+    with pytest.raises(TypeError, match="max_tiles"):
+        Owl3Processor(None, max_tiles=4)
+
+
+def test_what_transformers_hands_to_every_processor_passes(processor):
+    asks_nothing = {
+        "truncation": None,
+        "max_length": None,
+        "tools": None,
+        "documents": None,
+        "return_assistant_tokens_mask": False,
+        "add_special_tokens": False,
+        "return_attention_mask": True,
+        "padding": "longest",
+    }
+    plain = processor("Hi")
+    assert_same(processor("Hi", **asks_nothing), plain)
+    asked = entries(say("Hi"))
+    given = {"tokenize": True, "return_dict": True}
+    assert_same(
+        processor.apply_chat_template(asked, **given, **asks_nothing),
+        processor.apply_chat_template(asked, **given),
+    )
+
+
+def test_a_pipeline_asks_goes_on_and_hands_options_through(folder, processor):
+    ask = pipeline("image-text-to-text", model=str(folder), processor=processor)
+    asked = entries(show(image()), say("What?"))
+    told = ask(text=asked, max_new_tokens=3, return_full_text=False)
+    assert isinstance(told[0]["generated_text"], str)
+    begun = [*asked, {"role": "assistant", "content": [say("It is")]}]
+    went_on = ask(text=begun, max_new_tokens=3)
+    assert went_on[0]["generated_text"][-1]["content"][0]["text"].startswith("It is")
+
+
+def test_the_last_message_may_be_left_open(processor):
+    begun = [*entries(say("What?")), {"role": "assistant", "content": "It is"}]
+    prompt = processor.apply_chat_template(begun[:1], add_generation_prompt=True)
+    assert processor.apply_chat_template(begun, continue_final_message=True) == prompt + "It is"
+    for bad, told in (
+        ({"add_generation_prompt": True}, "contradict each other"),
+        ({"conversation": [*entries(say("?")), {"role": "assistant", "content": ""}]}, "nothing"),
+        ({"continue_final_message": "reasoning"}, "must be True or False"),
+    ):
+        given = {"conversation": begun, "continue_final_message": True} | bad
+        with pytest.raises(RequestError, match=told):
+            processor.apply_chat_template(**given)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([{"type": "text"}], "has text=None: give a string"),
+        ([{"type": "text", "text": 3}], "has text=3: give a string"),
+        (["hi"], "a content entry is a str, 'hi': it must be a dict"),
+        ({"type": "text", "text": "hi"}, "a content entry is a str, 'type'"),
+    ],
+)
+def test_a_content_entry_that_is_none_is_one_clear_error(processor, content, told):
+    with pytest.raises(RequestError, match=told):
+        processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True)
+
+
+def test_a_message_that_is_none_is_one_clear_error(processor):
+    with pytest.raises(RequestError, match="a message is a str: it must be a dict"):
+        processor.apply_chat_template([["hi"]])
+
+
+def test_an_empty_source_beside_a_full_one_is_no_error(processor):
+    given = {"tokenize": True, "return_dict": True}
+    both = entries(show(image()) | {"base64": None}, say("?"))
+    assert_same(
+        processor.apply_chat_template(both, **given),
+        processor.apply_chat_template(entries(show(image()), say("?")), **given),
+    )
+
+
+@pytest.mark.parametrize(("most", "shown"), [(None, 20), (4, 4)])
+def test_a_list_of_frames_is_taken_as_it_is_unless_bounded(processor, most, shown):
+    frames = [image(seed) for seed in range(20)]
+    ours = processor(ask("<|video|>"), videos=[frames], max_frames=most)
+    assert len(ours["pixel_values"]) == shown
+    if most:
+        chosen = processor(ask("<|video|>"), videos=[[frames[i] for i in (2, 7, 12, 17)]])
+        assert torch.equal(ours["pixel_values"], chosen["pixel_values"])
 
 
 def test_too_many_pictures_for_a_batch_are_noticed(processor):

@@ -98,7 +98,7 @@ def _decoder_problems(language: Mapping[str, Any]) -> Iterator[str]:
     if (act := language.get("hidden_act", "silu")) not in ("silu", "swish"):
         yield f"hidden_act={act!r} must be 'silu': no other activation is built"
     if language.get("use_sliding_window"):
-        yield "use_sliding_window=True must be false: no published model uses it, and it is not built"
+        yield "use_sliding_window=True must be false: no window is built, and none published"
     kinds = set(language.get("layer_types") or ()) - {"full_attention"}
     if kinds:
         yield f"layer_types names {sorted(kinds)}: only 'full_attention' is built"

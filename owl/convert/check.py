@@ -45,7 +45,8 @@ def check_published(
 def check_folder(path: Path) -> None:
     """Raise CheckpointError for a folder that is no whole Owl3, from its headers.
 
-    Only a copy of a tied embedding is read, to see that it is one. transformers would fill a tensor that is missing with random numbers, and say so in a log.
+    Only a copy of a tied embedding is read, to see that it is one. transformers would fill a tensor
+    that is missing with random numbers, and say so in a log.
     """
     folder = HfFolder(path)
     model = owl3_config(folder.config, folder.names, path.resolve().name)

@@ -77,6 +77,7 @@ class Owl3Attention(nn.Module):
         query, key = rotate(query, context.rotary), rotate(key, context.rotary)
         if context.cache is not None:
             key, value = context.cache.update(key, value, self.layer_index)
+            key, value = key[:, :, : context.num_keys], value[:, :, : context.num_keys]
         return query, key, value
 
     def read_text(self, query: Tensor, key: Tensor, value: Tensor, context: TextContext) -> Tensor:

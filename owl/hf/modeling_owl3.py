@@ -30,7 +30,8 @@ from owl.data.tiles_owl3 import Grid  # noqa: F401
 from .configuration_owl3 import Owl3Config
 from .decoder_owl3 import Owl3CausalLM, Owl3HyperAttention, Owl3RMSNorm
 from .media_owl3 import Media, place_tiles, read_offsets
-from .pictures_owl3 import MediaError  # noqa: F401 - see below
+from .options_owl3 import MediaOptions  # noqa: F401 - see below
+from .pictures_owl3 import MediaError  # noqa: F401
 from .processing_owl3 import Owl3Processor
 from .requests_owl3 import RequestError  # noqa: F401
 from .rotary_owl3 import TextContext, causal_mask, rotary
@@ -118,6 +119,23 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         _check_loaded(str(pretrained_model_name_or_path), model, info)
         return (model, info) if wants_info else model
 
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute layers in the backward pass; see PreTrainedModel.
+
+        Raises:
+            ValueError: use_reentrant=True. It sees no gradient of what arrives inside an object,
+                as the pictures do, and none at all where the layers' input requires none.
+        """
+        how = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+        if how["use_reentrant"]:
+            raise ValueError(
+                "use_reentrant=True loses the gradients of the pictures, which reach the layers "
+                "inside an object. Leave it out, or say use_reentrant=False."
+            )
+        super().gradient_checkpointing_enable(how, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         """Table of token vectors."""
         return self.language_model.model.embed_tokens
@@ -171,6 +189,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         use_media_cache: bool = True,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         cache: Cache | None = None,
@@ -194,6 +213,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             use_media_cache: keep keys and values of the tiles too (the published code does not).
             logits_to_keep: only the last so many tokens, or these ones; 0 keeps all.
             output_hidden_states: also return what each layer got.
+            output_attentions: refused; see ValueError.
             return_dict: False for a tuple.
             num_items_in_batch: what the summed loss is divided by; default the learned tokens.
             cache: what transformers from 5.24 on calls past_key_values; either name works.
@@ -201,8 +221,15 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
 
         Returns:
             An Owl3Output; its loss is the mean over labels of -log p(label | what precedes it).
+
+        Raises:
+            ValueError: inputs that do not belong together, or attention weights are asked for: the
+                fused kernels never make them.
         """
+        if output_attentions:
+            raise ValueError(_NO_ATTENTIONS)
         past = _one_cache(cache, past_key_values)
+        _check_media(past, media, pixel_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
@@ -219,6 +246,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             media = self._media(
                 pixel_values, media_offset, len(inputs_embeds), attention_mask, keep
             )
+        if past is not None and media is not None:
+            past.shows_media = True  # for _check_media, at the next step
         steps = self.language_model.model(inputs_embeds, context, media)
         logits, loss = self._logits_and_loss(steps[-1], labels, logits_to_keep, num_items_in_batch)
         output = Owl3Output(
@@ -260,6 +289,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             mask=mask,
             is_causal=mask is None,
             cache=cache,
+            num_keys=past + queries,
         )
 
     def _media(
@@ -338,6 +368,9 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             kwargs["tokenizer"] = tokenizer
             if (generation_config or self.generation_config).pad_token_id is None:
                 kwargs.setdefault("pad_token_id", tokenizer.pad_token_id)
+        # A static cache would have transformers compile this forward on a GPU, which looks at
+        # values (is anything padded?) and would be compiled anew at each length.
+        kwargs.setdefault("disable_compile", True)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         generated = super().generate(inputs, generation_config, *args, **kwargs)
         if not decode_text or tokenizer is None:
@@ -399,6 +432,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
             "output_hidden_states": kwargs.get("output_hidden_states"),
+            "output_attentions": kwargs.get("output_attentions"),
         }
 
     def _update_model_kwargs_for_generation(
@@ -460,6 +494,27 @@ def _check_loaded(
         f"missing, {len(homeless)} without a place). Complete the folder, or correct hyper_layers, "
         "fusion and projector in config.json.\n  " + "\n  ".join(told)
     )
+
+
+_NO_ATTENTIONS = (
+    "output_attentions=True: attention weights are never made, since attention is torch's fused "
+    "scaled_dot_product_attention. Leave it out."
+)
+
+
+def _check_media(past: Cache | None, media: Media | None, pixel_values: Tensor | None) -> None:
+    """Raise ValueError where pictures of an earlier step and of this one do not fit."""
+    if media is not None and pixel_values is not None:
+        raise ValueError(
+            "media and pixel_values came together: media holds the pictures of an earlier step, "
+            "and new ones would be dropped. Pass media alone, or all pictures as pixel_values."
+        )
+    known = past is not None and int(past.get_seq_length()) > 0
+    if known and media is None and pixel_values is None and getattr(past, "shows_media", False):
+        raise ValueError(
+            "the cached tokens were computed with pictures, but neither media nor pixel_values "
+            "came with the new ones, which would not see them. Pass media=output.media."
+        )
 
 
 def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

@@ -63,6 +63,7 @@ class TextContext:
     mask: Tensor | None  # [b, 1, q, keys] bool; None where causality alone says it
     is_causal: bool  # only with mask=None, and only where there is nothing in the cache
     cache: Cache | None
+    num_keys: int  # tokens computed now or before: a static cache has room for more
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TextContext":
         """Move to the device of a layer (device_map spreads layers over several)."""

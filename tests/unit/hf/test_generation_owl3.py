@@ -148,6 +148,35 @@ def test_features_are_dropped_once_every_layer_has_its_keys(model):
 
 
 @torch.no_grad()
+def test_a_static_cache_gives_the_same_tokens(model):
+    inputs = batch()
+    assert torch.equal(write(model, inputs), write(model, inputs, cache_implementation="static"))
+
+
+@torch.no_grad()
+def test_looking_answers_up_in_the_prompt_gives_the_same_tokens(model):
+    row = {name: batch()[name][2:] for name in ("input_ids", "media_offset")}
+    row["pixel_values"] = batch()["pixel_values"][1:]
+    assert torch.equal(write(model, row), write(model, row, prompt_lookup_num_tokens=3))
+
+
+@torch.no_grad()
+def test_pictures_that_come_twice_or_get_lost_are_one_clear_error(model):
+    inputs = batch()
+    start = model(**inputs, use_cache=True)
+    more = {"input_ids": inputs["input_ids"][:, :3], CACHE: start[CACHE]}
+    with pytest.raises(ValueError, match="media and pixel_values came together"):
+        model(**more, media=start.media, pixel_values=inputs["pixel_values"])
+    with pytest.raises(ValueError, match=r"Pass media=output\.media"):
+        model(**more)
+
+
+def test_attention_weights_are_refused_before_a_token_is_made(model):
+    with pytest.raises(ValueError, match="attention weights are never made"):
+        write(model, batch(), output_attentions=True, return_dict_in_generate=True)
+
+
+@torch.no_grad()
 def test_a_window_that_is_not_used_hides_nothing():
     model = build("joint_softmax", sliding_window=12).double()
     assert torch.equal(write(model, batch()), write(model, batch(), use_cache=False))

@@ -220,16 +220,25 @@ def test_gradients_reach_every_part_that_is_used(fusion):
         assert has_gradient != carried, name
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("how", [None, {"use_reentrant": False}, {"determinism_check": "none"}])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(how, is_frozen):
     model, batch = build("joint_softmax").train(), inputs()
+    if is_frozen:
+        model.requires_grad_(False).vision2text_model.requires_grad_(True)
     expected = torch.autograd.grad(
         model(**batch, labels=batch["input_ids"]).loss, model.vision2text_model[0].weight
     )
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable(how)
     actual = torch.autograd.grad(
         model(**batch, labels=batch["input_ids"]).loss, model.vision2text_model[0].weight
     )
     torch.testing.assert_close(actual, expected)
+
+
+def test_checkpointing_that_loses_gradients_is_refused():
+    with pytest.raises(ValueError, match="use_reentrant=True loses the gradients"):
+        build("joint_softmax").gradient_checkpointing_enable({"use_reentrant": True})
 
 
 def test_the_loss_is_the_mean_over_labels_or_over_what_the_trainer_counts(model):
@@ -320,6 +329,7 @@ def test_neighbours_in_a_batch_change_nothing(model):
         ({"attention_mask": torch.ones(2, 3)}, r"must be \[2, 20\]"),
         ({"input_ids": None}, "either input_ids or inputs_embeds"),
         ({"labels": torch.zeros(2, 20).long(), "logits_to_keep": 1}, "labels need all logits"),
+        ({"output_attentions": True}, "attention weights are never made"),
     ],
 )
 def test_inputs_that_do_not_belong_together_are_one_clear_error(changes, told):

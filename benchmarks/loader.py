@@ -11,8 +11,10 @@ bus, only ever slow a round down; in brackets the median ratio of all rounds. Re
 is bound by that bus, so a busy machine shows less. Pictures are JPEGs of 1024x768, about 60 kB as
 on the web (made from scikit-learn's photographs where it is installed, else from waves).
 
-    reading         webdataset.WebDataset against index and one pread: bytes of every member
-    reading+check   the same against Dataset.read: checksums compared too, and the json parsed
+    bare pread      webdataset.WebDataset against os.pread of the same bytes and nothing else
+    reading         the same against Dataset.read_members: index, one pread, bytes of every member
+    reading+check   the same against Dataset.read, as training reads: CRC-32 of every member
+                    compared and the json parsed (webdataset does neither; a tar has no CRC)
     same decode     webdataset or Dataset.read, then simplejpeg and torch to a tile of 378 pixels
     end to end      webdataset, then Pillow decode and bicubic resize, against ours
     decoding        Pillow against ours on bytes in memory
@@ -189,6 +191,15 @@ def read_raw(dataset: Dataset, order: Sequence[int]) -> Iterator[list[memoryview
         yield dataset.read_members(index)
 
 
+def pread_alone(shard: Path, dataset: Dataset, order: Sequence[int]) -> None:
+    """Read each sample's bytes from a file that is open already: what any reader by pread needs."""
+    places = [dataset.index(0).row(number)[:2] for number in order]
+    descriptor = os.open(shard, os.O_RDONLY)
+    for offset, length in places:
+        os.pread(descriptor, length, offset)
+    os.close(descriptor)
+
+
 def read_webdataset(shard: Path) -> Iterator[Collection[bytes]]:
     """Pictures of each sample, in the order of the shard: the library has no other."""
     for sample in webdataset.WebDataset(str(shard), shardshuffle=False):
@@ -249,6 +260,8 @@ def measure(home: Path, rounds: int) -> tuple[list[Duel], list[str]]:
         about = f"{images} image{'s' if images > 1 else ''}"
         unit = "samples"
         bytes_of_theirs = partial(theirs, None)
+        bare = partial(pread_alone, shard, *reads)
+        alone = duel(f"bare pread, {about}", samples, unit, bytes_of_theirs, bare, 10 * rounds)
         reading = duel(f"reading, {about}", samples, unit, bytes_of_theirs, raw, 10 * rounds)
         checked = duel(
             f"reading+check, {about}",
@@ -274,7 +287,7 @@ def measure(home: Path, rounds: int) -> tuple[list[Duel], list[str]]:
             partial(ours, tile),
             rounds,
         )
-        duels += [reading, checked, same, whole]
+        duels += [alone, reading, checked, same, whole]
         missed += _missed(reading, READING_TARGET) + _missed(whole, END_TO_END_TARGET)
     decoding = duel(
         "decoding",

@@ -69,7 +69,7 @@ def assert_exports_as_published(checkpoint: Path, variant: str, config: dict) ->
     assert_same_bytes(read_weights(output), random_weights(variant, config))
 
 
-def test_two_tensor_ranks_give_the_published_bytes_back(tmp_path):
+def test_two_tensor_ranks_and_then_two_stages_give_the_published_bytes_back(tmp_path):
     configs = {variant: small_config(variant) for variant in VARIANTS}
     starts = [start_from(tmp_path, variant, config) for variant, config in configs.items()]
 
@@ -78,6 +78,12 @@ def test_two_tensor_ranks_give_the_published_bytes_back(tmp_path):
     for output, (variant, config) in zip(outputs, configs.items(), strict=True):
         # The odd vocabulary was padded to be shared, so the export has something to take off.
         assert CheckpointTensors(output).specs[EMBEDDING].shape[0] == VOCABULARY + 1
+        assert_exports_as_published(output, variant, config)
+
+    # A layout that loads what another one saved.
+    outputs = through(outputs, tensor=1, pipeline=2)
+
+    for output, (variant, config) in zip(outputs, configs.items(), strict=True):
         assert_exports_as_published(output, variant, config)
 
 

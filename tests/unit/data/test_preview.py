@@ -79,7 +79,8 @@ def test_the_batch_is_the_one_that_training_gets_at_that_step(loader, step):
         assert choice.batch.keys == expected.keys
         assert torch.equal(choice.batch.tokens, expected.tokens)
         assert torch.equal(choice.batch.pixel_values, expected.pixel_values)
-        assert choice.step.cursor == trained.cursor
+        # The steps before it were not loaded, so nobody knows what they would have skipped.
+        assert dataclasses.replace(choice.step.cursor, skips=trained.cursor.skips) == trained.cursor
 
 
 def test_a_micro_batch_that_is_not_there_is_refused(loader):

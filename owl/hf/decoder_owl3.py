@@ -76,7 +76,11 @@ class Owl3Attention(nn.Module):
         )
         query, key = rotate(query, context.rotary), rotate(key, context.rotary)
         if context.cache is not None:
-            key, value = context.cache.update(key, value, self.layer_index)
+            # Where they go: transformers 4's static cache does not count for itself.
+            places = torch.arange(context.num_keys, device=key.device)[-key.shape[2] :]
+            key, value = context.cache.update(
+                key, value, self.layer_index, {"cache_position": places}
+            )
             key, value = key[:, :, : context.num_keys], value[:, :, : context.num_keys]
         return query, key, value
 

@@ -153,7 +153,6 @@ class Owl3Config(PretrainedConfig):
         self.max_position_embeddings = max_position_embeddings
         self.rms_norm_eps = rms_norm_eps
         self.rope_theta = float(rope_theta or rope.get("rope_theta") or 1e6)
-        # Refused by check where it is not this; sizes that are no numbers are, too.
         self.head_dim = head_dim or _quotient(hidden_size, num_attention_heads)
         self.initializer_range = initializer_range
         self.use_cache = use_cache
@@ -252,9 +251,10 @@ class Owl3Config(PretrainedConfig):
             )
 
 
-def _quotient(size: Any, parts: Any) -> int | None:
+def _quotient(size: Any, parts: Any) -> int:
+    """Divide sizes; 0 where one is none, which check says."""
     whole = isinstance(size, int) and isinstance(parts, int) and parts > 0
-    return size // parts if whole else None
+    return size // parts if whole else 0
 
 
 _HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")

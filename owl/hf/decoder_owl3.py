@@ -8,6 +8,8 @@ Letters: b rows, q tokens computed now, a heads, k key-value heads, d head width
 M most tiles of a row, p patches of a tile.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from .rotary_owl3 import TextContext, at_least_float32, attend, rotary, rotate
 class Owl3RMSNorm(nn.Module):
     """Root-mean-square norm as in Qwen2: computed in float32, cast, then scaled."""
 
+    kernel: Callable[[Tensor, Tensor, float], Tensor] | None = None  # set by owl.hf.liger
+
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
@@ -27,6 +31,8 @@ class Owl3RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise the last dimension of [..., h]."""
+        if self.kernel is not None:
+            return self.kernel(hidden_states, self.weight, self.eps)
         wide = at_least_float32(hidden_states)
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(hidden_states.dtype)
@@ -34,6 +40,8 @@ class Owl3RMSNorm(nn.Module):
 
 class Owl3MLP(nn.Module):
     """SwiGLU."""
+
+    kernel: Callable[[Tensor, Tensor], Tensor] | None = None  # set by owl.hf.liger
 
     def __init__(self, config: Owl3Config) -> None:
         super().__init__()
@@ -44,7 +52,8 @@ class Owl3MLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [..., h] to the same shape."""
-        gated = F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
+        gated = F.silu(gate) * up if self.kernel is None else self.kernel(gate, up)
         return self.down_proj(gated)
 
 

@@ -102,7 +102,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
-    ) -> "Owl3ForConditionalGeneration":
+    ) -> Any:
         """Load a published folder, or one of ours; see PreTrainedModel.from_pretrained.
 
         Raises:

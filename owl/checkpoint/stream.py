@@ -9,7 +9,8 @@ and writes the same files: torch's distributed checkpoint format, which dist_che
 
 import gc
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.errors import CheckpointError
@@ -110,7 +112,7 @@ def write_weights(
     """
     contents: dict[str, Any] = {}
     places: dict[MetadataIndex, Any] = {}
-    with (folder / _FILE).open("wb") as file:
+    with _no_checksums(), (folder / _FILE).open("wb") as file:
         for name, value in objects.items():
             contents[name] = BytesStorageMetadata()
             places[MetadataIndex(name)] = _save([value], file)
@@ -137,6 +139,17 @@ def _save(value: Any, file: IO[bytes]) -> _StorageInfo:
     begin = file.tell()
     torch.save(value, file)
     return _StorageInfo(_FILE, begin, file.tell() - begin)
+
+
+@contextmanager
+def _no_checksums() -> Iterator[None]:
+    """Leave out zip's checksums: torch.load never compares them, and they take time."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def _forget_cycles() -> None:

@@ -6,6 +6,7 @@ from owl.data.cost import tile_cost
 from owl.data.loader import GatherFaults, Loader, ShareSkips, build_loader
 from owl.data.resume import kept_packs_per_step
 from owl.data.samples import Cursor
+from owl.errors import ConfigError
 
 
 def open_loader(
@@ -45,6 +46,17 @@ def open_loader(
         share_skips=share_skips,
         gather_faults=gather_faults,
     )
+
+
+def check_vocabulary(run: RunConfig, loader: Loader) -> None:
+    """Raise ConfigError when the tokenizer writes ids that the model has no embedding for."""
+    rows = loader.tokenizer.vocab_size
+    if rows > run.model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={run.model.vocab_size} is too small for data.tokenizer="
+            f"{run.data.tokenizer}, whose ids need {rows} rows. Use the tokenizer that belongs to "
+            f"the model, or for a new model set model.vocab_size={rows}."
+        )
 
 
 def packs_per_step(batch: BatchConfig, *, mean_samples_per_pack: float, dp_size: int) -> int:

@@ -13,7 +13,7 @@ from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
 from owl.config.load import to_yaml
 from owl.config.run import RunConfig
-from owl.data.opening import chosen_for, open_loader, packs_per_step, step_size
+from owl.data.opening import check_vocabulary, chosen_for, open_loader, packs_per_step, step_size
 from owl.data.problems import data_problems
 from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
@@ -57,6 +57,7 @@ def build_and_fit(run: RunConfig) -> None:
             share_skips=skip_sharing(groups),
             gather_faults=fault_gathering(groups),
         )
+        check_vocabulary(run, loader)
         cursor = TrainState.read(newest).cursor if newest else None
         global_batch_size = step_size(run.batch, loader, dp_size=groups.dp_size, start=cursor)
         steps = loader.steps(global_batch_size, cursor, samples_per_step=chosen_for(run.batch))
@@ -103,6 +104,7 @@ def dry_run(run: RunConfig) -> None:
     global_batch_size = None
     if not list(data_problems(run.data)) and _data_is_there(run):
         loader = open_loader(run, dp_size=dp_size)
+        check_vocabulary(run, loader)
         global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
     elif not run.pack.enabled or run.batch.global_batch_size:
         global_batch_size = packs_per_step(run.batch, mean_samples_per_pack=1.0, dp_size=dp_size)

@@ -1,10 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many packs make a step."""
+"""How many packs make a step, and whether a model can read the data at all."""
+
+from dataclasses import replace
 
 import pytest
 
 from owl.config.run import BatchConfig
-from owl.data.opening import packs_per_step
+from owl.data.opening import check_vocabulary, open_loader, packs_per_step
+from owl.errors import ConfigError
+from tests.tiny_run import tiny_run
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
+    run = tiny_run(tmp_path)
+    loader = open_loader(run)
+    small = replace(run, model=replace(run.model, vocab_size=loader.tokenizer.vocab_size - 1))
+
+    check_vocabulary(run, loader)
+    with pytest.raises(
+        ConfigError, match=r"model\.vocab_size=\d+ is too small"
+    ):
+        check_vocabulary(small, loader)
 
 
 def test_a_number_of_packs_is_taken_as_it_is():

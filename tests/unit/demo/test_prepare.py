@@ -12,7 +12,7 @@ from owl.demo.prepare import PARTS, prepare_demo
 class InThisProcess(ThreadPoolExecutor):
     """In the place of a pool of fresh processes, which would not know of our fakes."""
 
-    def __init__(self, workers, mp_context):
+    def __init__(self, workers, mp_context, initializer):  # the last would change this process
         super().__init__(1)
 
 

@@ -17,9 +17,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
     small = replace(run, model=replace(run.model, vocab_size=loader.tokenizer.vocab_size - 1))
 
     check_vocabulary(run, loader)
-    with pytest.raises(
-        ConfigError, match=r"model\.vocab_size=\d+ is too small"
-    ):
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=\d+ is too small"):
         check_vocabulary(small, loader)
 
 

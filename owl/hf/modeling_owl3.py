@@ -6,7 +6,6 @@ have kept their meaning from 4.57 to 5, and everything else that the published c
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,9 @@ from torch import Tensor, nn
 from transformers import (
     Cache,
     DynamicCache,
-    GenerationConfig,
-    GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from owl.config.limits_owl3 import config_problems  # noqa: F401 - see below
 from owl.data.markup_owl3 import Piece  # noqa: F401
@@ -29,13 +25,14 @@ from owl.data.tiles_owl3 import Grid  # noqa: F401
 
 from .configuration_owl3 import Owl3Config
 from .decoder_owl3 import Owl3CausalLM, Owl3HyperAttention, Owl3RMSNorm
+from .generation_owl3 import CACHE, Owl3GenerationMixin, Owl3Output, check_media, one_cache
 from .media_owl3 import Media, place_tiles, read_offsets
 from .options_owl3 import MediaOptions  # noqa: F401 - see below
 from .pictures_owl3 import MediaError  # noqa: F401
 from .processing_owl3 import Owl3Processor
 from .requests_owl3 import RequestError  # noqa: F401
 from .rotary_owl3 import TextContext, causal_mask, rotary
-from .template_owl3 import TURN_ENDS
+from .template_owl3 import TURN_ENDS  # noqa: F401
 from .tokenizer_owl3 import load_tokenizer  # noqa: F401
 from .vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 
@@ -43,19 +40,6 @@ from .vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 # copies only what the file of an auto_map entry itself imports.
 
 IGNORE_INDEX = -100
-CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""What this transformers calls the text's keys and values: 5.24 renamed past_key_values."""
-
-
-@dataclass
-class Owl3Output(CausalLMOutputWithPast):
-    """What a forward pass gives.
-
-    loss []; logits [b, kept tokens, v]; the cache, under the name CACHE; hidden_states, num_layers
-    + 1 of [b, q, h], the last one normed.
-    """
-
-    media: Media | None = None  # hand it to the next step in place of pixel_values
 
 
 class Owl3PreTrainedModel(PreTrainedModel):
@@ -83,7 +67,7 @@ class Owl3PreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.in_proj_bias)
 
 
-class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
+class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
     """Tower, projector, decoder, loss."""
 
     # transformers 5 wants to know which weight to tie to; 4 only reads the names on the left.
@@ -228,8 +212,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         """
         if output_attentions:
             raise ValueError(_NO_ATTENTIONS)
-        past = _one_cache(cache, past_key_values)
-        _check_media(past, media, pixel_values)
+        past = one_cache(cache, past_key_values)
+        check_media(past, media, pixel_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
@@ -247,7 +231,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
                 pixel_values, media_offset, len(inputs_embeds), attention_mask, keep
             )
         if past is not None and media is not None:
-            past.shows_media = True  # for _check_media, at the next step
+            past.shows_media = True  # for check_media, at the next step
         steps = self.language_model.model(inputs_embeds, context, media)
         logits, loss = self._logits_and_loss(steps[-1], labels, logits_to_keep, num_items_in_batch)
         output = Owl3Output(
@@ -338,134 +322,6 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, GenerationMixin):
         count = learned.sum().clamp(min=1) if num_items is None else num_items
         return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
-    # Generation.
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        *args: Any,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        decode_text: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Generate tokens; see GenerationMixin.generate.
-
-        Args:
-            inputs: input_ids.
-            generation_config: as in transformers.
-            *args: as in transformers.
-            tokenizer: ends answers at its control tokens, decodes, and reads stop_strings.
-            decode_text: return the new tokens as one string per row (the model cards' way).
-            **kwargs: what the processor returned, and settings such as max_new_tokens.
-        """
-        if decode_text and tokenizer is None:
-            raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
-        if "eos_token_id" not in kwargs:
-            kwargs["eos_token_id"] = self._ends(generation_config, tokenizer)
-        if tokenizer is not None:
-            kwargs["tokenizer"] = tokenizer
-            if (generation_config or self.generation_config).pad_token_id is None:
-                kwargs.setdefault("pad_token_id", tokenizer.pad_token_id)
-        # A static cache would have transformers compile this forward on a GPU, which looks at
-        # values (is anything padded?) and would be compiled anew at each length.
-        kwargs.setdefault("disable_compile", True)
-        prompt = inputs if inputs is not None else kwargs.get("input_ids")
-        generated = super().generate(inputs, generation_config, *args, **kwargs)
-        if not decode_text or tokenizer is None:
-            return generated
-        tokens = generated if isinstance(generated, Tensor) else generated.sequences
-        start = 0 if prompt is None else prompt.shape[1]
-        return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
-
-    def _ends(
-        self, generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase | None
-    ) -> list[int] | int | None:
-        """Tokens that end an answer."""
-        chosen = (generation_config or self.generation_config).eos_token_id
-        if tokenizer is None:
-            return chosen if chosen is not None else self.config.eos_token_id
-        known = tokenizer.get_vocab()
-        ends = [known[literal] for literal in TURN_ENDS if literal in known]
-        return ends or chosen
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None = None,
-        media: Media | None = None,
-        use_media_cache: bool = True,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        cache: Cache | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Choose what the next step computes: the tokens that are not in the cache.
-
-        Args:
-            input_ids: [b, t], all tokens so far.
-            past_key_values: of an earlier step.
-            attention_mask: [b, t].
-            pixel_values: the prompt's tiles.
-            media_offset: where they stand.
-            media: of an earlier step.
-            use_media_cache: see forward.
-            use_cache: see forward.
-            logits_to_keep: see forward.
-            cache: see forward.
-            **kwargs: what this or that release of transformers adds.
-        """
-        past = _one_cache(cache, past_key_values)
-        known = 0 if past is None else int(past.get_seq_length())
-        return {
-            "input_ids": input_ids[:, known:].contiguous(),
-            CACHE: past,
-            "attention_mask": attention_mask,
-            "pixel_values": pixel_values if media is None else None,
-            "media_offset": media_offset if media is None else None,
-            "media": media,
-            "use_media_cache": use_media_cache,
-            "use_cache": use_cache,
-            "logits_to_keep": logits_to_keep,
-            "output_hidden_states": kwargs.get("output_hidden_states"),
-            "output_attentions": kwargs.get("output_attentions"),
-        }
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Owl3Output, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        updated = super()._update_model_kwargs_for_generation(
-            outputs, model_kwargs, *args, **kwargs
-        )
-        updated["media"] = outputs.media
-        return updated
-
-    @staticmethod
-    def _expand_inputs_for_generation(
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every row for beams and for several answers, but not the tiles.
-
-        place_tiles hands a sample's tiles to all its rows.
-        """
-        if expand_size > 1:
-            if input_ids is not None:
-                input_ids = input_ids.repeat_interleave(expand_size, dim=0)
-            mask = model_kwargs.get("attention_mask")
-            if mask is not None:
-                model_kwargs["attention_mask"] = mask.repeat_interleave(expand_size, dim=0)
-            offsets = model_kwargs.get("media_offset")
-            if isinstance(offsets, Tensor):
-                model_kwargs["media_offset"] = read_offsets(offsets, mask)
-        return input_ids, model_kwargs
-
 
 _CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
 _IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
@@ -500,28 +356,6 @@ _NO_ATTENTIONS = (
     "output_attentions=True: attention weights are never made, since attention is torch's fused "
     "scaled_dot_product_attention. Leave it out."
 )
-
-
-def _check_media(past: Cache | None, media: Media | None, pixel_values: Tensor | None) -> None:
-    """Raise ValueError where pictures of an earlier step and of this one do not fit."""
-    if media is not None and pixel_values is not None:
-        raise ValueError(
-            "media and pixel_values came together: media holds the pictures of an earlier step, "
-            "and new ones would be dropped. Pass media alone, or all pictures as pixel_values."
-        )
-    known = past is not None and int(past.get_seq_length()) > 0
-    if known and media is None and pixel_values is None and getattr(past, "shows_media", False):
-        raise ValueError(
-            "the cached tokens were computed with pictures, but neither media nor pixel_values "
-            "came with the new ones, which would not see them. Pass media=output.media."
-        )
-
-
-def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """Take the cache under either of its names."""
-    if cache is not None and past_key_values is not None:
-        raise ValueError("cache and past_key_values are two names of one thing: give one of them.")
-    return past_key_values if cache is None else cache
 
 
 def _build_projector(config: Owl3Config) -> nn.Module:

@@ -146,11 +146,9 @@ class Loader:
     def _run(self, global_batch_size: int, start: Cursor) -> Iterator[StepBatch]:
         under_way: deque[RankStep] = deque()  # steps whose micro-batches are being loaded
         loaded = iter(self._torch_loader(self._tasks(global_batch_size, start, under_way)))
-        names, budget = (
-            SkipNames(),
-            SkipBudget(
-                self._data.max_skipped_fraction, self._data.max_skipped_samples, start.skips
-            ),
+        names = SkipNames()
+        budget = SkipBudget(
+            self._data.max_skipped_fraction, self._data.max_skipped_samples, start.skips
         )
         num_microbatches = global_batch_size // (self._dp_size * self._micro_batch_size)
         while True:

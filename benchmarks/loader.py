@@ -8,7 +8,8 @@ One process, one thread, shards in the page cache as a read from the disk leaves
 contenders take turns, round by round, and the time is the processor's. Rates and the ratio are of
 each one's fastest round, since other jobs on the machine, which share its caches and its memory
 bus, only ever slow a round down; in brackets the median ratio of all rounds. Reading large samples
-is bound by that bus, so a busy machine shows less. Pictures are JPEGs of 1024x768, about 60 kB as
+is bound by that bus, so a busy machine shows less. Shards to read hold 128 MiB, those to decode
+a few samples. Pictures are JPEGs of 1024x768, about 60 kB as
 on the web (made from scikit-learn's photographs where it is installed, else from waves).
 
     bare pread      webdataset.WebDataset against os.pread of the same bytes and nothing else
@@ -46,8 +47,11 @@ from owl.data.tiles_owl3 import make_tiles
 WIDTH, HEIGHT, QUALITY, TILE = 1024, 768, 50, 378
 PICTURES = 16
 """Different pictures; samples with more show them again."""
-IMAGES = {1: 96, 8: 16, 64: 3}
-"""Images a sample -> samples in its shard."""
+SHARD_BYTES = 128 * 2**20
+"""Of a shard to read: more than the processor's caches hold, and read for much longer than it takes
+to get over what the other contender left in them."""
+DECODED = {1: 96, 8: 16, 64: 3}
+"""Images a sample -> samples in a shard to decode."""
 READING_TARGET, END_TO_END_TARGET = 8.0, 1.8
 MAX_LEVELS, MAX_DIFFERENT = 2, 0.01
 
@@ -240,56 +244,65 @@ def difference(jpegs: Sequence[bytes]) -> tuple[int, float]:
     return int(together.max()), float((together > 0).mean())
 
 
+def reading_duels(shard: Path, about: str, rounds: int) -> list[Duel]:
+    """Webdataset against three depths of reading; the second row is the one with a target."""
+    dataset = Dataset.open(shard.parent)
+    order = shuffled(dataset)
+    contenders: dict[str, Callable[[], object]] = {
+        "bare pread": partial(pread_alone, shard, dataset, order),
+        "reading": lambda: count_members(read_raw(dataset, order)),
+        "reading+check": lambda: drain(read_ours(dataset, order), None),
+    }
+    return [
+        duel(
+            f"{name}, {about}",
+            len(dataset),
+            "samples",
+            lambda: drain(read_webdataset(shard), None),
+            ours,
+            rounds,
+        )
+        for name, ours in contenders.items()
+    ]
+
+
+def decoding_duels(shard: Path, about: str, rounds: int) -> list[Duel]:
+    """Webdataset with our decoding and with Pillow's; the second row is the one with a target."""
+    dataset = Dataset.open(shard.parent)
+    order = shuffled(dataset)
+    contenders: dict[str, Work] = {"same decode": tile, "end to end": tile_by_pillow}
+    return [
+        duel(
+            f"{name}, {about}",
+            len(dataset),
+            "samples",
+            partial(_decode_webdataset, shard, theirs),
+            lambda: drain(read_ours(dataset, order), tile),
+            rounds,
+        )
+        for name, theirs in contenders.items()
+    ]
+
+
+def _decode_webdataset(shard: Path, work: Work) -> None:
+    drain(read_webdataset(shard), work)
+
+
 def measure(home: Path, rounds: int) -> tuple[list[Duel], list[str]]:
     """Run every duel; return them, and a line for each missed target."""
     jpegs = make_pictures()
+    size = statistics.mean(map(len, jpegs))
     duels, missed = [], []
-    for images, samples in IMAGES.items():
-        shard = write_samples(home / str(images), jpegs, images, samples)
-        reads = Dataset.open(shard.parent), shuffled(Dataset.open(shard.parent))
-
-        def ours(work: Work | None, r: tuple[Dataset, Sequence[int]] = reads) -> None:
-            drain(read_ours(*r), work)
-
-        def theirs(work: Work | None, s: Path = shard) -> None:
-            drain(read_webdataset(s), work)
-
-        def raw(r: tuple[Dataset, Sequence[int]] = reads) -> None:
-            count_members(read_raw(*r))
-
+    for images, samples in DECODED.items():
         about = f"{images} image{'s' if images > 1 else ''}"
-        unit = "samples"
-        bytes_of_theirs = partial(theirs, None)
-        bare = partial(pread_alone, shard, *reads)
-        alone = duel(f"bare pread, {about}", samples, unit, bytes_of_theirs, bare, 10 * rounds)
-        reading = duel(f"reading, {about}", samples, unit, bytes_of_theirs, raw, 10 * rounds)
-        checked = duel(
-            f"reading+check, {about}",
-            samples,
-            unit,
-            bytes_of_theirs,
-            partial(ours, None),
-            5 * rounds,
-        )
-        same = duel(
-            f"same decode, {about}",
-            samples,
-            unit,
-            partial(theirs, tile),
-            partial(ours, tile),
-            rounds,
-        )
-        whole = duel(
-            f"end to end, {about}",
-            samples,
-            unit,
-            partial(theirs, tile_by_pillow),
-            partial(ours, tile),
-            rounds,
-        )
-        duels += [alone, reading, checked, same, whole]
-        missed += _missed(reading, READING_TARGET) + _missed(whole, END_TO_END_TARGET)
-    decoding = duel(
+        many = round(SHARD_BYTES / size / images)
+        large = write_samples(home / f"large{images}", jpegs, images, many)
+        small = write_samples(home / f"small{images}", jpegs, images, samples)
+        reading = reading_duels(large, about, rounds)
+        decoding = decoding_duels(small, about, rounds)
+        duels += reading + decoding
+        missed += _missed(reading[1], READING_TARGET) + _missed(decoding[1], END_TO_END_TARGET)
+    pictures = duel(
         "decoding",
         len(jpegs),
         "images",
@@ -297,14 +310,13 @@ def measure(home: Path, rounds: int) -> tuple[list[Duel], list[str]]:
         lambda: [tile(jpeg) for jpeg in jpegs],
         rounds,
     )
-    missed += _missed(decoding, END_TO_END_TARGET)
+    missed += _missed(pictures, END_TO_END_TARGET)
     levels, share = difference(jpegs)
-    size = statistics.mean(map(len, jpegs)) / 1000
-    print(f"{size:.0f} kB a picture; checksums by {crc32.__module__}")
+    print(f"{size / 1000:.0f} kB a picture; checksums by {crc32.__module__}")
     print(f"tiles differ from Pillow's by at most {levels} levels, in {share:.2%} of values")
     if levels > MAX_LEVELS or share > MAX_DIFFERENT:
         missed.append(f"tiles may differ by {MAX_LEVELS} levels in {MAX_DIFFERENT:.0%} of values")
-    return [*duels, decoding], missed
+    return [*duels, pictures], missed
 
 
 def _missed(found: Duel, target: float) -> list[str]:

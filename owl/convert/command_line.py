@@ -15,6 +15,7 @@ from pathlib import Path
 
 from owl.config.run import ModelConfig, ParallelConfig
 from owl.convert.hf_config import VARIANTS
+from owl.convert.memory import keep_memory
 from owl.errors import ConfigError, OwlError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -112,6 +113,7 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _import(options: Namespace) -> None:
     from owl.convert.from_hf import import_checkpoint
 
+    keep_memory()
     wants_layout = options.tensor is not None or options.pipeline is not None
     tensor = 1 if options.tensor is None else options.tensor
     pipeline = 1 if options.pipeline is None else options.pipeline
@@ -141,6 +143,7 @@ def _export(options: Namespace) -> None:
 
     from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
 
+    keep_memory()
     specs = export_checkpoint(
         options.checkpoint,
         options.output,

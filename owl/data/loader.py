@@ -157,13 +157,14 @@ class Loader:
             waited = time.perf_counter() - begin
             step = under_way.popleft()
             microbatches = self._agreed(step, microbatches)
-            faults = [fault for m in microbatches for fault in m.skipped.values()]
-            names.tell(faults)
-            budget.count(self._samples_of_sources(step.planned), self._gather_faults(faults))
+            mine = [fault for m in microbatches for fault in m.skipped.values()]
+            names.tell(mine)
+            faults = self._gather_faults(mine)
+            budget.count(self._samples_of_sources(step.planned), faults)
             yield StepBatch(
                 microbatches=[microbatch.batch for microbatch in microbatches],
                 cursor=replace(step.planned.cursor, skips=budget.counted),
-                report=self._report(step, microbatches, waited),
+                report=self._report(step, microbatches, faults, waited),
             )
 
     def _agreed(
@@ -219,11 +220,14 @@ class Loader:
         return Counter(self.plan.sources[sample.source].name for sample in samples)
 
     def _report(
-        self, step: RankStep, loaded: Sequence[LoadedMicrobatch], waited: float
+        self,
+        step: RankStep,
+        loaded: Sequence[LoadedMicrobatch],
+        faults: Sequence[Fault],
+        waited: float,
     ) -> DataReport:
-        skipped = Counter(fault.code for m in loaded for fault in m.skipped.values())
-        if self._dp_rank == 0:  # every rank knows what the plan dropped; it is reported once
-            skipped.update(step.planned.dropped)
+        skipped = Counter(fault.code for fault in faults)
+        skipped.update(step.planned.dropped)
         text_tokens = sum(microbatch.batch.num_tokens for microbatch in loaded)
         tiles = sum(microbatch.batch.num_tiles for microbatch in loaded)
         planned = [sample for pack in step.planned.packs for sample in pack]

@@ -154,7 +154,7 @@ class DataReport:
     tiles: int
     packs: int
     wait_seconds: float  # how long the trainer waited for it
-    skipped: Mapping[str, int] = field(default_factory=dict)  # error code -> samples skipped
+    skipped: Mapping[str, int] = field(default_factory=dict)  # code -> samples, of all ranks
     work: float = 0.0  # in text tokens: those there are, and pack.tile_cost for each tile
     read_retries: int = 0  # reads that failed and were repeated
     # Of the whole global batch, as planned: every rank knows these.

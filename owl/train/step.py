@@ -3,7 +3,6 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -50,7 +49,7 @@ def make_step(
             text_tokens=counts.text_tokens,
             target_tokens=counts.target_tokens,
             tiles=counts.tiles,
-            skipped=counts.skipped,
+            skipped=batch.report.skipped,
             seconds=time.perf_counter() - begin,
             busy_seconds=clock.seconds(),
         )
@@ -61,12 +60,11 @@ def make_step(
 class _Counts:
     """What the whole global batch holds. The weight is the denominator of its loss."""
 
-    def __init__(self, numbers: list[float], skipped: Counter[str]) -> None:
+    def __init__(self, numbers: list[float]) -> None:
         self.weight = numbers[0]
         self.samples, self.packs, self.text_tokens, self.tiles, self.target_tokens = (
-            round(number) for number in numbers[1:6]
+            round(number) for number in numbers[1:]
         )
-        self.skipped = skipped
 
     @classmethod
     def over_ranks(cls, batch: StepBatch, groups: ProcessGroups) -> "_Counts":
@@ -75,17 +73,9 @@ class _Counts:
         targets = sum(int((pack.labels != IGNORE_INDEX).sum()) for pack in packs)
         weight = sum(pack.supervised_weight for pack in packs)
         mine = [weight, report.samples, report.packs, report.text_tokens, report.tiles, targets]
-        numbers = torch.tensor(
-            [*mine, sum(report.skipped.values())], dtype=torch.float64, device=groups.device
-        )
+        numbers = torch.tensor(mine, dtype=torch.float64, device=groups.device)
         dist.all_reduce(numbers, group=groups.collection.dp)
-        skipped: Counter[str] = Counter()
-        if numbers[-1]:  # rare, so the names of the codes travel only then
-            everyone: list[dict[str, int]] = [{} for _ in range(groups.dp_size)]
-            dist.all_gather_object(everyone, dict(report.skipped), group=groups.collection.dp)
-            for rank in everyone:
-                skipped.update(rank)
-        return cls(numbers.tolist(), skipped)
+        return cls(numbers.tolist())
 
 
 def _not_finite(loss: float, batch: StepBatch) -> str:

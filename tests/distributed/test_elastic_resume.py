@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training goes on with the same losses on another number of ranks, and past damaged pictures."""
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from owl.config.run import (
     CheckpointConfig,
     DeviceKind,
     OptimConfig,
+    PackConfig,
     ParallelConfig,
     Precision,
+    RunConfig,
     StageConfig,
 )
 from owl.data.prepare import prepare_folder
@@ -38,19 +41,18 @@ def metrics(run) -> list[dict]:
     return read_metrics(Path(run.output) / "metrics.jsonl")
 
 
-def test_two_ranks_hand_over_to_one_as_if_there_had_only_been_one(tmp_path):
+def test_four_ranks_hand_over_to_two_and_to_one_as_if_nothing_had_stopped(tmp_path):
     folders = [write_chats(tmp_path / name, samples=9, name=name) for name in "abc"]
     data = data_config(tmp_path, *folders)
     data.sources["a"].weight = 2.0
     straight = tiny_run(tmp_path, data=data, train_steps=6, **EXACT)
+    straight.optim = replace(straight.optim, decay="constant")
     stopped = replace(straight, output=str(tmp_path / "stopped"))
-    half = replace(stopped, stage=StageConfig(name="test", trainable=EVERYTHING, train_steps=4))
-    half.optim = replace(half.optim, decay="constant")
-    stopped.optim = straight.optim = half.optim
 
-    train(straight)
-    run_in_processes(train, 2, half)
-    train(stopped)
+    run_in_processes(train, 4, straight)
+    for steps, ranks in ((2, 4), (4, 2), (6, 1)):  # 27 samples: an epoch ends on the way
+        stage = StageConfig(name="test", trainable=EVERYTHING, train_steps=steps)
+        run_in_processes(train, ranks, replace(stopped, stage=stage))
 
     expected, actual = losses(Path(straight.output)), losses(Path(stopped.output))
     assert len(actual) == 6
@@ -62,20 +64,26 @@ def test_two_ranks_hand_over_to_one_as_if_there_had_only_been_one(tmp_path):
         ]
 
 
-def test_a_damaged_picture_leaves_the_same_rows_on_every_pipeline_stage(tmp_path):
+def run_with_torn_pictures(folder: Path, places: Container[int]) -> RunConfig:
+    """Describe two steps of four packs over 16 chats with a picture each, some of them torn."""
     document = chat(pictures=1)
     files = files_of(document, width=200, height=200)
     torn = {file: data[: len(data) // 2] for file, data in files.items()}
-    triples = [(f"p{i}", document, torn if i == 3 else files) for i in range(8)]
-    write_shard(tmp_path / "a/p.tar", triples)
-    assert prepare_folder(tmp_path / "a") == []
-    run = tiny_run(
-        tmp_path,
-        data=data_config(tmp_path, tmp_path / "a"),
+    triples = [(f"p{i:02}", document, torn if i in places else files) for i in range(16)]
+    write_shard(folder / "a/p.tar", triples)
+    assert prepare_folder(folder / "a") == []
+    return tiny_run(
+        folder,
+        data=data_config(folder, folder / "a"),
+        pack=PackConfig(text_tokens=256, tiles=2, window=16),
         train_steps=2,
         checkpoint=CheckpointConfig(every_steps=100),
         **EXACT,
     )
+
+
+def test_a_damaged_picture_leaves_the_same_rows_on_every_pipeline_stage(tmp_path):
+    run = run_with_torn_pictures(tmp_path, {1, 7, 12})
     run.batch.global_batch_size = 2
     alone = replace(run, output=str(tmp_path / "alone"))
     train(alone)
@@ -95,3 +103,26 @@ def test_a_damaged_picture_leaves_the_same_rows_on_every_pipeline_stage(tmp_path
     for one, two in zip(*results, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-12)
         assert two["text_tokens"] == one["text_tokens"]
+
+
+def test_two_ranks_count_together_what_each_of_them_skips(tmp_path):
+    one = run_with_torn_pictures(tmp_path, {1, 4, 7, 8, 11, 14})
+    two = replace(one, output=str(tmp_path / "two"))
+
+    train(one)
+    run_in_processes(train, 2, two)
+
+    for alone, together in zip(metrics(one), metrics(two), strict=True):
+        assert together["skipped/E308"] == alone["skipped/E308"] > 1
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+
+
+def test_two_ranks_end_together_when_neither_alone_has_spent_the_skip_budget(tmp_path, capfd):
+    run = run_with_torn_pictures(tmp_path, range(16))
+    run.data = replace(run.data, max_skipped_fraction=0.0, max_skipped_samples=4)
+
+    with pytest.raises(SystemExit, match="2"):
+        run_in_processes(train, 2, run)
+
+    # Four of them on each rank, which the budget allows.
+    assert "8 of 8 samples of data.sources.a have content errors" in capfd.readouterr().err

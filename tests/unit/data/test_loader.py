@@ -159,12 +159,13 @@ def test_the_report_counts_what_the_step_holds(tmp_path, folder):
     assert report.skipped == {}
 
 
-def test_what_the_plan_dropped_is_reported_by_one_rank(tmp_path, folder):
+def test_every_rank_reports_what_the_plan_dropped(tmp_path, folder):
     config = data_config(tmp_path, folder)
     pack = PackConfig(text_tokens=58, tiles=1, window=30)
     ranks = [take(make_loader(config, pack, dp_rank=rank, dp_size=2), 1) for rank in range(2)]
     dropped = make_loader(config, pack).plan.window(0, 0).dropped
-    assert [steps[0].report.skipped for steps in ranks] == [dropped, {}]
+    assert [steps[0].report.skipped for steps in ranks] == [dropped, dropped]
+    assert dropped
 
 
 def test_cut_pictures_arrive_as_planned(tmp_path, folder):

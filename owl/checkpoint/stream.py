@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a sharded checkpoint one tensor at a time, both ways, without a model.
+"""The weights of a sharded checkpoint piece by piece, both ways, without a model.
 
 Loading and saving through megatron-core's dist_checkpointing holds a whole model, and so does
-torch's own writer (until a file is closed). A conversion needs one tensor at a time, so this reads
+torch's own writer (until a file is closed). A conversion needs one piece at a time, so this reads
 and writes the same files: torch's distributed checkpoint format, which dist_checkpointing calls
-`torch_dist`. Each tensor is a torch.save of its own, and `.metadata` says where it lies.
+`torch_dist`. Each piece of a tensor is a torch.save of its own, and `.metadata` says where it lies.
 """
 
 import gc
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -79,6 +79,18 @@ class CheckpointTensors:
             whole[place] = self._read_piece(name, piece.offsets)
         return whole
 
+    def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Read one weight in pieces of whole rows, each with the number of its first row.
+
+        As they were saved, and the whole weight where ranks saved parts of rows.
+        """
+        stored = self._metadata.state_dict_metadata[name].chunks
+        if any(piece.sizes[1:] != torch.Size(self.specs[name].shape[1:]) for piece in stored):
+            yield 0, self.read(name)
+            return
+        for piece in stored:
+            yield piece.offsets[0], self._read_piece(name, piece.offsets)
+
     def _read_piece(self, name: str, offsets: torch.Size) -> Tensor:
         place = self._metadata.storage_data[MetadataIndex(name, offsets)]
         path = self.checkpoint / place.relative_path
@@ -99,15 +111,16 @@ class CheckpointTensors:
 def write_weights(
     folder: Path,
     specs: Mapping[str, TensorSpec],
-    read: Callable[[str], Tensor],
+    pieces: Callable[[str], Iterable[tuple[int, Tensor]]],
     objects: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint's weights as dist_checkpointing does, holding one of them at a time.
+    """Write a checkpoint's weights as dist_checkpointing does, holding one piece at a time.
 
     Args:
         folder: exists and is empty.
         specs: every weight, under the name it has in an unsplit model.
-        read: gives the weight of a name; called once for each.
+        pieces: gives the weight of a name in pieces of whole rows, each with the number of its
+            first row; called once for each.
         objects: what dist_checkpointing stores beside tensors, by its unique key.
     """
     contents: dict[str, Any] = {}
@@ -117,21 +130,21 @@ def write_weights(
             contents[name] = BytesStorageMetadata()
             places[MetadataIndex(name)] = _save([value], file)
         for name, spec in specs.items():
-            contents[name], start = _describe(spec)
-            places[MetadataIndex(name, start)] = _save(read(name), file)
-            _forget_cycles()
+            stored = []
+            for first, piece in pieces(name):
+                start = torch.Size([first, *([0] * (piece.dim() - 1))])
+                stored.append(ChunkStorageMetadata(offsets=start, sizes=piece.shape))
+                places[MetadataIndex(name, start)] = _save(piece, file)
+                _forget_cycles()
+            contents[name] = TensorStorageMetadata(
+                properties=TensorProperties(dtype=spec.dtype),
+                size=torch.Size(spec.shape),
+                chunks=stored,
+            )
     metadata = Metadata(state_dict_metadata=contents, storage_data=places)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     torch.save({}, folder / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(folder))
-
-
-def _describe(spec: TensorSpec) -> tuple[TensorStorageMetadata, torch.Size]:
-    """Describe a weight that is stored in one piece; also returns where that begins."""
-    size, start = torch.Size(spec.shape), torch.Size([0] * len(spec.shape))
-    pieces = [ChunkStorageMetadata(offsets=start, sizes=size)]
-    properties = TensorProperties(dtype=spec.dtype)
-    return TensorStorageMetadata(properties=properties, size=size, chunks=pieces), start
 
 
 def _save(value: Any, file: IO[bytes]) -> _StorageInfo:

@@ -18,3 +18,8 @@ class TensorSpec:
     def nbytes(self) -> int:
         """Bytes that it takes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row: of what one index into the first dimension gives."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize

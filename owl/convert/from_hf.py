@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A published Owl3 folder to a checkpoint that training starts from, in any layout.
 
-One tensor is in memory at a time, so a 7B model converts on a laptop.
+A piece of one tensor is in memory at a time, so a 7B model converts on a laptop.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +24,16 @@ from owl.convert.hf_config import owl3_config
 from owl.convert.names import Entry, carried_names, entries, is_carried
 from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder
+from owl.convert.rows import row_ranges, row_runs
 from owl.convert.safetensors_file import SafetensorsFile
 from owl.convert.shapes import our_shape, published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
 from owl.errors import CheckpointError
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import model_provider
+
+PIECE_BYTES = 16 * 2**20
+"""Of a large weight at a time: little enough to stay in the processor's caches."""
 
 
 def import_checkpoint(
@@ -68,7 +72,7 @@ def import_checkpoint(
         )
     source = _PublishedWeights(folder, model, report)
     with whole_folder(output, replace=replace) as partial:
-        write_weights(partial, source.specs, source.read, _stored_objects(model))
+        write_weights(partial, source.specs, source.pieces, _stored_objects(model))
         source.copy_carried(partial / CARRIED)
         describe(partial, model, TrainState())
     return model
@@ -81,18 +85,25 @@ class _PublishedWeights:
         self._folder = folder
         published = without_tied_copy(folder, model, report)
         check_published(str(folder.folder), published, model, optional=carried_names(model))
+        self._shapes = {name: spec.shape for name, spec in published.items()}
         self._entries = {entry.ours: entry for entry in entries(model)}
         self.specs = dict(_our_specs(self._entries, published, model))
         self._carried = {n: spec for n, spec in published.items() if is_carried(n, model)}
         total = sum(spec.nbytes for spec in published.values())
         self._progress = Progress("import", total, report)
 
-    def read(self, ours: str) -> Tensor:
-        """Make one weight of ours out of the published tensors."""
-        entry = self._entries[ours]
-        weight = entry.to_ours(tuple(self._folder.read(name) for name in entry.published))
-        self._progress.advance(weight.nbytes)
-        return weight
+    def pieces(self, ours: str) -> Iterator[tuple[int, Tensor]]:
+        """Make one weight of ours out of the published tensors, piece by piece."""
+        spec = self.specs[ours]
+        runs = row_runs(self._entries[ours], self._shapes)
+        for start, stop in row_ranges(spec.shape, spec.nbytes, PIECE_BYTES):
+            piece = torch.empty((stop - start, *spec.shape[1:]), dtype=spec.dtype)
+            for run in (run.within(start, stop) for run in runs):
+                if run is not None:
+                    rows = piece[run.ours - start : run.ours - start + run.rows]
+                    self._folder.read_rows(run.published, run.first, rows)
+            self._progress.advance(piece.nbytes)
+            yield start, piece
 
     def copy_carried(self, path: Path) -> None:
         """Keep what influences no output for export; an empty file says that there is none."""

@@ -13,10 +13,11 @@ _M_MMAP_MAX = -4
 def keep_memory() -> None:
     """Keep freed memory for the next tensor; call it once all is imported.
 
-    glibc gives large blocks back to the kernel and asks for them again, page by page, with each
-    tensor: up to half the time of a conversion, more on virtual machines. And what the imports made
-    stays: without this a full collection of garbage looks through it again, a quarter of a second
-    each time. For the whole process, so for commands only. Other C libraries keep their habits.
+    glibc gives large blocks back to the kernel and asks for them again with each piece: three to
+    six times as many fresh pages as a conversion needs, which virtual machines find slowly. And
+    what the imports made stays: without this a full collection of garbage looks through it again,
+    a quarter of a second each time. For the whole process, so for commands only. Other C libraries
+    keep their habits.
     """
     gc.freeze()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

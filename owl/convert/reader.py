@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.safetensors_file import INDEX, Place, read_header, read_tensor
+from owl.convert.safetensors_file import INDEX, Place, read_header, read_rows, read_tensor
 from owl.errors import CheckpointError
 
 
@@ -36,6 +36,10 @@ class SafetensorsReader:
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
         return read_tensor(*self._places[name])
+
+    def read_rows(self, name: str, first: int, rows: Tensor) -> None:
+        """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
+        read_rows(*self._places[name], first, rows)
 
     def file_of(self, name: str) -> str | None:
         """Name the file that holds a tensor; None where none does."""
@@ -82,6 +86,10 @@ class HfFolder:
         if name not in self._tensors.specs:
             raise CheckpointError(f"{self.folder} has no tensor {name}.")
         return self._tensors.read(name)
+
+    def read_rows(self, name: str, first: int, rows: Tensor) -> None:
+        """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
+        self._tensors.read_rows(name, first, rows)
 
     def _single_file(self) -> Path:
         single = self.folder / "model.safetensors"

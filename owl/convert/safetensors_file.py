@@ -88,20 +88,25 @@ def _place(path: Path, name: str, about: Any, start: int) -> Place:
 def read_tensor(path: Path, place: Place) -> Tensor:
     """Read one tensor into memory of its own."""
     tensor = torch.empty(place.spec.shape, dtype=place.spec.dtype)
+    read_rows(path, place, 0, tensor)
+    return tensor
+
+
+def read_rows(path: Path, place: Place, first: int, rows: Tensor) -> None:
+    """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
     with path.open("rb", buffering=0) as file:
-        file.seek(place.begin)
-        view = memoryview(_bytes(tensor))
+        file.seek(place.begin + first * place.spec.row_bytes)
+        view = memoryview(_bytes(rows))
         while view:
             count = file.readinto(view)
             if not count:
                 raise CheckpointError(f"{path} became shorter while it was read.")
             view = view[count:]
-    return tensor
 
 
 def _bytes(tensor: Tensor) -> Any:
     """View a contiguous tensor's memory as bytes."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    return tensor.view(-1).view(torch.uint8).numpy()
 
 
 class SafetensorsFile:
@@ -113,7 +118,8 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
-        self.path, self._specs, self._missing = path, specs, set(specs)
+        self.path, self._specs = path, specs
+        self._missing = {name: spec.nbytes for name, spec in specs.items()}
         self._offsets, end = _lay_out(specs)
         header = _header(specs, self._offsets)
         self._start = len(header)
@@ -124,16 +130,24 @@ class SafetensorsFile:
     def write(self, name: str, tensor: Tensor) -> None:
         """Put one tensor into its place."""
         spec = self._specs[name]
-        found = TensorSpec(tuple(tensor.shape), tensor.dtype)
-        assert found == spec, f"{name}: room was made for {spec}, not for {found}"
-        self._missing.remove(name)
+        assert tuple(tensor.shape) == spec.shape, f"{name}: room was made for {spec.shape}"
+        self.write_rows(name, 0, tensor)
+
+    def write_rows(self, name: str, first: int, rows: Tensor) -> None:
+        """Put some rows of a tensor into their place."""
+        spec = self._specs[name]
+        found = TensorSpec(tuple(rows.shape), rows.dtype)
+        fits = (spec.dtype, spec.shape[1:]) == (rows.dtype, tuple(rows.shape[1:]))
+        assert fits, f"{name}: room was made for rows of {spec}, not of {found}"
+        self._missing[name] -= found.nbytes
         with self.path.open("r+b") as file:
-            file.seek(self._start + self._offsets[name])
-            file.write(_bytes(tensor.contiguous()).data)
+            file.seek(self._start + self._offsets[name] + first * spec.row_bytes)
+            file.write(_bytes(rows.contiguous()).data)
 
     def close(self) -> None:
-        """Check that every tensor has come."""
-        assert not self._missing, f"{self.path.name} lacks {sorted(self._missing)}"
+        """Check that every byte of every tensor has come, once."""
+        lacking = sorted(name for name, nbytes in self._missing.items() if nbytes)
+        assert not lacking, f"{self.path.name} lacks {lacking}"
 
 
 class ShardedSafetensors:
@@ -159,6 +173,10 @@ class ShardedSafetensors:
     def write(self, name: str, tensor: Tensor) -> None:
         """Put one tensor into its file."""
         self._files[name].write(name, tensor)
+
+    def write_rows(self, name: str, first: int, rows: Tensor) -> None:
+        """Put some rows of a tensor into its file."""
+        self._files[name].write_rows(name, first, rows)
 
     def close(self) -> None:
         """Check that every tensor has come."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training checkpoint, saved in any layout, to a Hugging Face folder: whole, or one part of it.
 
-One tensor is in memory at a time. Tensors that training does not hold (the tower's last layer,
-norm and head) come from the file that the checkpoint carries along.
+A piece of one tensor, as a rank saved it, is in memory at a time. Tensors that training does not
+hold (the tower's last layer, norm and head) come from the file that the checkpoint carries along.
 """
 
 import json
@@ -31,9 +31,10 @@ from owl.convert.hf_config import (
     qwen2_config,
     siglip_config,
 )
-from owl.convert.names import Entry, carried_names, entries
+from owl.convert.names import carried_names, entries
 from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
+from owl.convert.rows import row_runs
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.shapes import published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
@@ -147,14 +148,14 @@ class _Export:
         return self.options.dtype or self._embedding_dtype
 
     def write_weights(self, folder: Path, report: Callable[[str], None]) -> None:
-        """Write all tensors, one after the other."""
+        """Write all tensors, piece by piece."""
         files = ShardedSafetensors(folder, self.specs, self.options.shard_bytes)
         total = sum(spec.nbytes for spec in self.specs.values())
         progress = Progress("export", total, report)
-        names = _names_in(self.options.part, self.shapes)
-        for name, tensor in self._tensors(names):
-            files.write(names[name], tensor.to(self.specs[names[name]].dtype))
-            progress.advance(self.specs[names[name]].nbytes)
+        for name, first, rows in self._pieces(_names_in(self.options.part, self.shapes)):
+            rows = rows.to(self.specs[name].dtype)
+            files.write_rows(name, first, rows)
+            progress.advance(rows.nbytes)
         files.close()
 
     def write_about(self, folder: Path, report: Callable[[str], None]) -> None:
@@ -188,20 +189,18 @@ class _Export:
                 dtype = self.options.dtype or dtypes[name]
                 yield new, TensorSpec(self.shapes[name], dtype)
 
-    def _tensors(self, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield those of `names`, under their published names."""
+    def _pieces(self, names: Mapping[str, str]) -> Iterator[tuple[str, int, Tensor]]:
+        """Yield the tensors in `names` in pieces: new name, number of the first row, rows."""
         for entry in entries(self.model):
-            if any(name in names for name in entry.published):
-                yield from zip(entry.published, self._published(entry), strict=True)
+            runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
+            for start, piece in self.weights.pieces(entry.ours) if runs else ():
+                for run in (run.within(start, start + len(piece)) for run in runs):
+                    if run is not None:
+                        rows = piece[run.ours - start : run.ours - start + run.rows]
+                        yield names[run.published], run.first, rows
         for name in self.carried.specs:
             if name in names:
-                yield name, self.carried.read(name)
-
-    def _published(self, entry: Entry) -> tuple[Tensor, ...]:
-        whole = self.weights.read(entry.ours)
-        if len(entry.published) == 1:  # where a vocabulary was padded, drop the padding
-            whole = whole[: self.shapes[entry.published[0]][0]]
-        return entry.to_published(whole)
+                yield names[name], 0, self.carried.read(name)
 
     def _config(self) -> dict[str, Any]:
         dtype = str(self._dtype).removeprefix("torch.")

@@ -29,7 +29,7 @@ from owl.config.run import (
 )
 from owl.convert.check import check_ours
 from owl.convert.command_line import parse
-from owl.convert.from_hf import import_checkpoint
+from owl.convert.from_hf import PIECE_BYTES, import_checkpoint
 from owl.convert.hf_config import owl3_config, published_config
 from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
 from owl.errors import CheckpointError
@@ -75,7 +75,9 @@ def export(checkpoint: Path, output: Path, **options) -> Path:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_import_then_export_gives_the_same_bytes(tmp_path, variant):
+@pytest.mark.parametrize("piece_bytes", [PIECE_BYTES, 1000])
+def test_import_then_export_gives_the_same_bytes(tmp_path, monkeypatch, variant, piece_bytes):
+    monkeypatch.setattr("owl.convert.from_hf.PIECE_BYTES", piece_bytes)
     hf = write_published(tmp_path / "hf", variant, files=2)
     import_checkpoint(hf, tmp_path / "start")
 
@@ -340,15 +342,15 @@ from pathlib import Path
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.to_hf import export_checkpoint
 
-write, written = ShardedSafetensors.write, []
+write, written = ShardedSafetensors.write_rows, []
 
-def write_then_die(self, name, tensor):
+def write_then_die(self, name, first, rows):
     written.append(name)
     if len(written) == 50:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self, name, tensor)
+    write(self, name, first, rows)
 
-ShardedSafetensors.write = write_then_die
+ShardedSafetensors.write_rows = write_then_die
 export_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from owl.checkpoint.load import load_model_config, load_weights
+from owl.checkpoint.stream import CheckpointTensors
 from owl.config.run import DeviceKind, ParallelConfig, Precision
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.names import entries
@@ -33,6 +34,7 @@ Q_PROJ = "language_model.model.layers.3.self_attn.q_proj.weight"
 OUR_QKV = "decoder.layers.3.self_attention.linear_qkv.weight"
 LM_HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"
+OUR_EMBEDDING = "embedding.word_embeddings.weight"
 
 
 CONFIG, TIED_CONFIG = small_config("240728"), small_config("241014")
@@ -68,6 +70,19 @@ def test_training_starts_from_the_published_weights(tmp_path, variant):
         expected = entry.to_ours(tuple(published[name] for name in entry.published))
         assert torch.equal(ours.pop(entry.ours), expected), entry.ours
     assert not ours
+
+
+def test_training_starts_from_large_weights_which_are_stored_in_pieces(tmp_path, monkeypatch):
+    hf = write_published(tmp_path / "hf", "240728", config=CONFIG)
+    import_checkpoint(hf, tmp_path / "whole")
+    monkeypatch.setattr("owl.convert.from_hf.PIECE_BYTES", 1000)
+
+    import_checkpoint(hf, tmp_path / "pieces")
+
+    assert len(list(CheckpointTensors(tmp_path / "pieces").pieces(OUR_EMBEDDING))) > 10
+    whole, pieces = loaded_weights(tmp_path / "whole"), loaded_weights(tmp_path / "pieces")
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(weight, pieces[name]) for name, weight in whole.items())
 
 
 def test_the_architecture_is_read_from_config_and_names(tmp_path):
@@ -272,15 +287,15 @@ def test_what_is_there_already_is_only_replaced_when_asked(tmp_path, weights):
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path, weights, monkeypatch):
     hf = write_small(tmp_path / "hf", weights)
-    read = HfFolder.read
+    read = HfFolder.read_rows
 
-    def read_or_interrupt(folder: HfFolder, name: str) -> torch.Tensor:
+    def read_or_interrupt(folder: HfFolder, name: str, first: int, rows: torch.Tensor) -> None:
         if name == Q_PROJ:
             assert (tmp_path / "start.tmp").is_dir()
             raise KeyboardInterrupt
-        return read(folder, name)
+        read(folder, name, first, rows)
 
-    monkeypatch.setattr(HfFolder, "read", read_or_interrupt)
+    monkeypatch.setattr(HfFolder, "read_rows", read_or_interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         import_checkpoint(hf, tmp_path / "start")

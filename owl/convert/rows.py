@@ -5,6 +5,7 @@ Every re-layout moves whole rows, so a large weight converts in pieces: no more 
 in memory, whatever the size of the weight.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -42,21 +43,22 @@ def row_runs(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> list[Run]:
         Runs in the order of our rows, which they cover but for the padding of a vocabulary.
     """
     counts = [shapes[name][0] for name in entry.published]
-    starts = [0, *accumulate(counts)]
-    numbers = torch.arange(starts[-1])
-    ours = entry.to_ours(numbers.split(counts))
-    is_new = torch.ones_like(ours, dtype=torch.bool)
-    is_new[1:] = (ours.diff() != 1) | torch.isin(ours[1:], torch.tensor(starts))
-    return list(_runs(entry, ours, is_new.nonzero().flatten().tolist(), starts))
+    # One number is left out between tensors, so that no run goes on from one into the next.
+    starts = [0, *accumulate(count + 1 for count in counts)]
+    numbers = tuple(
+        torch.arange(start, start + count) for start, count in zip(starts, counts, strict=False)
+    )
+    ours = entry.to_ours(numbers)
+    begins = [0, *((ours.diff() != 1).nonzero().flatten() + 1).tolist()]
+    return [
+        _run(entry, starts, int(ours[begin]), begin, end)
+        for begin, end in zip(begins, [*begins[1:], len(ours)], strict=True)
+    ]
 
 
-def _runs(
-    entry: Entry, ours: torch.Tensor, begins: Sequence[int], starts: Sequence[int]
-) -> Iterator[Run]:
-    for begin, end in zip(begins, [*begins[1:], len(ours)], strict=True):
-        number = int(ours[begin])
-        part = max(i for i, start in enumerate(starts[:-1]) if start <= number)
-        yield Run(begin, entry.published[part], number - starts[part], end - begin)
+def _run(entry: Entry, starts: Sequence[int], number: int, begin: int, end: int) -> Run:
+    part = bisect_right(starts, number) - 1
+    return Run(begin, entry.published[part], number - starts[part], end - begin)
 
 
 def row_ranges(shape: Sequence[int], nbytes: int, most: int) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,7 @@ from owl.convert.hf_config import owl3_config
 from owl.convert.names import Entry, carried_names, entries, is_carried
 from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder
-from owl.convert.rows import row_ranges, row_runs
+from owl.convert.rows import row_ranges, row_runs, runs_within
 from owl.convert.safetensors_file import SafetensorsFile
 from owl.convert.shapes import our_shape, published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
@@ -96,12 +96,11 @@ class _PublishedWeights:
         """Make one weight of ours out of the published tensors, piece by piece."""
         spec = self.specs[ours]
         runs = row_runs(self._entries[ours], self._shapes)
-        for start, stop in row_ranges(spec.shape, spec.nbytes, PIECE_BYTES):
+        for start, stop in row_ranges(spec, PIECE_BYTES):
             piece = torch.empty((stop - start, *spec.shape[1:]), dtype=spec.dtype)
-            for run in (run.within(start, stop) for run in runs):
-                if run is not None:
-                    rows = piece[run.ours - start : run.ours - start + run.rows]
-                    self._folder.read_rows(run.published, run.first, rows)
+            for run in runs_within(runs, start, stop):
+                rows = piece[run.ours - start : run.ours - start + run.rows]
+                self._folder.read_rows(run.published, run.first, rows)
             self._progress.advance(piece.nbytes)
             yield start, piece
 

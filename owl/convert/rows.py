@@ -12,6 +12,7 @@ from itertools import accumulate
 
 import torch
 
+from owl.checkpoint.tensor_spec import TensorSpec
 from owl.convert.names import Entry
 
 
@@ -61,9 +62,13 @@ def _run(entry: Entry, starts: Sequence[int], number: int, begin: int, end: int)
     return Run(begin, entry.published[part], number - starts[part], end - begin)
 
 
-def row_ranges(shape: Sequence[int], nbytes: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut a tensor of `nbytes` into ranges of rows of at most `most` bytes, or of one row."""
-    rows = shape[0]
-    step = max(1, most * rows // max(nbytes, 1))
+def runs_within(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
+    """Cut runs to the rows start:stop of our weight."""
+    return [cut for run in runs if (cut := run.within(start, stop)) is not None]
+
+
+def row_ranges(spec: TensorSpec, most: int) -> Iterator[tuple[int, int]]:
+    """Cut a tensor into ranges of rows of at most `most` bytes, or of one row."""
+    rows, step = spec.shape[0], max(1, most // spec.row_bytes)
     for start in range(0, rows, step):
         yield start, min(start + step, rows)

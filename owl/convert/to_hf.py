@@ -34,7 +34,7 @@ from owl.convert.hf_config import (
 from owl.convert.names import carried_names, entries
 from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
-from owl.convert.rows import row_runs
+from owl.convert.rows import row_runs, runs_within
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.shapes import published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
@@ -194,10 +194,9 @@ class _Export:
         for entry in entries(self.model):
             runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
             for start, piece in self.weights.pieces(entry.ours) if runs else ():
-                for run in (run.within(start, start + len(piece)) for run in runs):
-                    if run is not None:
-                        rows = piece[run.ours - start : run.ours - start + run.rows]
-                        yield names[run.published], run.first, rows
+                for run in runs_within(runs, start, start + len(piece)):
+                    rows = piece[run.ours - start : run.ours - start + run.rows]
+                    yield names[run.published], run.first, rows
         for name in self.carried.specs:
             if name in names:
                 yield names[name], 0, self.carried.read(name)

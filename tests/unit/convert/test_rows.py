@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import FusionKind
 from owl.convert.names import entries
 from owl.convert.rows import Run, row_ranges, row_runs
@@ -61,7 +62,7 @@ def test_a_run_is_cut_at_both_ends():
 
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 5000))
 def test_ranges_cover_all_rows_and_keep_their_bound(rows, row_bytes, most):
-    ranges = list(row_ranges((rows,), rows * row_bytes, most))
+    ranges = list(row_ranges(TensorSpec((rows, row_bytes), torch.uint8), most))
 
     assert [row for start, stop in ranges for row in range(start, stop)] == list(range(rows))
     assert all((stop - start) * row_bytes <= max(most, row_bytes) for start, stop in ranges)

@@ -15,14 +15,23 @@ from owl.mcore.process_groups import ProcessGroups
 # megatron-core's default sharding of the distributed optimizer raises in 0.16.1; this one stores
 # each state as a tensor shaped like its parameter, so that any layout can load it.
 OPTIMIZER_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
+EXTRA_STATE = "_extra_state"
+"""How torch ends the name of what a layer stores beside its weights."""
 
 
 def weight_shards(chunks: Sequence[nn.Module], groups: ProcessGroups) -> dict[str, Any]:
-    """Describe this rank's weights, chunk by chunk: local names repeat, sharded keys do not."""
+    """Describe this rank's weights, chunk by chunk: local names repeat, sharded keys do not.
+
+    Without what layers would store beside their weights: it is empty but for 8-bit formats, which
+    we do not train in, and would tie a checkpoint to the layers of one backend.
+    """
+    metadata = {"dp_cp_group": groups.collection.dp_cp}
     return {
-        f"model{index}": unwrapped(chunk).sharded_state_dict(
-            metadata={"dp_cp_group": groups.collection.dp_cp}
-        )
+        f"model{index}": {
+            name: shard
+            for name, shard in unwrapped(chunk).sharded_state_dict(metadata=metadata).items()
+            if not name.endswith(EXTRA_STATE)
+        }
         for index, chunk in enumerate(chunks)
     }
 

@@ -12,6 +12,7 @@ from megatron.core import dist_checkpointing
 from torch import Tensor, nn
 
 from owl.checkpoint.content import (
+    EXTRA_STATE,
     OPTIMIZER_SHARDING,
     random_states,
     restore_random_states,
@@ -120,4 +121,7 @@ def _load(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
 
 def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any]) -> None:
     for index, chunk in enumerate(chunks):
-        unwrapped(chunk).load_state_dict(loaded[f"model{index}"], strict=True)
+        keys = unwrapped(chunk).load_state_dict(loaded[f"model{index}"], strict=False)
+        missing = [name for name in keys.missing_keys if not name.endswith(EXTRA_STATE)]
+        assert not missing, f"not asked for: {missing}"
+        assert not keys.unexpected_keys, f"no place for {keys.unexpected_keys}"

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -30,9 +29,9 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from owl.checkpoint.tensor_spec import TensorSpec
+from owl.checkpoint.threads import in_threads, shares
 from owl.errors import CheckpointError
 
-_FILE = "__0_0.distcp"  # rank 0, file 0, as torch names them
 # Beside weights, a training checkpoint holds tensors under this name; they are no weights.
 _OPTIMIZER = "optimizer."
 
@@ -112,46 +111,64 @@ def write_weights(
     folder: Path,
     specs: Mapping[str, TensorSpec],
     pieces: Callable[[str], Iterable[tuple[int, Tensor]]],
-    objects: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint's weights as dist_checkpointing does, holding one piece at a time.
+    """Write a checkpoint's weights as dist_checkpointing does, holding a piece a thread.
 
     Args:
         folder: exists and is empty.
         specs: every weight, under the name it has in an unsplit model.
         pieces: gives the weight of a name in pieces of whole rows, each with the number of its
-            first row; called once for each.
-        objects: what dist_checkpointing stores beside tensors, by its unique key.
+            first row; called once for each, in several threads.
     """
-    contents: dict[str, Any] = {}
-    places: dict[MetadataIndex, Any] = {}
-    with _no_checksums(), (folder / _FILE).open("wb") as file:
-        for name, value in objects.items():
-            contents[name] = BytesStorageMetadata()
-            places[MetadataIndex(name)] = _save([value], file)
-        for name, spec in specs.items():
-            stored = []
-            for first, piece in pieces(name):
-                start = torch.Size([first, *([0] * (piece.dim() - 1))])
-                stored.append(ChunkStorageMetadata(offsets=start, sizes=piece.shape))
-                places[MetadataIndex(name, start)] = _save(piece, file)
-                _forget_cycles()
-            contents[name] = TensorStorageMetadata(
-                properties=TensorProperties(dtype=spec.dtype),
-                size=torch.Size(spec.shape),
-                chunks=stored,
-            )
-    metadata = Metadata(state_dict_metadata=contents, storage_data=places)
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    shared = shares({name: spec.nbytes for name, spec in specs.items()})
+
+    def write_share(number: int, names: Iterator[str]) -> Metadata:
+        path = folder / f"__0_{number}.distcp"  # rank 0 and a file of it, as torch names them
+        return _write_file(path, ((name, specs[name], pieces(name)) for name in names))
+
+    whole = Metadata(state_dict_metadata={}, storage_data={})
+    with _no_checksums():
+        for written in in_threads(write_share, shared):
+            whole.state_dict_metadata |= written.state_dict_metadata
+            whole.storage_data |= written.storage_data
+    (folder / ".metadata").write_bytes(pickle.dumps(whole))
     torch.save({}, folder / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(folder))
 
 
-def _save(value: Any, file: IO[bytes]) -> _StorageInfo:
-    """Append one value to the file."""
-    begin = file.tell()
-    torch.save(value, file)
-    return _StorageInfo(_FILE, begin, file.tell() - begin)
+def _write_file(
+    path: Path, weights: Iterable[tuple[str, TensorSpec, Iterable[tuple[int, Tensor]]]]
+) -> Metadata:
+    """Write weights into one file; returns what `.metadata` has to say of them."""
+    written = Metadata(state_dict_metadata={}, storage_data={})
+    with path.open("wb") as file:
+        for name, spec, pieces in weights:
+            stored = []
+            for first, piece in pieces:
+                start = torch.Size([first, *([0] * (piece.dim() - 1))])
+                stored.append(ChunkStorageMetadata(offsets=start, sizes=piece.shape))
+                begin = file.tell()
+                _save(piece, file)
+                written.storage_data[MetadataIndex(name, start)] = _StorageInfo(
+                    path.name, begin, file.tell() - begin
+                )
+                _forget_cycles()
+            written.state_dict_metadata[name] = TensorStorageMetadata(
+                properties=TensorProperties(dtype=spec.dtype),
+                size=torch.Size(spec.shape),
+                chunks=stored,
+            )
+    return written
+
+
+def _save(piece: Tensor, file: IO[bytes]) -> None:
+    """Call torch.save, whose error about an unfinished file would hide why it is unfinished."""
+    try:
+        torch.save(piece, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # the disk is full, for one
+            raise error.__context__ from None
+        raise
 
 
 @contextmanager

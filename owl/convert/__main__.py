@@ -20,6 +20,9 @@ def main() -> None:
         run(options)
     except (OwlError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped: what was being written is removed.", file=sys.stderr)
+        sys.exit(130)  # as shells tell an interrupt
 
 
 if __name__ == "__main__":

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A published Owl3 folder to a checkpoint that training starts from, in any layout.
 
-A piece of one tensor is in memory at a time, so a 7B model converts on a laptop.
+Pieces of tensors are in memory, one a thread, so a 7B model converts on a laptop.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from megatron.core.dist_checkpointing.mapping import ShardedObject
 from torch import Tensor
 
-from owl.checkpoint.content import weight_shards
 from owl.checkpoint.save import CARRIED, describe
 from owl.checkpoint.state import TrainState
 from owl.checkpoint.stream import write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.check import layout_problems
-from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
+from owl.config.run import ModelConfig, ParallelConfig
 from owl.convert.check import check_published, without_tied_copy
 from owl.convert.hf_config import owl3_config
 from owl.convert.names import Entry, carried_names, entries, is_carried
@@ -29,8 +26,6 @@ from owl.convert.safetensors_file import SafetensorsFile
 from owl.convert.shapes import our_shape, published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
 from owl.errors import CheckpointError
-from owl.mcore.process_groups import process_groups
-from owl.mcore.provider import model_provider
 
 PIECE_BYTES = 16 * 2**20
 """Of a large weight at a time: little enough to stay in the processor's caches."""
@@ -72,7 +67,7 @@ def import_checkpoint(
         )
     source = _PublishedWeights(folder, model, report)
     with whole_folder(output, replace=replace) as partial:
-        write_weights(partial, source.specs, source.pieces, _stored_objects(model))
+        write_weights(partial, source.specs, source.pieces)
         source.copy_carried(partial / CARRIED)
         describe(partial, model, TrainState())
     return model
@@ -126,22 +121,3 @@ def _our_specs(
                 f"the folder again with one dtype."
             )
         yield ours, TensorSpec(our_shape(entry, shapes), next(iter(dtypes.values())))
-
-
-def _stored_objects(model: ModelConfig) -> dict[str, Any]:
-    """Collect what dist_checkpointing stores beside tensors: each linear layer's extra state.
-
-    A model on the meta device is asked: which layers have one is megatron-core's choice.
-    """
-    one = ParallelConfig(device=DeviceKind.cpu)
-    with process_groups(one, alone=True) as groups, torch.device("meta"):
-        provide = model_provider(model, one, Precision.fp32, groups, initialise=False)
-        return dict(_objects(weight_shards([provide(True, True, None)], groups)))
-
-
-def _objects(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for value in content.values():
-        if isinstance(value, Mapping):
-            yield from _objects(value)
-        elif isinstance(value, ShardedObject):
-            yield value.unique_key, value.data

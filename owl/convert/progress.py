@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from threading import Lock
 
 from owl.logging import duration
 
@@ -28,10 +29,18 @@ class Progress:
     ) -> None:
         self._action, self._total, self._report, self._clock = action, total, report, clock
         self._done = 0
+        self._lock = Lock()
         self._start = self._last = clock()
 
     def advance(self, nbytes: int) -> None:
-        """Count bytes that are done; says a line every few seconds, and at the end."""
+        """Count bytes that are done; says a line every few seconds, and at the end.
+
+        Threads may call it as they like.
+        """
+        with self._lock:
+            self._advance(nbytes)
+
+    def _advance(self, nbytes: int) -> None:
         self._done += nbytes
         now = self._clock()
         if self._done < self._total and now - self._last < _SECONDS_BETWEEN_LINES:

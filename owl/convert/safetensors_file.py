@@ -8,7 +8,9 @@ Order and header are those of save_file: the files are the same, byte for byte.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +96,23 @@ def read_tensor(path: Path, place: Place) -> Tensor:
 
 def read_rows(path: Path, place: Place, first: int, rows: Tensor) -> None:
     """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(place.begin + first * place.spec.row_bytes)
-        view = memoryview(_bytes(rows))
+    offset, view = place.begin + first * place.spec.row_bytes, memoryview(_bytes(rows))
+    with _descriptor(path, os.O_RDONLY) as file:
         while view:
-            count = file.readinto(view)
+            count = os.preadv(file, [view], offset)
             if not count:
                 raise CheckpointError(f"{path} became shorter while it was read.")
-            view = view[count:]
+            offset, view = offset + count, view[count:]
+
+
+@contextmanager
+def _descriptor(path: Path, flags: int) -> Iterator[int]:
+    """Open a file as the system does: python's file objects cost more than moving a short run."""
+    file = os.open(path, flags)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -140,9 +151,12 @@ class SafetensorsFile:
         fits = (spec.dtype, spec.shape[1:]) == (rows.dtype, tuple(rows.shape[1:]))
         assert fits, f"{name}: room was made for rows of {spec}, not of {found}"
         self._missing[name] -= found.nbytes
-        with self.path.open("r+b") as file:
-            file.seek(self._start + self._offsets[name] + first * spec.row_bytes)
-            file.write(_bytes(rows.contiguous()).data)
+        offset = self._start + self._offsets[name] + first * spec.row_bytes
+        view = memoryview(_bytes(rows.contiguous()))
+        with _descriptor(self.path, os.O_WRONLY) as file:
+            while view:
+                count = os.pwrite(file, view, offset)
+                offset, view = offset + count, view[count:]
 
     def close(self) -> None:
         """Check that every byte of every tensor has come, once."""

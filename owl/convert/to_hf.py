@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training checkpoint, saved in any layout, to a Hugging Face folder: whole, or one part of it.
 
-A piece of one tensor, as a rank saved it, is in memory at a time. Tensors that training does not
+Pieces of tensors, as ranks saved them, are in memory, one a thread. Tensors that training does not
 hold (the tower's last layer, norm and head) come from the file that the checkpoint carries along.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatch
@@ -22,6 +22,7 @@ from owl.checkpoint.load import load_model_config
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
+from owl.checkpoint.threads import in_threads, shares
 from owl.config.run import ModelConfig
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
@@ -31,7 +32,7 @@ from owl.convert.hf_config import (
     qwen2_config,
     siglip_config,
 )
-from owl.convert.names import carried_names, entries
+from owl.convert.names import Entry, carried_names, entries
 from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
 from owl.convert.rows import row_runs, runs_within
@@ -148,14 +149,24 @@ class _Export:
         return self.options.dtype or self._embedding_dtype
 
     def write_weights(self, folder: Path, report: Callable[[str], None]) -> None:
-        """Write all tensors, piece by piece."""
+        """Write all tensors, piece by piece, in several threads."""
+        names = _names_in(self.options.part, self.shapes)
         files = ShardedSafetensors(folder, self.specs, self.options.shard_bytes)
         total = sum(spec.nbytes for spec in self.specs.values())
         progress = Progress("export", total, report)
-        for name, first, rows in self._pieces(_names_in(self.options.part, self.shapes)):
-            rows = rows.to(self.specs[name].dtype)
-            files.write_rows(name, first, rows)
-            progress.advance(rows.nbytes)
+
+        def write(pieces: Iterable[tuple[str, int, Tensor]]) -> None:
+            for name, first, rows in pieces:
+                rows = rows.to(self.specs[name].dtype)
+                files.write_rows(name, first, rows)
+                progress.advance(rows.nbytes)
+
+        def write_share(_: int, share: Iterator[Entry]) -> None:
+            for entry in share:
+                write(self._pieces(entry, names))
+
+        in_threads(write_share, self._shares(names))
+        write((names[name], 0, self.carried.read(name)) for name in self._carried(names))
         files.close()
 
     def write_about(self, folder: Path, report: Callable[[str], None]) -> None:
@@ -189,17 +200,29 @@ class _Export:
                 dtype = self.options.dtype or dtypes[name]
                 yield new, TensorSpec(self.shapes[name], dtype)
 
-    def _pieces(self, names: Mapping[str, str]) -> Iterator[tuple[str, int, Tensor]]:
-        """Yield the tensors in `names` in pieces: new name, number of the first row, rows."""
-        for entry in entries(self.model):
-            runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
-            for start, piece in self.weights.pieces(entry.ours) if runs else ():
-                for run in runs_within(runs, start, start + len(piece)):
-                    rows = piece[run.ours - start : run.ours - start + run.rows]
-                    yield names[run.published], run.first, rows
-        for name in self.carried.specs:
-            if name in names:
-                yield names[name], 0, self.carried.read(name)
+    def _shares(self, names: Mapping[str, str]) -> list[list[Entry]]:
+        """Share out over threads what tensors in `names` are made of.
+
+        The largest weights go first, so into one share: two of them are seldom in memory at once.
+        """
+        sizes = {
+            entry: self.weights.specs[entry.ours].nbytes
+            for entry in entries(self.model)
+            if any(name in names for name in entry.published)
+        }
+        large = max(sizes.values()) // 2
+        return shares(dict(sorted(sizes.items(), key=lambda item: item[1] < large)))
+
+    def _pieces(self, entry: Entry, names: Mapping[str, str]) -> Iterator[tuple[str, int, Tensor]]:
+        """Yield an entry's tensors in pieces: new name, number of the first row, rows."""
+        runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
+        for start, piece in self.weights.pieces(entry.ours):
+            for run in runs_within(runs, start, start + len(piece)):
+                rows = piece[run.ours - start : run.ours - start + run.rows]
+                yield names[run.published], run.first, rows
+
+    def _carried(self, names: Mapping[str, str]) -> list[str]:
+        return [name for name in self.carried.specs if name in names]
 
     def _config(self) -> dict[str, Any]:
         dtype = str(self._dtype).removeprefix("torch.")

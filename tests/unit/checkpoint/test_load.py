@@ -6,10 +6,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
-from owl.checkpoint.load import check_same_model, load_model_config
-from owl.config.run import AttentionKind, FusionKind, HyperAttentionConfig, ModelConfig
+from owl.checkpoint.content import weight_shards
+from owl.checkpoint.load import check_same_model, load_model_config, load_weights
+from owl.checkpoint.save import write_checkpoint
+from owl.checkpoint.state import TrainState
+from owl.config.run import (
+    AttentionKind,
+    DeviceKind,
+    FusionKind,
+    HyperAttentionConfig,
+    ModelConfig,
+    ParallelConfig,
+    Precision,
+)
 from owl.errors import CheckpointError
+from owl.mcore.process_groups import process_groups
+from owl.mcore.provider import build_model
 from tests.tiny_run import tiny_model
 
 
@@ -60,3 +74,25 @@ def test_how_a_model_runs_may_differ(tmp_path):
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no model\.json"):
         check_same_model(tmp_path, tiny_model())
+
+
+def test_states_beside_weights_are_not_stored_and_older_checkpoints_that_hold_them_load(tmp_path):
+    model, alone = tiny_model(), ParallelConfig(device=DeviceKind.cpu)
+    with process_groups(alone, alone=True) as groups:
+        saved, loaded = (
+            build_model(model, alone, Precision.fp32, groups)[0].requires_grad_(False)
+            for _ in range(2)
+        )
+        content = weight_shards([saved], groups)["model0"]
+        everything = saved.sharded_state_dict()
+        beside = everything.keys() - content.keys()
+        assert beside and all(name.endswith("_extra_state") for name in beside)
+        checkpoint = write_checkpoint(
+            tmp_path / "older", {"model0": everything}, model, TrainState(), groups
+        )
+        loaded.load_state_dict({name: w + 1 for name, w in loaded.named_parameters()})
+
+        load_weights(checkpoint, [loaded], model, groups)
+
+    for name, weight in saved.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), weight), name

@@ -2,6 +2,7 @@
 """Published folders become checkpoints that training loads, or one clear error and nothing."""
 
 import json
+import resource
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from owl.checkpoint.load import load_model_config, load_weights
 from owl.checkpoint.stream import CheckpointTensors
+from owl.checkpoint.threads import THREADS
 from owl.config.run import DeviceKind, ParallelConfig, Precision
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.names import entries
@@ -98,10 +100,14 @@ def test_the_architecture_is_read_from_config_and_names(tmp_path):
 def test_several_files_give_the_same_checkpoint_as_one(tmp_path, weights):
     for files in (1, 3):
         hf = write_small(tmp_path / f"hf{files}", weights, files=files)
-        import_checkpoint(hf, tmp_path / f"start{files}")
+        import_checkpoint(hf, tmp_path / f"start{files}", name="small")
 
-    one, three = (loaded_weights(tmp_path / f"start{files}") for files in (1, 3))
-    assert all(torch.equal(three[name], weight) for name, weight in one.items())
+    one, three = (
+        {path.name: path.read_bytes() for path in (tmp_path / f"start{files}").iterdir()}
+        for files in (1, 3)
+    )
+    assert one == three
+    assert sum(name.endswith(".distcp") for name in one) == THREADS
 
 
 def without_hyper_layers(hf: Path) -> None:
@@ -300,6 +306,18 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, weights, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         import_checkpoint(hf, tmp_path / "start")
     assert list(tmp_path.iterdir()) == [hf]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing_behind(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # of bytes in a file
+    try:
+        with pytest.raises(CheckpointError, match=r"was not written: .*too large\. Make room"):
+            import_checkpoint(hf, tmp_path / "start")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 def test_a_folder_of_a_later_transformers_imports_as_well(tmp_path, weights):

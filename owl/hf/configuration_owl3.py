@@ -243,12 +243,19 @@ class Owl3Config(PretrainedConfig):
                 "model with from_pretrained, which reads them off the tensor names, or set them: "
                 f"for example {VARIANTS['241101']}."
             )
-        if self._attn_implementation not in (None, "sdpa"):
+        if str(self._attn_implementation).startswith(_OTHER_ATTENTIONS):
             yield (
-                f"  attn_implementation={self._attn_implementation!r}: attention is torch's "
-                "scaled_dot_product_attention, which picks flash kernels itself where they fit. "
-                "Leave it out, or say 'sdpa'."
+                f"  attn_implementation={self._attn_implementation!r}: takes masks that are not "
+                "made here. Leave it out, or say 'sdpa' or 'flash_attention_2'."
             )
+
+    @property
+    def uses_torch_attention(self) -> bool:
+        """Whether tokens attend to tokens through torch's own function: always, unless asked."""
+        return self._attn_implementation in (None, "sdpa")
+
+
+_OTHER_ATTENTIONS = ("eager", "flex_attention", "paged")
 
 
 def _quotient(size: Any, parts: Any) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_owl3 import Owl3Config
 from .media_owl3 import KeyValue, Media
@@ -64,6 +65,7 @@ class Owl3Attention(nn.Module):
         super().__init__()
         self.layer_index = layer_index
         self.head_dim = config.head_dim
+        self.config, self.is_causal = config, True  # transformers' attention functions ask for them
         width, key_width = config.hidden_size, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(width, config.num_attention_heads * config.head_dim)
         self.k_proj = nn.Linear(width, key_width)
@@ -95,7 +97,12 @@ class Owl3Attention(nn.Module):
 
     def read_text(self, query: Tensor, key: Tensor, value: Tensor, context: TextContext) -> Tensor:
         """Attend to tokens: [b, q, a * d]."""
-        return attend(query, key, value, mask=context.mask, is_causal=context.is_causal)
+        if self.config.uses_torch_attention:
+            return attend(query, key, value, mask=context.mask, is_causal=context.is_causal)
+        attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        scale = self.head_dim**-0.5
+        heads, _ = attention(self, query, key, value, context.padding, dropout=0.0, scaling=scale)
+        return heads.flatten(2)
 
 
 class Owl3HyperAttention(Owl3Attention):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """mPLUG-Owl3 for transformers: loads the published folders, trains, generates with both caches.
 
-Only PreTrainedModel, GenerationMixin, Cache and CausalLMOutputWithPast come from transformers: they
-have kept their meaning from 4.57 to 5, and everything else that the published code borrows has not.
+Only PreTrainedModel, GenerationMixin, Cache, CausalLMOutputWithPast and the register of attention
+functions come from transformers: they have kept their meaning from 4.57 to 5, and everything else
+that the published code borrows has not.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -53,6 +54,7 @@ class Owl3PreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Owl3DecoderLayer", "Owl3VisionLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["cache", "past_key_values", "media"]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_flash_attn = True
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -260,7 +262,12 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         if position_ids is None:
             position_ids = _positions(attention_mask, rows, past + queries, inputs_embeds.device)
             position_ids = position_ids[:, past:]
-        mask = causal_mask(attention_mask, queries, past + queries, inputs_embeds.device)
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        joint = self.config.fusion == "joint_softmax"  # which sees patches through the same mask
+        mask = None
+        if joint or self.config.uses_torch_attention:
+            mask = causal_mask(attention_mask, queries, past + queries, inputs_embeds.device)
         table = rotary(
             position_ids,
             head_dim=self.config.head_dim,
@@ -274,6 +281,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             is_causal=mask is None,
             cache=cache,
             num_keys=past + queries,
+            padding=attention_mask,
         )
 
     def _media(

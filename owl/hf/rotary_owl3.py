@@ -64,6 +64,8 @@ class TextContext:
     is_causal: bool  # only with mask=None, and only where there is nothing in the cache
     cache: Cache | None
     num_keys: int  # tokens computed now or before: a static cache has room for more
+    padding: Tensor | None = None
+    """[b, keys], 0 at padding, for attention other than torch's own; None where nothing is."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TextContext":
         """Move to the device of a layer (device_map spreads layers over several)."""
@@ -73,9 +75,12 @@ class TextContext:
             self.rotary.cos.to(device, non_blocking=non_blocking),
             self.rotary.sin.to(device, non_blocking=non_blocking),
         )
-        mask = None if self.mask is None else self.mask.to(device, non_blocking=non_blocking)
+        mask, padding = (
+            None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.mask, self.padding)
+        )
         positions = self.position_ids.to(device, non_blocking=non_blocking)
-        return replace(self, rotary=tables, position_ids=positions, mask=mask)
+        return replace(self, rotary=tables, position_ids=positions, mask=mask, padding=padding)
 
 
 def causal_mask(
@@ -92,7 +97,7 @@ def causal_mask(
     Returns:
         [b, 1, queries, keys] bool, or None: one new token, or a whole row, without padding.
     """
-    if attention_mask is None or bool(attention_mask.all()):
+    if attention_mask is None:
         if queries in (1, keys):
             return None
         attention_mask = torch.ones(1, keys)

@@ -360,12 +360,6 @@ def test_another_architecture_is_refused(tmp_path):
         Owl3ForConditionalGeneration.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("attention", ["flash_attention_2", "eager"])
-def test_an_attention_that_is_not_there_is_one_clear_error(folder, attention):
-    with pytest.raises(ValueError, match=f"{attention}.*Leave it out, or say 'sdpa'"):
-        AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
-
-
 def test_a_device_map_places_the_model(folder):
     pytest.importorskip("accelerate")
     one = AutoModelForCausalLM.from_pretrained(folder)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Liger's kernels take over norms and SwiGLU where they can run, and are refused elsewhere.
 
-What the kernels compute is not tested here: they run on a GPU alone.
+What the kernels compute is told by tests/gpu/test_liger.py: they run on a GPU alone.
 """
 
 import sys

@@ -127,10 +127,9 @@ def write_weights(
         return _write_file(path, ((name, specs[name], pieces(name)) for name in names))
 
     whole = Metadata(state_dict_metadata={}, storage_data={})
-    with _no_checksums():
-        for written in in_threads(write_share, shared):
-            whole.state_dict_metadata |= written.state_dict_metadata
-            whole.storage_data |= written.storage_data
+    for written in in_threads(write_share, shared):
+        whole.state_dict_metadata |= written.state_dict_metadata
+        whole.storage_data |= written.storage_data
     (folder / ".metadata").write_bytes(pickle.dumps(whole))
     torch.save({}, folder / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(folder))
@@ -141,7 +140,7 @@ def _write_file(
 ) -> Metadata:
     """Write weights into one file; returns what `.metadata` has to say of them."""
     written = Metadata(state_dict_metadata={}, storage_data={})
-    with path.open("wb") as file:
+    with _no_checksums(), path.open("wb") as file:
         for name, spec, pieces in weights:
             stored = []
             for first, piece in pieces:
@@ -173,7 +172,10 @@ def _save(piece: Tensor, file: IO[bytes]) -> None:
 
 @contextmanager
 def _no_checksums() -> Iterator[None]:
-    """Leave out zip's checksums: torch.load never compares them, and they take time."""
+    """Leave out zip's checksums: torch.load never compares them, and they take time.
+
+    torch keeps the option thread by thread.
+    """
     before = get_crc32_options()
     set_crc32_options(False)
     try:

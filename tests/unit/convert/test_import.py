@@ -2,6 +2,7 @@
 """Published folders become checkpoints that training loads, or one clear error and nothing."""
 
 import json
+import re
 import resource
 import shutil
 from contextlib import suppress
@@ -382,3 +383,13 @@ def test_what_a_killed_try_left_behind_goes_away(tmp_path, weights):
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "start"]
     assert not [path for path in (tmp_path / "start").iterdir() if "owl-convert" in path.name]
+
+
+def test_no_checksums_are_computed_since_nobody_compares_them(tmp_path, weights):
+    import_checkpoint(write_small(tmp_path / "hf", weights), tmp_path / "start")
+
+    for file in (tmp_path / "start").glob("*.distcp"):
+        # Each weight is a zip archive, whose directory tells the checksum of every member.
+        directory = re.findall(rb"PK\x01\x02.{12}(.{4})", file.read_bytes(), re.DOTALL)
+        assert directory
+        assert set(directory) == {bytes(4)}, file

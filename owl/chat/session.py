@@ -39,10 +39,22 @@ def load_model(folder: Path, *, device: str | None = None, dtype: str = "auto") 
         folder: with weights, config.json and tokenizer.
         device: such as cpu or cuda; by default a GPU where there is one.
         dtype: auto is that of the weights.
+
+    Raises:
+        ValueError: the device is not there, or the tokenizer is of another model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch {torch.__version__} finds no GPU. Say cpu.")
     network = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    return Model(network.to(device).eval(), Owl3Processor.from_pretrained(folder))
+    processor = Owl3Processor.from_pretrained(folder)
+    ids, rows = len(processor.tokenizer), network.config.vocab_size
+    if ids > rows:
+        raise ValueError(
+            f"the tokenizer in {folder} has {ids} ids, the model only {rows} rows. Put the files "
+            "of the tokenizer there that the model was trained with."
+        )
+    return Model(network.to(device).eval(), processor)
 
 
 @dataclass

@@ -9,9 +9,10 @@ and writes the same files: torch's distributed checkpoint format, which dist_che
 
 import gc
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 
 import torch
@@ -32,6 +33,9 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.checkpoint.threads import in_threads, shares
 from owl.errors import CheckpointError
 
+LARGE = 32 * 2**20
+"""Bytes of a piece from which on one thread at a time holds one."""
+
 # Beside weights, a training checkpoint holds tensors under this name; they are no weights.
 _OPTIMIZER = "optimizer."
 
@@ -48,6 +52,7 @@ class CheckpointTensors:
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
+        self._one_large = Lock()
         self._reader = _Reader(checkpoint)
         try:
             self._metadata: Any = self._reader.read_metadata()
@@ -78,17 +83,34 @@ class CheckpointTensors:
             whole[place] = self._read_piece(name, piece.offsets)
         return whole
 
-    def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """Read one weight in pieces of whole rows, each with the number of its first row.
+    def use_pieces(
+        self, name: str, use: Callable[[int, Tensor], None], go_on: Callable[[], None]
+    ) -> None:
+        """Read one weight in pieces of whole rows, and hand over each, as they were saved.
 
-        As they were saved, and the whole weight where ranks saved parts of rows.
+        Whole where ranks saved parts of rows. Threads may call it; large pieces take turns.
+
+        Args:
+            name: of the weight.
+            use: gets the number of a piece's first row and the piece, which it may not keep: the
+                next one is read when it returns.
+            go_on: called before each piece; may raise.
         """
+        spec = self.specs[name]
         stored = self._metadata.state_dict_metadata[name].chunks
-        if any(piece.sizes[1:] != torch.Size(self.specs[name].shape[1:]) for piece in stored):
-            yield 0, self.read(name)
+        if any(piece.sizes[1:] != torch.Size(spec.shape[1:]) for piece in stored):
+            with self._turn(spec.nbytes):
+                go_on()
+                use(0, self.read(name))
             return
         for piece in stored:
-            yield piece.offsets[0], self._read_piece(name, piece.offsets)
+            with self._turn(TensorSpec(tuple(piece.sizes), spec.dtype).nbytes):
+                go_on()
+                use(piece.offsets[0], self._read_piece(name, piece.offsets))
+
+    def _turn(self, nbytes: int) -> AbstractContextManager[Any]:
+        """Wait until no other thread holds a large piece, if this one is."""
+        return self._one_large if nbytes > LARGE else nullcontext()
 
     def _read_piece(self, name: str, offsets: torch.Size) -> Tensor:
         place = self._metadata.storage_data[MetadataIndex(name, offsets)]
@@ -122,9 +144,15 @@ def write_weights(
     """
     shared = shares({name: spec.nbytes for name, spec in specs.items()})
 
-    def write_share(number: int, names: Iterator[str]) -> Metadata:
+    def pieces_until_stopped(name: str, go_on: Callable[[], None]) -> Iterator[tuple[int, Tensor]]:
+        for piece in pieces(name):
+            go_on()
+            yield piece
+
+    def write_share(number: int, names: Sequence[str], go_on: Callable[[], None]) -> Metadata:
         path = folder / f"__0_{number}.distcp"  # rank 0 and a file of it, as torch names them
-        return _write_file(path, ((name, specs[name], pieces(name)) for name in names))
+        weights = ((name, specs[name], pieces_until_stopped(name, go_on)) for name in names)
+        return _write_file(path, weights)
 
     whole = Metadata(state_dict_metadata={}, storage_data={})
     for written in in_threads(write_share, shared):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several weights at a time: moving bytes is the system's work, which threads share well."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import TypeVar
@@ -30,29 +30,35 @@ def shares(sizes: Mapping[T, int]) -> list[list[T]]:
     return [things for things in lists if things]
 
 
+class _Stopped(Exception):
+    """Ends a thread because another has failed."""
+
+
 def in_threads(
-    work: Callable[[int, Iterator[T]], Result], shared: Sequence[Sequence[T]]
+    work: Callable[[int, Sequence[T], Callable[[], None]], Result], shared: Sequence[Sequence[T]]
 ) -> list[Result]:
-    """Call `work` with the number of a share and what is in it, each share in a thread.
+    """Call `work` for each share, in a thread of its own.
+
+    Args:
+        work: gets the number of the share, what is in it, and a function to call before each step:
+            that ends the thread where another has failed.
+        shared: a share a thread.
 
     Returns:
         What each call returned, in the order of the shares.
 
     Raises:
-        BaseException: the first error of a call, or an interrupt; the others then get nothing
-            more, and have ended.
+        BaseException: the first error of a call, or an interrupt, once all threads have ended.
     """
     stop = Event()
 
-    def until_stopped(share: Sequence[T]) -> Iterator[T]:
-        for thing in share:
-            if stop.is_set():
-                return
-            yield thing
+    def go_on() -> None:
+        if stop.is_set():
+            raise _Stopped
 
     with ThreadPoolExecutor(max_workers=max(1, len(shared))) as pool:
-        calls = [pool.submit(work, i, until_stopped(share)) for i, share in enumerate(shared)]
         try:
+            calls = [pool.submit(work, i, share, go_on) for i, share in enumerate(shared)]
             for call in as_completed(calls):
                 call.result()
         except BaseException:

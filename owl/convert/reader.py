@@ -58,6 +58,11 @@ class HfFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if (folder / ".metadata").is_file():
+            raise CheckpointError(
+                f"{folder} is a checkpoint, not a Hugging Face folder. Convert it before with "
+                "python -m owl.convert export."
+            )
         self.config: Mapping[str, Any] = _read_json(
             folder / "config.json",
             "Give a folder as transformers' save_pretrained writes it: config.json and "

@@ -7,10 +7,11 @@ hold (the tower's last layer, norm and head) come from the file that the checkpo
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from owl.convert.hf_config import (
 from owl.convert.names import Entry, carried_names, entries
 from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
-from owl.convert.rows import row_runs, runs_within
+from owl.convert.rows import Run, row_runs, runs_within
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.shapes import published_shapes
 from owl.convert.whole_folder import check_free, whole_folder
@@ -136,8 +137,9 @@ class _Export:
         check_ours(str(checkpoint), self.weights.specs, self.model)
         self.carried = _CarriedWeights(checkpoint, self.model, self._embedding_dtype)
         self.shapes = published_shapes(self.model)
-        # Made first, for it may refuse.
+        # Made first, for both may refuse.
         self.config = self._config()
+        self.control_tokens = _control_tokens(options, self.model)
         self.specs = dict(self._specs())
 
     @property
@@ -155,18 +157,25 @@ class _Export:
         total = sum(spec.nbytes for spec in self.specs.values())
         progress = Progress("export", total, report)
 
-        def write(pieces: Iterable[tuple[str, int, Tensor]]) -> None:
-            for name, first, rows in pieces:
-                rows = rows.to(self.specs[name].dtype)
-                files.write_rows(name, first, rows)
-                progress.advance(rows.nbytes)
+        def write(name: str, first: int, rows: Tensor) -> None:
+            rows = rows.to(self.specs[name].dtype)
+            files.write_rows(name, first, rows)
+            progress.advance(rows.nbytes)
 
-        def write_share(_: int, share: Iterator[Entry]) -> None:
+        def write_piece(runs: Sequence[Run], start: int, piece: Tensor) -> None:
+            for run in runs_within(runs, start, start + len(piece)):
+                rows = piece[run.ours - start : run.ours - start + run.rows]
+                write(names[run.published], run.first, rows)
+
+        def write_share(_: int, share: Sequence[Entry], go_on: Callable[[], None]) -> None:
             for entry in share:
-                write(self._pieces(entry, names))
+                runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
+                self.weights.use_pieces(entry.ours, partial(write_piece, runs), go_on)
 
         in_threads(write_share, self._shares(names))
-        write((names[name], 0, self.carried.read(name)) for name in self._carried(names))
+        for name in self.carried.specs:
+            if name in names:
+                write(names[name], 0, self.carried.read(name))
         files.close()
 
     def write_about(self, folder: Path, report: Callable[[str], None]) -> None:
@@ -180,6 +189,7 @@ class _Export:
                 f"layer, norm and head) are not in this checkpoint: they are written as zeros"
             )
         config = _with_base(self.config, self.options, has_code=any(folder.glob("*.py")))
+        config = self.control_tokens | config
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if self.options.with_code:
             from owl.hf.remote_code import copy_code  # needs transformers; nothing else here does
@@ -201,28 +211,14 @@ class _Export:
                 yield new, TensorSpec(self.shapes[name], dtype)
 
     def _shares(self, names: Mapping[str, str]) -> list[list[Entry]]:
-        """Share out over threads what tensors in `names` are made of.
-
-        The largest weights go first, so into one share: two of them are seldom in memory at once.
-        """
-        sizes = {
-            entry: self.weights.specs[entry.ours].nbytes
-            for entry in entries(self.model)
-            if any(name in names for name in entry.published)
-        }
-        large = max(sizes.values()) // 2
-        return shares(dict(sorted(sizes.items(), key=lambda item: item[1] < large)))
-
-    def _pieces(self, entry: Entry, names: Mapping[str, str]) -> Iterator[tuple[str, int, Tensor]]:
-        """Yield an entry's tensors in pieces: new name, number of the first row, rows."""
-        runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
-        for start, piece in self.weights.pieces(entry.ours):
-            for run in runs_within(runs, start, start + len(piece)):
-                rows = piece[run.ours - start : run.ours - start + run.rows]
-                yield names[run.published], run.first, rows
-
-    def _carried(self, names: Mapping[str, str]) -> list[str]:
-        return [name for name in self.carried.specs if name in names]
+        """Share out over threads what the tensors in `names` are made of."""
+        return shares(
+            {
+                entry: self.weights.specs[entry.ours].nbytes
+                for entry in entries(self.model)
+                if any(name in names for name in entry.published)
+            }
+        )
 
     def _config(self) -> dict[str, Any]:
         dtype = str(self._dtype).removeprefix("torch.")
@@ -301,12 +297,18 @@ def _with_base(config: dict[str, Any], options: ExportOptions, *, has_code: bool
             base.pop("auto_map", None)
         vision = base.get("vision_config", {}) | config["vision_config"]
         config = base | config | {"vision_config": vision}
-    return _control_tokens(options.base) | config
+    return config
 
 
-def _control_tokens(base: Path) -> dict[str, int]:
-    """Ids of the control tokens, where the base folder has a tokenizer."""
-    if tokenizer_problem(base):
+def _control_tokens(options: ExportOptions, model: ModelConfig) -> dict[str, int]:
+    """Ids of the control tokens, where a tokenizer goes along."""
+    base = options.base
+    if base is None or options.part is Part.vision_model or tokenizer_problem(base):
         return {}
     tokenizer = load_tokenizer(base)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise CheckpointError(
+            f"--base {base}: its tokenizer has {tokenizer.vocab_size} ids, the model only "
+            f"{model.vocab_size} rows. Name the folder of the tokenizer that it was trained with."
+        )
     return {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.im_end}

@@ -93,7 +93,7 @@ def verify(
     checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
     folder = HfFolder(hf)
     model = owl3_config(folder.config, folder.names, hf.resolve().name)
-    check_same_model(checkpoint, model)
+    check_same_model(checkpoint, model, "--hf", "Name the folder and a checkpoint of one model.")
     published = without_tied_copy(folder, model, report)
     check_published(str(hf), published, model, optional=carried_names(model))
     compared, differences = 0, []

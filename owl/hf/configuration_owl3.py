@@ -243,11 +243,18 @@ class Owl3Config(PretrainedConfig):
                 "model with from_pretrained, which reads them off the tensor names, or set them: "
                 f"for example {VARIANTS['241101']}."
             )
-        if str(self._attn_implementation).startswith(_OTHER_ATTENTIONS):
-            yield (
-                f"  attn_implementation={self._attn_implementation!r}: takes masks that are not "
-                "made here. Leave it out, or say 'sdpa' or 'flash_attention_2'."
-            )
+        if problem := self.attention_problem:
+            yield f"  {problem}"
+
+    @property
+    def attention_problem(self) -> str:
+        """Why the attention that is asked for cannot be used; empty where it can."""
+        if not str(self._attn_implementation).startswith(_OTHER_ATTENTIONS):
+            return ""
+        return (
+            f"attn_implementation={self._attn_implementation!r}: takes masks that are not made "
+            "here. Leave it out, or say 'sdpa' or 'flash_attention_2'."
+        )
 
     @property
     def uses_torch_attention(self) -> bool:

@@ -264,6 +264,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             position_ids = position_ids[:, past:]
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
+        if problem := self.config.attention_problem:  # chosen after the model was made
+            raise ValueError(problem)
         joint = self.config.fusion == "joint_softmax"  # which sees patches through the same mask
         mask = None
         if joint or self.config.uses_torch_attention:

@@ -160,6 +160,19 @@ def test_what_a_page_would_not_use_is_refused(folder, monkeypatch, extra, told):
         main()
 
 
+def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path):
+    build("joint_softmax", vocab_size=200).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"has 259 ids, the model only 200 rows\. Put the files"):
+        load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_clear_error(folder):
+    with pytest.raises(ValueError, match=r"--device cuda:1: torch .* finds no GPU\. Say cpu"):
+        load_model(folder, device="cuda:1")
+
+
 def config_without(folder, name, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     config.pop(name, None)

@@ -23,9 +23,9 @@ def test_shares_hold_everything_in_order_and_about_as_much_each(sizes):
 def test_shares_are_worked_on_together_and_results_keep_their_order():
     together = Barrier(3, timeout=10)  # breaks unless three threads meet
 
-    def work(number, items):
+    def work(number, items, go_on):
         together.wait()
-        return number, list(items), current_thread().name
+        return number, items, current_thread().name
 
     results = in_threads(work, [[1, 2], [3], [4, 5]])
     assert [result[:2] for result in results] == [(0, [1, 2]), (1, [3]), (2, [4, 5])]
@@ -33,16 +33,17 @@ def test_shares_are_worked_on_together_and_results_keep_their_order():
 
 
 def test_nothing_to_do_is_done():
-    assert in_threads(lambda number, items: list(items), shares({})) == []
+    assert in_threads(lambda number, items, go_on: items, shares({})) == []
 
 
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
-def test_an_error_is_raised_and_the_others_get_nothing_more(kind):
-    met, handed_out = Barrier(2, timeout=10), []
+def test_an_error_is_raised_and_the_others_do_not_go_on(kind):
+    met, done = Barrier(2, timeout=10), []
 
-    def work(number, items):
+    def work(number, items, go_on):
         for item in items:
-            handed_out.append(item)
+            go_on()
+            done.append(item)
             if item == 0:
                 met.wait()
             if number == 1:
@@ -52,4 +53,4 @@ def test_an_error_is_raised_and_the_others_get_nothing_more(kind):
 
     with pytest.raises(kind, match="no room"):
         in_threads(work, [range(5_000), [-1]])
-    assert len(handed_out) < 5_000
+    assert len(done) < 5_000

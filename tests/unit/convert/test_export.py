@@ -47,6 +47,7 @@ from tests.published import (
 )
 from tests.published import published_config as config_of
 from tests.tiny_run import tiny_model
+from tests.unit.data.shard_factory import write_tokenizer
 from tests.unit.model.packs import make_pack
 
 ROOT = Path(__file__).parents[3]
@@ -180,6 +181,17 @@ def test_tokenizer_and_code_come_from_the_base_folder(checkpoint, base, tmp_path
         "good", 151645, VOCABULARY,
     )  # fmt: skip
     assert load_file(exported / "model.safetensors")
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused(checkpoint, tmp_path):
+    (tmp_path / "base").mkdir()
+    tokenizer = write_tokenizer(tmp_path / "base") / "tokenizer.json"
+    definition = json.loads(tokenizer.read_text())
+    definition["model"]["vocab"]["more"] = 300
+    tokenizer.write_text(json.dumps(definition))
+    with pytest.raises(CheckpointError, match="its tokenizer has 301 ids, the model only 259 rows"):
+        export(checkpoint, tmp_path / "out", base=tmp_path / "base")
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_code_there_is_no_auto_map(checkpoint, base, tmp_path):

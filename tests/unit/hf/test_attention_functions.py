@@ -109,6 +109,20 @@ def test_one_that_takes_other_masks_is_one_clear_error(folder, attention):
         AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
 
 
+@torch.no_grad()
+def test_one_that_is_chosen_later_is_used_or_refused_as_well(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.randint(0, 256, (1, 9))
+    expected = model(input_ids=tokens).logits
+    calls.clear()
+    model.set_attn_implementation("by_rows")
+    torch.testing.assert_close(model(input_ids=tokens).logits, expected)
+    assert calls
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match=r"eager.*say 'sdpa' or 'flash_attention_2'"):
+        model(input_ids=tokens)
+
+
 def test_one_that_is_not_installed_is_said_by_transformers(folder):
     with pytest.raises((ImportError, ValueError), match=r"(?i)flash"):
         AutoModelForCausalLM.from_pretrained(folder, attn_implementation="flash_attention_2")

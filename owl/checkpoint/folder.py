@@ -42,6 +42,11 @@ def resolve_checkpoint(path: Path, setting: str) -> Path:
     if (path / "metadata.json").is_file():
         return path
     newest = newest_checkpoint(path)
+    if newest is None and (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{setting}={path} is a Hugging Face folder, not a checkpoint. Convert it before with "
+            f"python -m owl.convert import."
+        )
     if newest is None:
         raise CheckpointError(
             f"{setting}={path} is neither a checkpoint (no metadata.json in it) nor a run folder "

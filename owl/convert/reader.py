@@ -58,6 +58,8 @@ class HfFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if folder.is_file():
+            raise CheckpointError(f"{folder} is a file. Name the folder that it lies in.")
         if (folder / ".metadata").is_file():
             raise CheckpointError(
                 f"{folder} is a checkpoint, not a Hugging Face folder. Convert it before with "

@@ -92,3 +92,9 @@ def test_neither_checkpoint_nor_run_is_refused_with_setting_value_and_example(tm
     message = str(refusal.value)
     assert f"checkpoint.start_from={tmp_path}" in message
     assert "runs/stage1/checkpoints/step_00000100" in message
+
+
+def test_a_hugging_face_folder_says_what_to_do(tmp_path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"is a Hugging Face folder.*owl\.convert import"):
+        resolve_checkpoint(tmp_path, "--checkpoint")

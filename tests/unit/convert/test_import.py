@@ -200,6 +200,16 @@ def test_a_bad_folder_gets_one_error_and_nothing_is_written(tmp_path, weights, s
     assert list(tmp_path.iterdir()) == [hf]
 
 
+def test_a_checkpoint_or_a_file_in_place_of_the_folder_says_what_to_do(tmp_path, weights):
+    hf = write_small(tmp_path / "hf", weights)
+    import_checkpoint(hf, tmp_path / "start")
+
+    with pytest.raises(CheckpointError, match=r"start is a checkpoint.*owl\.convert export"):
+        import_checkpoint(tmp_path / "start", tmp_path / "again")
+    with pytest.raises(CheckpointError, match=r"config\.json is a file\. Name the folder"):
+        import_checkpoint(hf / "config.json", tmp_path / "again")
+
+
 def test_a_missing_file_of_several_is_named(tmp_path, weights):
     hf = write_small(tmp_path / "hf", weights, files=3)
     (hf / "model-00002-of-00003.safetensors").unlink()

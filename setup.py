@@ -40,7 +40,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["owl", "owl.*"]),
-    package_data={"owl.data.preview": ["*.css", "*.js"]},
+    package_data={"owl.curate.preview": ["*.css", "*.js"]},
     python_requires=">=3.11,<3.13",
     install_requires=[
         "torch>=2.11",

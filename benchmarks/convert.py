@@ -32,7 +32,7 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.load import CONFIGS
 from owl.config.node import build_node
 from owl.config.run import ModelConfig
-from owl.convert.memory import keep_memory
+from owl.convert.memory import tune_allocator
 
 MEGABYTE = 10**6
 SHARDS_ALLOWED, ALLOWED_BESIDE = 1.3, 200 * MEGABYTE
@@ -104,9 +104,9 @@ def median_of(runs: Sequence[Row]) -> Row:
 
 def write_random_model(folder: Path, name: str, shard_bytes: int) -> dict[str, TensorSpec]:
     """Write a published folder of random weights, one tensor in memory at a time."""
-    from owl.convert.hf_config import published_config
     from owl.convert.safetensors_file import ShardedSafetensors
     from owl.convert.shapes import published_shapes
+    from owl.families.owl3.published_config import published_config
 
     text = (CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8")
     model = build_node(ModelConfig, yaml.safe_load(text))
@@ -199,7 +199,7 @@ def importing(folder: Path) -> Callable[[], object]:
     """Published folder to checkpoint."""
     from owl.convert.from_hf import import_checkpoint
 
-    keep_memory()
+    tune_allocator()
     output = _without(folder / "checkpoint")
     return lambda: import_checkpoint(folder / "hf", output)
 
@@ -208,7 +208,7 @@ def exporting(folder: Path) -> Callable[[], object]:
     """Checkpoint to published folder, in shards of the same size."""
     from owl.convert.to_hf import ExportOptions, export_checkpoint
 
-    keep_memory()
+    tune_allocator()
     files = (folder / "hf").glob("*.safetensors")
     options = ExportOptions(shard_bytes=max(file.stat().st_size for file in files))
     output = _without(folder / "out")

@@ -38,11 +38,11 @@ import torch
 import webdataset
 from PIL import Image
 
-from owl.data.checksum import crc32
-from owl.data.images import decode_picture
-from owl.data.prepare import prepare_folder
-from owl.data.shards import Dataset, ShardWriter
-from owl.data.tiles_owl3 import make_tiles
+from owl.curate.prepare import prepare_folder
+from owl.data.encode.images import decode_picture
+from owl.data.shards.checksum import crc32
+from owl.data.shards.dataset import Dataset, ShardWriter
+from owl.families.owl3.tiles_owl3 import make_tiles
 
 WIDTH, HEIGHT, QUALITY, TILE = 1024, 768, 50, 378
 PICTURES = 16

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from owl.config.run import CutPolicy, DataConfig, PackConfig, SourceConfig, TemplateKind
+from owl.curate.prepare import prepare_folder
 from owl.data.loader import Loader, build_loader
-from owl.data.prepare import prepare_folder
-from owl.data.shards import ShardWriter
+from owl.data.shards.dataset import ShardWriter
 
 LIMIT_GIB = 1.5
 IMAGE_SIZE = 378

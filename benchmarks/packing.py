@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.load import compose
-from owl.data.cost import tile_cost
-from owl.data.encode import CutChoice
-from owl.data.packing import pack_window
-from owl.data.plan import Pack, PlannedSample, imbalance, predicted_cost
-from owl.data.sharing import share_packs
+from owl.data.encode.encoder import CutChoice
+from owl.data.plan.balance import share_packs
+from owl.data.plan.cost import tile_cost
+from owl.data.plan.packing import pack_window
+from owl.data.plan.plan import Pack, PlannedSample, imbalance, predicted_cost
 
 Lengths = NDArray[np.int64]
 Packs = list[list[int]]

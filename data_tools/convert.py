@@ -19,13 +19,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from owl.data.converters.command import add_running, run_job, running_problem
-from owl.data.converters.families import FAMILIES
-from owl.data.converters.job import ConvertJob
-from owl.data.converters.prompt_endings import WORDING, PromptEnding
-from owl.data.converters.records import ConvertOptions, MissingPictures
-from owl.data.converters.shard_series import ShardLimits
-from owl.data.schema import CUT_MODES
+from owl.curate.converters.command import add_running, run_job, running_problem
+from owl.curate.converters.formats.prompt_endings import WORDING, PromptEnding
+from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.converters.job import ConvertJob
+from owl.curate.converters.records import ConvertOptions, MissingPictures
+from owl.curate.converters.shard_series import ShardLimits
+from owl.data.shards.schema import CUT_MODES
 
 FAMILY_HELP = {
     "llava": "LLaVA json: conversations with <image> marks",

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from owl.data.summary import Distribution, Summary, summarise
+from owl.curate.summary import Distribution, Summary, summarise
 from owl.errors import OwlError
 
 BAR_WIDTH = 40
@@ -80,9 +80,9 @@ def describe(summary: Summary) -> Iterator[str]:
         f"{summary.folder}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, "
         f"{summary.samples:,} samples"
     )
-    if summary.condemned:
-        codes = ", ".join(f"{code} {count:,}" for code, count in summary.condemned.items())
-        yield f"condemned, and left out below: {codes} (data_tools/lint.py names them)"
+    if summary.invalid:
+        codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
+        yield f"invalid, and left out below: {codes} (data_tools/lint.py names them)"
     for each in summary.distributions:
         yield from describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):

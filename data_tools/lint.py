@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from owl.config.run import CutPolicy, DataConfig, PackConfig, TemplateKind
-from owl.data.lint import Budgets, Checks, lint_folder
-from owl.data.lint_report import FolderReport, ShardReport
-from owl.data.progress import Progress
-from owl.data.tokenizer import load_tokenizer
+from owl.curate.lint.lint import Budgets, Checks, lint_folder
+from owl.curate.lint.report import FolderReport, ShardReport
+from owl.data.encode.tokenizer import load_tokenizer
 from owl.errors import DataError
+from owl.progress import Progress
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,9 +19,9 @@ from dataclasses import asdict
 
 from owl.config.data_run import read_data_run
 from owl.config.run import RunConfig
-from owl.data.forecast import Fill, Forecast, forecast
+from owl.curate.forecast import Fill, Forecast, forecast
 from owl.data.loader import Loader
-from owl.data.opening import open_loader, step_size
+from owl.data.open_run import open_loader, step_size
 from owl.errors import ConfigError, OwlError, UsageError
 
 

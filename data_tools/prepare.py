@@ -14,7 +14,7 @@ tokenizer, the template, the tile size, data.max_frames and data.special_literal
 to give the words that pretrain_owl3.py will take (overrides, --config-dir, --config-name): the
 folder is counted as the source of the run that lies there. --tokenizer does it without a run.
 
-Exit code: 0 all is well; 1 some samples are condemned or some shards are broken (each is named);
+Exit code: 0 all is well; 1 some samples are invalid or some shards are broken (each is named);
 2 the folder cannot be prepared at all.
 """
 
@@ -25,10 +25,10 @@ from pathlib import Path
 
 from owl.config.data_run import read_data_run
 from owl.config.run import TemplateKind
-from owl.data.prepare import Counting, ShardDone, countings_of_run, prepare_folder
-from owl.data.progress import Progress
-from owl.data.tokenizer import load_tokenizer
+from owl.curate.prepare import Counting, ShardDone, countings_of_run, prepare_folder
+from owl.data.encode.tokenizer import load_tokenizer
 from owl.errors import OwlError
+from owl.progress import Progress
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -68,7 +68,7 @@ def main() -> int:
         arguments.folder,
         countings=countings,
         workers=arguments.workers,
-        progress=Teller(arguments.folder),
+        progress=ProgressPrinter(arguments.folder),
     )
     for line in problems:
         print(line, file=sys.stderr)
@@ -76,7 +76,7 @@ def main() -> int:
     return 1 if problems else 0
 
 
-class Teller:
+class ProgressPrinter:
     """Names each shard that is done, and says now and then on standard error how long is left."""
 
     def __init__(self, folder: Path) -> None:

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from owl.config.data_run import read_data_run
 from owl.config.run import RunConfig
-from owl.data.flops import batch_flops
+from owl.curate.preview.batch import StepChoice, exclusion_code, load_sample, load_step
+from owl.curate.preview.page import render_page
+from owl.curate.preview.view import PageView, RankView, sample_views
 from owl.data.loader import Loader
-from owl.data.opening import open_loader, step_size
-from owl.data.plan import predicted_cost
-from owl.data.preview.batch import StepChoice, load_sample, load_step, objection
-from owl.data.preview.page import render_page
-from owl.data.preview.view import PageView, RankView, sample_views
+from owl.data.open_run import open_loader, step_size
+from owl.data.plan.plan import predicted_cost
 from owl.data.samples import PackedBatch
 from owl.errors import OwlError, UsageError
+from owl.families.owl3.work import batch_flops
 
 OBJECTION = "in training"
 """Fact of a sample that training does not see as it is shown."""
@@ -132,7 +132,7 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
         loader, run.data, arguments.sample, run.model.hyper_attention.media_position_shift
     )
     source = loader.plan.sources[planned.source].name
-    objected = objection(loader, planned)
+    objected = exclusion_code(loader, planned)
     notes = [(OBJECTION, objected)] if objected else []
     return PageView(
         title=f"Sample {planned.index} of {source}: {batch.keys[0]}",

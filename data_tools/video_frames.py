@@ -27,15 +27,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from owl.data.converters.command import add_running, run_job, running_problem
-from owl.data.converters.frame_sampling import FrameSampling, SamplingMode
-from owl.data.converters.job import ConvertJob
-from owl.data.converters.pictures import SourceFolder
-from owl.data.converters.prompt_endings import WORDING, PromptEnding
-from owl.data.converters.records import ConvertError, ConvertOptions
-from owl.data.converters.shard_series import ShardLimits
-from owl.data.converters.video_file import load_av
-from owl.data.converters.video_frames import FAMILY, VideoClips, video_family
+from owl.curate.converters.command import add_running, run_job, running_problem
+from owl.curate.converters.formats.prompt_endings import WORDING, PromptEnding
+from owl.curate.converters.job import ConvertJob
+from owl.curate.converters.pictures import SourceFolder
+from owl.curate.converters.records import ConvertError, ConvertOptions
+from owl.curate.converters.shard_series import ShardLimits
+from owl.curate.converters.video.frame_sampling import FrameSampling, SamplingMode
+from owl.curate.converters.video.video_file import load_av
+from owl.curate.converters.video.video_frames import FAMILY, VideoClips, video_family
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

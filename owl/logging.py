@@ -71,7 +71,7 @@ class StepFigures:
     tiles_per_second: float
     text_fill: float
     tile_fill: float
-    tflops_per_device: float  # model work per second, as owl/data/flops.py counts it
+    tflops_per_device: float  # model work per second, as owl/families/owl3/work.py counts it
     mfu: float | None  # None where the peak of the device is not known
     imbalance: float | None  # work of the busiest rank over the average, minus 1, as predicted
     measured_imbalance: float | None  # both None where one rank works alone

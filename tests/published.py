@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from owl.config.run import ModelConfig
-from owl.convert.hf_config import build_config
 from owl.convert.shapes import published_shapes
+from owl.families.owl3.published_config import build_config
 
 VARIANTS = ("240728", "241014", "241101")
 VOCABULARY = 259  # odd: no tensor-parallel degree but 1 shares it without padding

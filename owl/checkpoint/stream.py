@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.checkpoint.threads import in_threads, shares
+from owl.checkpoint.threads import CancelCheck, in_threads, shares
 from owl.errors import CheckpointError
 
 LARGE = 32 * 2**20
@@ -84,7 +84,7 @@ class CheckpointTensors:
         return whole
 
     def use_pieces(
-        self, name: str, use: Callable[[int, Tensor], None], go_on: Callable[[], None]
+        self, name: str, use: Callable[[int, Tensor], None], raise_if_cancelled: CancelCheck
     ) -> None:
         """Read one weight in pieces of whole rows, and hand over each, as they were saved.
 
@@ -94,18 +94,18 @@ class CheckpointTensors:
             name: of the weight.
             use: gets the number of a piece's first row and the piece, which it may not keep: the
                 next one is read when it returns.
-            go_on: called before each piece; may raise.
+            raise_if_cancelled: called before each piece; may raise.
         """
         spec = self.specs[name]
         stored = self._metadata.state_dict_metadata[name].chunks
         if any(piece.sizes[1:] != torch.Size(spec.shape[1:]) for piece in stored):
             with self._turn(spec.nbytes):
-                go_on()
+                raise_if_cancelled()
                 use(0, self.read(name))
             return
         for piece in stored:
             with self._turn(TensorSpec(tuple(piece.sizes), spec.dtype).nbytes):
-                go_on()
+                raise_if_cancelled()
                 use(piece.offsets[0], self._read_piece(name, piece.offsets))
 
     def _turn(self, nbytes: int) -> AbstractContextManager[Any]:
@@ -144,14 +144,18 @@ def write_weights(
     """
     shared = shares({name: spec.nbytes for name, spec in specs.items()})
 
-    def pieces_until_stopped(name: str, go_on: Callable[[], None]) -> Iterator[tuple[int, Tensor]]:
+    def pieces_until_cancelled(
+        name: str, raise_if_cancelled: CancelCheck
+    ) -> Iterator[tuple[int, Tensor]]:
         for piece in pieces(name):
-            go_on()
+            raise_if_cancelled()
             yield piece
 
-    def write_share(number: int, names: Sequence[str], go_on: Callable[[], None]) -> Metadata:
+    def write_share(number: int, names: Sequence[str], raise_if_cancelled: CancelCheck) -> Metadata:
         path = folder / f"__0_{number}.distcp"  # rank 0 and a file of it, as torch names them
-        weights = ((name, specs[name], pieces_until_stopped(name, go_on)) for name in names)
+        weights = (
+            (name, specs[name], pieces_until_cancelled(name, raise_if_cancelled)) for name in names
+        )
         return _write_file(path, weights)
 
     whole = Metadata(state_dict_metadata={}, storage_data={})

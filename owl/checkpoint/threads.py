@@ -9,6 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 Result = TypeVar("Result")
 
+CancelCheck = Callable[[], None]
+"""Ends the thread that calls it where another has failed."""
+
 THREADS = 4
 """Of a conversion. Whatever the machine, so that the same files come out on each."""
 
@@ -35,7 +38,7 @@ class _Stopped(Exception):
 
 
 def in_threads(
-    work: Callable[[int, Sequence[T], Callable[[], None]], Result], shared: Sequence[Sequence[T]]
+    work: Callable[[int, Sequence[T], CancelCheck], Result], shared: Sequence[Sequence[T]]
 ) -> list[Result]:
     """Call `work` for each share, in a thread of its own.
 
@@ -52,13 +55,15 @@ def in_threads(
     """
     stop = Event()
 
-    def go_on() -> None:
+    def raise_if_cancelled() -> None:
         if stop.is_set():
             raise _Stopped
 
     with ThreadPoolExecutor(max_workers=max(1, len(shared))) as pool:
         try:
-            calls = [pool.submit(work, i, share, go_on) for i, share in enumerate(shared)]
+            calls = [
+                pool.submit(work, i, share, raise_if_cancelled) for i, share in enumerate(shared)
+            ]
             for call in as_completed(calls):
                 call.result()
         except BaseException:

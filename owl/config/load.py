@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from owl.config.check import run_problems
 from owl.config.command_line import read_command_line
 from owl.config.help import help_page
-from owl.config.lay import Problems, delete, lay_on, resolve
+from owl.config.overlay import Problems, delete, overlay_on, resolve
 from owl.config.run import RunConfig
 from owl.config.settings import closest
 from owl.errors import ConfigError, OwlError
@@ -94,7 +94,7 @@ def compose(
     composed, failure = _compose_yaml(config_name, typed.choices, config_dirs)
     problems += failure
     schema = OmegaConf.structured(RunConfig)
-    problems += lay_on(schema, composed, "", "a YAML file of this run")
+    problems += overlay_on(schema, composed, "", "a YAML file of this run")
     for override in typed.values:
         problems += _apply(schema, override)
     problems += resolve(schema)
@@ -123,7 +123,7 @@ def load_yaml(path: Path) -> RunConfig:
         ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no settings. Name the YAML file of a run folder.")
-    problems = [*lay_on(schema, tree, "", str(path)), *resolve(schema)]
+    problems = [*overlay_on(schema, tree, "", str(path)), *resolve(schema)]
     if problems:
         raise ConfigError(problems)
     run = OmegaConf.to_object(schema)
@@ -303,4 +303,4 @@ def _apply(schema: DictConfig, override: Override) -> Problems:
     tree: Any = override.value()
     for part in reversed(name.split(".")):
         tree = {part: tree}
-    return lay_on(schema, tree, "", where)
+    return overlay_on(schema, tree, "", where)

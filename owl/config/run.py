@@ -52,7 +52,6 @@ from owl.config.training import (
 
 __all__ = [
     "AbstractorConfig",
-    "Amount",
     "AttentionKind",
     "BatchConfig",
     "ChangePolicy",
@@ -78,6 +77,7 @@ __all__ = [
     "Recompute",
     "RunConfig",
     "ScaleKind",
+    "ScaleSettings",
     "SourceConfig",
     "StageConfig",
     "TemplateKind",
@@ -89,7 +89,7 @@ __all__ = [
 
 
 @dataclass(kw_only=True)
-class Amount:
+class ScaleSettings:
     """One scale of an experiment: steps, batch and budgets that belong together."""
 
     train_steps: int = 100
@@ -113,7 +113,7 @@ class RunConfig:
     dry_run: bool = False
     """Build the plan (layers, parameters, micro-batches), print it and stop."""
     scale: ScaleKind = ScaleKind.demo
-    recipe: dict[str, Amount] = field(default_factory=dict)
+    recipe: dict[str, ScaleSettings] = field(default_factory=dict)
     """An experiment's amounts at each scale; `scale=` copies one of them into the nodes below."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

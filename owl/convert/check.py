@@ -8,11 +8,11 @@ import torch
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
-from owl.convert.hf_config import owl3_config
-from owl.convert.names import carried_names, entries
 from owl.convert.reader import HfFolder
 from owl.convert.shapes import our_shape, published_shapes
 from owl.errors import CheckpointError
+from owl.families.owl3.published import carried_names, entries
+from owl.families.owl3.published_config import owl3_config
 
 LM_HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"

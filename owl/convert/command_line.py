@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from owl.config.run import ModelConfig, ParallelConfig
-from owl.convert.hf_config import VARIANTS
-from owl.convert.memory import keep_memory
+from owl.convert.memory import tune_allocator
 from owl.errors import ConfigError, OwlError
+from owl.families.owl3.published_config import VARIANTS
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _PARTS = ("owl3", "language-model", "vision-model")
@@ -113,7 +113,7 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _import(options: Namespace) -> None:
     from owl.convert.from_hf import import_checkpoint
 
-    keep_memory()
+    tune_allocator()
     wants_layout = options.tensor is not None or options.pipeline is not None
     tensor = 1 if options.tensor is None else options.tensor
     pipeline = 1 if options.pipeline is None else options.pipeline
@@ -143,7 +143,7 @@ def _export(options: Namespace) -> None:
 
     from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
 
-    keep_memory()
+    tune_allocator()
     specs = export_checkpoint(
         options.checkpoint,
         options.output,

@@ -16,16 +16,16 @@ from owl.checkpoint.stream import write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.check import layout_problems
 from owl.config.run import ModelConfig, ParallelConfig
+from owl.convert.atomic_folder import check_free, whole_folder
 from owl.convert.check import check_published, without_tied_copy
-from owl.convert.hf_config import owl3_config
-from owl.convert.names import Entry, carried_names, entries, is_carried
 from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder
 from owl.convert.rows import row_ranges, row_runs, runs_within
 from owl.convert.safetensors_file import SafetensorsFile
 from owl.convert.shapes import our_shape, published_shapes
-from owl.convert.whole_folder import check_free, whole_folder
 from owl.errors import CheckpointError
+from owl.families.owl3.published import Entry, carried_names, entries, is_carried
+from owl.families.owl3.published_config import owl3_config
 
 PIECE_BYTES = 16 * 2**20
 """Of a large weight at a time: little enough to stay in the processor's caches."""

@@ -17,13 +17,13 @@ from torch import Tensor
 from owl.checkpoint.content import weight_shards
 from owl.checkpoint.save import CARRIED, write_checkpoint
 from owl.checkpoint.state import TrainState
-from owl.config.limits_owl3 import SIZES
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.convert import layouts
-from owl.convert.hf_config import build_config, check_computed
-from owl.convert.names import entries, is_carried
 from owl.convert.reader import HfFolder
 from owl.errors import CheckpointError
+from owl.families.owl3.limits_owl3 import SIZES
+from owl.families.owl3.published import entries, is_carried
+from owl.families.owl3.published_config import build_config, check_computed
 from owl.mcore.parameters import global_names, load_whole
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
@@ -189,7 +189,9 @@ class _Source:
 def _check_made(made: list[str]) -> None:
     """Nothing but projector and gates may be left to chance."""
     unexpected = [n for n in made if not n.startswith("projector.") and ".fusion." not in n]
-    assert not unexpected, f"no source for {unexpected}: owl/convert/names.py misses a row"
+    assert not unexpected, (
+        f"no source for {unexpected}: owl/families/owl3/published.py misses a row"
+    )
 
 
 def _save_carried(source: _Source, output: Path) -> Path | None:

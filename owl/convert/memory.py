@@ -11,7 +11,7 @@ _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
 
-def keep_memory() -> None:
+def tune_allocator() -> None:
     """Keep freed memory for the next tensor; call it once all is imported.
 
     glibc gives large blocks back to the kernel and asks for them again with each piece: three to

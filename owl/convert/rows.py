@@ -13,11 +13,11 @@ from itertools import accumulate
 import torch
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.names import Entry
+from owl.families.owl3.published import Entry
 
 
 @dataclass(frozen=True)
-class Run:
+class RowSpan:
     """Rows that lie together in a published tensor, and together in our weight."""
 
     ours: int  # first row in our weight
@@ -25,15 +25,15 @@ class Run:
     first: int  # first row there
     rows: int
 
-    def within(self, start: int, stop: int) -> "Run | None":
+    def within(self, start: int, stop: int) -> "RowSpan | None":
         """Cut to the rows start:stop of our weight; None where there is nothing of them."""
         begin, end = max(self.ours, start), min(self.ours + self.rows, stop)
         if begin >= end:
             return None
-        return Run(begin, self.published, self.first + begin - self.ours, end - begin)
+        return RowSpan(begin, self.published, self.first + begin - self.ours, end - begin)
 
 
-def row_runs(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> list[Run]:
+def row_runs(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> list[RowSpan]:
     """Ask an entry's re-layout what it does to the numbers of rows.
 
     Args:
@@ -57,12 +57,12 @@ def row_runs(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> list[Run]:
     ]
 
 
-def _run(entry: Entry, starts: Sequence[int], number: int, begin: int, end: int) -> Run:
+def _run(entry: Entry, starts: Sequence[int], number: int, begin: int, end: int) -> RowSpan:
     part = bisect_right(starts, number) - 1
-    return Run(begin, entry.published[part], number - starts[part], end - begin)
+    return RowSpan(begin, entry.published[part], number - starts[part], end - begin)
 
 
-def runs_within(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
+def runs_within(runs: Sequence[RowSpan], start: int, stop: int) -> list[RowSpan]:
     """Cut runs to the rows start:stop of our weight."""
     return [cut for run in runs if (cut := run.within(start, stop)) is not None]
 

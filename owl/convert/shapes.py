@@ -10,7 +10,7 @@ from math import prod
 import torch
 
 from owl.config.run import ModelConfig, ProjectorKind
-from owl.convert.names import Entry, carried_names, entries
+from owl.families.owl3.published import Entry, carried_names, entries
 
 # fmt: off
 _LANGUAGE = {

@@ -23,25 +23,25 @@ from owl.checkpoint.load import load_model_config
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.checkpoint.threads import in_threads, shares
+from owl.checkpoint.threads import CancelCheck, in_threads, shares
 from owl.config.run import ModelConfig
+from owl.convert.atomic_folder import check_free, whole_folder
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
-from owl.convert.hf_config import (
+from owl.convert.progress import Progress
+from owl.convert.reader import SafetensorsReader
+from owl.convert.rows import RowSpan, row_runs, runs_within
+from owl.convert.safetensors_file import ShardedSafetensors
+from owl.convert.shapes import published_shapes
+from owl.data.encode.tokenizer import load_tokenizer, tokenizer_problem
+from owl.errors import CheckpointError
+from owl.families.owl3.published import Entry, carried_names, entries
+from owl.families.owl3.published_config import (
     published_choices,
     published_config,
     qwen2_config,
     siglip_config,
 )
-from owl.convert.names import Entry, carried_names, entries
-from owl.convert.progress import Progress
-from owl.convert.reader import SafetensorsReader
-from owl.convert.rows import Run, row_runs, runs_within
-from owl.convert.safetensors_file import ShardedSafetensors
-from owl.convert.shapes import published_shapes
-from owl.convert.whole_folder import check_free, whole_folder
-from owl.data.tokenizer import load_tokenizer, tokenizer_problem
-from owl.errors import CheckpointError
 
 _TOKENIZER_FILES = (
     "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
@@ -162,15 +162,15 @@ class _Export:
             files.write_rows(name, first, rows)
             progress.advance(rows.nbytes)
 
-        def write_piece(runs: Sequence[Run], start: int, piece: Tensor) -> None:
+        def write_piece(runs: Sequence[RowSpan], start: int, piece: Tensor) -> None:
             for run in runs_within(runs, start, start + len(piece)):
                 rows = piece[run.ours - start : run.ours - start + run.rows]
                 write(names[run.published], run.first, rows)
 
-        def write_share(_: int, share: Sequence[Entry], go_on: Callable[[], None]) -> None:
+        def write_share(_: int, share: Sequence[Entry], raise_if_cancelled: CancelCheck) -> None:
             for entry in share:
                 runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
-                self.weights.use_pieces(entry.ours, partial(write_piece, runs), go_on)
+                self.weights.use_pieces(entry.ours, partial(write_piece, runs), raise_if_cancelled)
 
         in_threads(write_share, self._shares(names))
         for name in self.carried.specs:

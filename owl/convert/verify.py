@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from owl.checkpoint.folder import resolve_checkpoint
+from owl.checkpoint.inference import loaded_model
 from owl.checkpoint.load import check_same_model
-from owl.checkpoint.model import loaded_model
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
 from owl.config.run import ModelConfig
 from owl.convert.check import check_ours, check_published, without_tied_copy
-from owl.convert.hf_config import owl3_config
-from owl.convert.names import carried_names, entries
 from owl.convert.probe import make_probe
 from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder, SafetensorsReader
 from owl.convert.shapes import published_shapes
 from owl.data.samples import PackedBatch
+from owl.families.owl3.published import carried_names, entries
+from owl.families.owl3.published_config import owl3_config
 
 LOGITS_TOLERANCE = 1e-4  # in float32, relative to the largest logit: two codes sum in two orders
 _LINES = 20

@@ -22,10 +22,8 @@ from owl.config.run import (
     SourceConfig,
     TemplateKind,
 )
-from owl.data.encode import SampleEncoder
-from owl.data.fingerprint import make_fingerprint
-from owl.data.index import LITERAL_ERROR
-from owl.data.lengths import SampleLengths
+from owl.data.encode.encoder import SampleEncoder
+from owl.data.encode.tokenizer import Tokenizer, load_tokenizer
 from owl.data.microbatch import (
     Fault,
     LoadedMicrobatch,
@@ -36,7 +34,10 @@ from owl.data.microbatch import (
     check_loaded,
     check_skips,
 )
-from owl.data.plan import (
+from owl.data.plan.balance import share_packs
+from owl.data.plan.fingerprint import make_fingerprint
+from owl.data.plan.lengths import SampleLengths
+from owl.data.plan.plan import (
     TILE_COST,
     Pack,
     Plan,
@@ -45,13 +46,12 @@ from owl.data.plan import (
     imbalance,
     predicted_cost,
 )
+from owl.data.plan.resume import Stream, checked_start
 from owl.data.problems import data_problems
-from owl.data.quarantine import Quarantine, read_quarantine
-from owl.data.resume import Stream, checked_start
 from owl.data.samples import Cursor, DataReport, StepBatch
-from owl.data.shards import Dataset
-from owl.data.sharing import share_packs
-from owl.data.tokenizer import Tokenizer, load_tokenizer
+from owl.data.shards.dataset import Dataset
+from owl.data.shards.index import LITERAL_ERROR
+from owl.data.shards.quarantine import Quarantine, read_quarantine
 from owl.errors import ConfigError
 
 logger = logging.getLogger("owl")
@@ -126,7 +126,7 @@ class Loader:
             global_batch_size: packs per step over all ranks.
             start: where an earlier run stood; the beginning when None.
             samples_per_step: what the size was chosen for, if the user did not set it: goes into
-                the cursor, so that a resumed run keeps the size (owl.data.opening).
+                the cursor, so that a resumed run keeps the size (owl.data.open_run).
 
         Raises:
             ConfigError: the batch does not divide among ranks and micro-batches.
@@ -283,7 +283,7 @@ def build_loader(
         micro_batch_size: packs per forward.
         dp_rank: of this process; tensor- and pipeline-parallel ranks of one give the same batches.
         dp_size: data-parallel ranks.
-        tile_cost: text tokens that one tile weighs (owl.data.cost), unless pack.tile_cost is set.
+        tile_cost: text tokens that one tile weighs, unless pack.tile_cost is set.
         read_pixels: False for a rank that encodes no pictures (a later pipeline stage). All else in
             its batches is the same; pixel_values is [0, 3, s, s].
         share_skips: how such a rank hears of samples whose pictures are damaged. Called once a
@@ -349,8 +349,8 @@ def open_source(
             f"python data_tools/prepare.py {source.path}"
         )
     is_escaping = data.special_literals == LiteralPolicy.escape
-    forgiven = frozenset([LITERAL_ERROR] if is_escaping else [])
-    _check_condemned(name, dataset, data, forgiven)
+    allowed_codes = frozenset([LITERAL_ERROR] if is_escaping else [])
+    _check_invalid_share(name, dataset, data, allowed_codes)
     return PlannedSource(
         name=name,
         weight=source.weight,
@@ -359,16 +359,16 @@ def open_source(
         oversize=source.oversize if source.oversize is not None else data.oversize,
         dataset=dataset,
         lengths=SampleLengths(dataset, encoder),
-        forgiven=forgiven,
+        allowed_codes=allowed_codes,
         left_out=quarantine.samples(dataset),
     )
 
 
-def _check_condemned(
-    name: str, dataset: Dataset, data: DataConfig, forgiven: frozenset[str]
+def _check_invalid_share(
+    name: str, dataset: Dataset, data: DataConfig, allowed_codes: frozenset[str]
 ) -> None:
-    """Raise DataError when prepare.py condemned too much of a source."""
-    errors = Counter({code: n for code, n in dataset.errors.items() if code not in forgiven})
+    """Raise DataError when prepare.py invalid too much of a source."""
+    errors = Counter({code: n for code, n in dataset.errors.items() if code not in allowed_codes})
     if not errors:
         return
     code, count = errors.most_common(1)[0]

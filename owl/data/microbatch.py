@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from owl.data.collate import collate, empty_sample
-from owl.data.plan import Pack, PlannedSample, PlannedSource
+from owl.data.plan.plan import Pack, PlannedSample, PlannedSource
 from owl.data.samples import EncodedSample, PackedBatch
 from owl.errors import DataError
 

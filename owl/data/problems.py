@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from owl.config.run import DataConfig, SourceConfig
-from owl.data.index import DATASET_FILE
-from owl.data.quarantine import read_quarantine
-from owl.data.storage import is_remote, open_storage, remote_problem
-from owl.data.tokenizer import tokenizer_problem
+from owl.data.encode.tokenizer import tokenizer_problem
+from owl.data.shards.index import DATASET_FILE
+from owl.data.shards.quarantine import read_quarantine
+from owl.data.shards.storage import is_remote, open_storage, remote_problem
 from owl.errors import ConfigError
 
 

@@ -59,7 +59,7 @@ def _answerer(options: argparse.Namespace) -> "Iterator[Answerer]":
 
         yield answerer_of_exported(Exported.load(options.checkpoint))
         return
-    from owl.checkpoint.model import loaded_model
+    from owl.checkpoint.inference import loaded_model
     from owl.config.run import DeviceKind
     from owl.demo.evaluate import answerer_of
 
@@ -129,7 +129,7 @@ def _logit_differences(run: Path, tokenizer: Path) -> dict[str, float]:
     """
     import torch
 
-    from owl.checkpoint.model import loaded_model
+    from owl.checkpoint.inference import loaded_model
     from owl.config.run import DeviceKind, Precision
     from owl.demo.evaluate import held_out_questions
     from owl.demo.exported import Exported, logit_differences

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from owl.checkpoint.model import LoadedModel
+from owl.checkpoint.inference import LoadedModel
 from owl.data.collate import collate
+from owl.data.encode.tokenizer import Tokenizer
 from owl.data.samples import EncodedSample, PackedBatch, RawSample
-from owl.data.tokenizer import Tokenizer
 from owl.demo.digits import HELD_OUT, load_digits
 from owl.demo.questions import QUESTION_KINDS, Question, build_questions, question_sample
 from owl.demo.text import open_encoder

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owl.checkpoint.model import LoadedModel
+from owl.checkpoint.inference import LoadedModel
 from owl.data.collate import collate
+from owl.data.encode.template import prompt_turns
 from owl.data.samples import EncodedSample, RawSample
-from owl.data.template import prompt_turns
 from owl.demo.evaluate import MAX_ANSWER_TOKENS, PROMPTS_PER_PACK, Answerer, in_groups
 from owl.demo.text import open_encoder
 from owl.hf import Owl3ForConditionalGeneration, Owl3Processor

@@ -11,7 +11,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any
 
-from owl.data.schema import SCHEMA, Json
+from owl.data.shards.schema import SCHEMA, Json
 from owl.demo.digits import WORDS
 
 ORDINALS = ("first", "second", "third")

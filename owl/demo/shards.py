@@ -9,10 +9,10 @@ from random import Random
 import torch
 
 from owl.config.run import TemplateKind
-from owl.data.prepare import Counting, prepare_folder
+from owl.curate.prepare import Counting, prepare_folder
 from owl.data.samples import RawSample
-from owl.data.schema import Json
-from owl.data.shards import ShardWriter
+from owl.data.shards.dataset import ShardWriter
+from owl.data.shards.schema import Json
 from owl.demo.digits import IMAGE_SIZE, WORDS, Digits, distort, png_bytes
 from owl.demo.samples import Dialogue, Kind, draw_kind, draw_labels, make_dialogue, to_document
 from owl.errors import DataError

@@ -9,10 +9,10 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from owl.config.run import TemplateKind
-from owl.data.encode import CutChoice, SampleEncoder
+from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import EncodedSample, RawSample
-from owl.data.schema import CONTROL_LITERALS, Json
-from owl.data.tokenizer import load_tokenizer
+from owl.data.shards.schema import CONTROL_LITERALS, Json
 from owl.demo.digits import IMAGE_SIZE, WORDS
 from owl.demo.samples import (
     ORDINALS,

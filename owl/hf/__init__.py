@@ -13,9 +13,9 @@ from transformers import (
     AutoProcessor,
 )
 
-from .configuration_owl3 import Owl3Config
-from .modeling_owl3 import Owl3ForConditionalGeneration
-from .processing_owl3 import Owl3Processor
+from owl.families.owl3.hf.configuration_owl3 import Owl3Config
+from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
+from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 
 __all__ = ["Owl3Config", "Owl3ForConditionalGeneration", "Owl3Processor"]
 

@@ -6,8 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
-from .decoder_owl3 import Owl3MLP, Owl3RMSNorm
-from .modeling_owl3 import Owl3ForConditionalGeneration
+from owl.families.owl3.hf.decoder_owl3 import Owl3MLP, Owl3RMSNorm
+from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
 
 
 def use_liger(model: Owl3ForConditionalGeneration) -> int:

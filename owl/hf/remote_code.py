@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a copy of this code into an exported folder, for users who load with trust_remote_code."""
+"""Put a copy of this code into an exported folder, for users who load with trust_remote_code.
 
+What travels is what the entry modules of a family's `hf/` folder import of ours, directly or
+through each other; in the exported folder all of it lies side by side, so names are unique.
+"""
+
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import owl
 
 AUTO_MAP = {
     "AutoConfig": "configuration_owl3.Owl3Config",
@@ -15,20 +23,28 @@ AUTO_MAP = {
 }
 """What config.json says under auto_map where the code goes along."""
 
+ENTRIES = ("owl.families.owl3.hf.modeling_owl3", "owl.families.owl3.hf.processing_owl3")
+ROOT = Path(owl.__file__).parents[1]
+OWL_IMPORT = re.compile(r"^from owl\.[\w.]+\.(\w+) import ", re.MULTILINE)
 
-OWL_IMPORT = re.compile(r"^from owl\.\w+\.(\w+_owl3) import ", re.MULTILINE)
+
+def code_files(entries: tuple[str, ...] = ENTRIES) -> list[Path]:
+    """Modules that travel: the entries and all of ours that they import, by name."""
+    found: dict[str, Path] = {}
+    waiting = list(entries)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module] = ROOT / f"{module.replace('.', '/')}.py"
+            waiting += _imports(found[module])
+    return sorted(found.values(), key=lambda file: file.name)
 
 
-def code_files() -> list[Path]:
-    """Modules that travel: owl.hf's, and those that it shares with the rest.
-
-    They import nothing of owl but each other.
-    """
-    owl = Path(__file__).parents[1]
-    return sorted(
-        (file for part in ("hf", "data", "config") for file in (owl / part).glob("*_owl3.py")),
-        key=lambda file: file.name,
-    )
+def _imports(file: Path) -> Iterator[str]:
+    """Modules of ours that a module imports."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("owl."):
+            yield str(node.module)
 
 
 def travelling(code: str) -> str:

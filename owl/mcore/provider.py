@@ -18,9 +18,9 @@ from owl.mcore.transformer_config import (
     tower_config,
 )
 from owl.model.freeze import freeze
-from owl.model.owl3 import Owl3Model
+from owl.model.vision_language import VisionLanguageModel
 
-ModelProvider = Callable[[bool, bool, int | None], Owl3Model]
+ModelProvider = Callable[[bool, bool, int | None], VisionLanguageModel]
 
 
 def model_provider(
@@ -46,8 +46,10 @@ def model_provider(
     if model.vision_tower.parallelism is VisionParallelism.image:
         tower_groups.tp = groups.solo
 
-    def provide(pre_process: bool, post_process: bool, vp_stage: int | None = None) -> Owl3Model:
-        return Owl3Model(
+    def provide(
+        pre_process: bool, post_process: bool, vp_stage: int | None = None
+    ) -> VisionLanguageModel:
+        return VisionLanguageModel(
             config,
             vision,
             model,

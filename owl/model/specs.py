@@ -13,15 +13,15 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import nn
 
 from owl.config.run import FusionKind, LayerBackend, ModelConfig
-from owl.model.attention import attention_backend
-from owl.model.fusion import JointSoftmax, StaticGate, TokenGate
-from owl.model.hyper_attention import (
+from owl.families.owl3.fusion import JointSoftmax, StaticGate, TokenGate
+from owl.families.owl3.hyper_attention import (
     CoreAttention,
     HyperAttention,
     HyperAttentionLayer,
     HyperAttentionSubmodules,
     PackedSelfAttention,
 )
+from owl.model.attention import attention_backend
 from owl.model.norm import LayerNorm, RMSNorm
 from owl.model.tile_attention import TileSelfAttention
 

@@ -29,7 +29,7 @@ def _replaced(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
 @contextmanager
 def mask_off_by_one() -> Iterator[None]:
     """A token sees a tile one position too late."""
-    from owl.model import owl3
+    from owl.model import vision_language as owl3
 
     def late(make: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any) -> Any:
@@ -49,7 +49,8 @@ def mask_off_by_one() -> Iterator[None]:
 @contextmanager
 def position_shift() -> Iterator[None]:
     """Tiles are rotated to a position one too far."""
-    from owl.model import media, owl3
+    from owl.model import media
+    from owl.model import vision_language as owl3
 
     def shifted(make: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(batch: Any, model: Any, dtype: torch.dtype) -> Any:
@@ -112,7 +113,7 @@ def unsharded_relayout() -> Iterator[None]:
 @contextmanager
 def stale_image_feature() -> Iterator[None]:
     """A micro-batch reuses the features of an earlier one with as many tiles."""
-    from owl.model.owl3 import Owl3Model
+    from owl.model.vision_language import VisionLanguageModel
 
     def remembering(encode: Callable[..., Any]) -> Callable[..., Any]:
         seen: dict[int, Tensor] = {}
@@ -124,7 +125,7 @@ def stale_image_feature() -> Iterator[None]:
 
         return wrapped
 
-    with _replaced(Owl3Model, "encode", remembering):
+    with _replaced(VisionLanguageModel, "encode", remembering):
         yield
 
 

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, Trainable
-from owl.convert.hf_config import owl3_config
-from owl.convert.names import entries
 from owl.data.samples import IGNORE_INDEX, PackedBatch
 from owl.errors import CheckpointError
+from owl.families.owl3.published import entries
+from owl.families.owl3.published_config import owl3_config
 
 LOGITS_TOLERANCE = 5e-5  # absolute; logits reach 21
 FEATURES_TOLERANCE = 1e-5  # absolute

@@ -20,8 +20,8 @@ from owl.config.run import (
     ProjectorKind,
     VisionTowerConfig,
 )
-from owl.convert.names import entries
 from owl.data.samples import PackedBatch
+from owl.families.owl3.published import entries
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
 from owl.mcore.process_groups import ProcessGroups

@@ -13,7 +13,7 @@ from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
 from owl.config.load import to_yaml
 from owl.config.run import RunConfig
-from owl.data.opening import check_vocabulary, chosen_for, open_loader, packs_per_step, step_size
+from owl.data.open_run import check_vocabulary, chosen_for, open_loader, packs_per_step, step_size
 from owl.data.problems import data_problems
 from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
@@ -26,7 +26,7 @@ from owl.train.hooks.log import LogHook
 from owl.train.loop import fit
 from owl.train.metrics_writers import build_writers
 from owl.train.run_folder import sole_run
-from owl.train.same_rows import fault_gathering, skip_sharing
+from owl.train.skip_sync import fault_gathering, skip_sharing
 from owl.train.step import make_step
 
 
@@ -61,7 +61,7 @@ def build_and_fit(run: RunConfig) -> None:
         cursor = TrainState.read(newest).cursor if newest else None
         global_batch_size = step_size(run.batch, loader, dp_size=groups.dp_size, start=cursor)
         steps = loader.steps(global_batch_size, cursor, samples_per_step=chosen_for(run.batch))
-        introduce(run, sizes, global_batch_size, groups)
+        log_run_overview(run, sizes, global_batch_size, groups)
 
         chunks, optimizer = build_trainable(run, start, groups)
         state = TrainState()
@@ -120,7 +120,7 @@ def prepare_demo_data(run: RunConfig) -> None:
     prepare_demo(Path(run.data.demo_folder))
 
 
-def introduce(
+def log_run_overview(
     run: RunConfig, sizes: list[tuple[str, int]], global_batch_size: int, groups: ProcessGroups
 ) -> None:
     """Say once what this run is, and leave its configuration in the run folder."""

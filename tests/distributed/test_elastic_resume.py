@@ -18,7 +18,7 @@ from owl.config.run import (
     RunConfig,
     StageConfig,
 )
-from owl.data.prepare import prepare_folder
+from owl.curate.prepare import prepare_folder
 from owl.mcore.launch import run_in_processes
 from owl.train.metrics_writers import read_metrics
 from owl.train.run import train

@@ -24,7 +24,7 @@ from owl.config.run import (
     StageConfig,
     Trainable,
 )
-from owl.data.opening import open_loader
+from owl.data.open_run import open_loader
 from owl.mcore.launch import run_in_processes
 from owl.train.run import train
 from tests.tiny_run import losses, tiny_model, tiny_run, training_state

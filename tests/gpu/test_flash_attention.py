@@ -6,8 +6,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from tests.unit.hf.conftest import build
-from tests.unit.hf.test_generation_owl3 import batch
+from tests.unit.families.owl3.hf.conftest import build
+from tests.unit.families.owl3.hf.test_generation_owl3 import batch
 
 pytestmark = pytest.mark.gpu
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from owl.hf.liger import use_liger
-from tests.unit.hf.conftest import build
-from tests.unit.hf.test_modeling_owl3 import inputs
+from tests.unit.families.owl3.hf.conftest import build
+from tests.unit.families.owl3.hf.test_modeling_owl3 import inputs
 
 pytestmark = pytest.mark.gpu
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from owl.config.run import ModelConfig
-from owl.convert.names import entries
+from owl.families.owl3.published import entries
 from owl.hf import Owl3Config, Owl3ForConditionalGeneration
 
 

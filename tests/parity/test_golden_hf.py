@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from owl.config.run import DeviceKind, FusionKind, ParallelConfig, Precision
-from owl.convert.names import entries
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample
+from owl.families.owl3.published import entries
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
 from owl.parity.golden_hf import run_golden_hf

@@ -3,55 +3,107 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 OWL = Path(__file__).parents[2] / "owl"
 RANK = {
-    **{"errors": 0, "logging": 0, "hf": 0},  # hf travels alone, inside exported folders
-    "config": 1,
+    **dict.fromkeys(("errors", "logging", "progress", "portable"), 0),
+    **dict.fromkeys(("config", "hf"), 1),
     "data": 2,
-    "model": 3,
+    **dict.fromkeys(("curate", "model"), 3),
     "mcore": 4,
     "checkpoint": 5,
-    **{"convert": 6, "train": 6},  # neither sees the other
+    **dict.fromkeys(("convert", "train"), 6),  # neither sees the other
+    # Command lines of their own.
+    **dict.fromkeys(("parity", "demo", "chat", "command"), 7),
 }
-# config asks the loader about folders, in a function, so that a config mistake shows at once.
-# train makes the demo's data on first use, in a function too.
-ALLOWED = {("config", "data"), ("train", "demo")}
-# What training and owl.hf share travels along inside exported folders: files of their own.
-TRAVELLERS = {"owl.config.limits_owl3", "owl.data.markup_owl3", "owl.data.tiles_owl3"}
-ABOVE_ALL = {"parity", "demo", "chat"}  # command lines of their own; they may use everything
-FILES = sorted(
-    path for path in OWL.rglob("*.py") if path.relative_to(OWL).parts[0] not in ABOVE_ALL
-)
+PORTABLE = ("limits_", "variants_", "markup_", "tiles_")
+FAMILY_FILES = {
+    **dict.fromkeys(("config",), "config"),
+    **dict.fromkeys(("reading", "positions", "work"), "data"),
+    **dict.fromkeys(("published", "published_config", "start"), "convert"),
+}
+"""Room that a family's file imports like, by its name; any other file imports like the model."""
+
+REGISTRIES = {
+    "owl.config.families",
+    "owl.data.families",
+    "owl.model.families",
+    "owl.convert.families",
+    "owl.hf",
+}
 
 
-def imported_modules(path: Path) -> Iterator[str]:
-    """Yield `owl.data.tiles_owl3.Grid` for `from owl.data.tiles_owl3 import Grid`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        yield from (name for name in names if name.startswith("owl."))
+def module_of(path: Path) -> str:
+    parts = ("owl", *path.relative_to(OWL).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(OWL)))
-def test_a_file_imports_only_what_stands_to_its_left(path: Path):
-    here = path.relative_to(OWL).parts[0].removesuffix(".py")
-    for module in imported_modules(path):
-        there = module.split(".")[1]
-        if here == "hf" and module.rpartition(".")[0] in TRAVELLERS:
-            continue
-        if there in (here, "__version__") or (here, there) in ALLOWED:
-            continue
-        assert there in RANK, f"owl.{there} stands above the flow; {path.name} may not need it"
-        assert RANK[there] < RANK[here], f"owl.{here} imports owl.{there}, which is to its right"
+MODULES = {module_of(path): path for path in sorted(OWL.rglob("*.py"))}
 
 
-@pytest.mark.parametrize("module", sorted(TRAVELLERS))
-def test_what_travels_with_an_exported_folder_needs_nothing_else_of_ours(module: str):
-    path = OWL.parent / f"{module.replace('.', '/')}.py"
-    needed = {name.rpartition(".")[0] for name in imported_modules(path)}
-    assert needed <= TRAVELLERS
+def family_of(module: str) -> str | None:
+    """The family that a module belongs to."""
+    parts = module.split(".")
+    return parts[2] if parts[1:2] == ["families"] and len(parts) > 2 else None
+
+
+def room_of(module: str) -> str:
+    """The room whose imports a module's are judged by."""
+    parts = module.split(".")
+    if not family_of(module):
+        return parts[1] if len(parts) > 1 else "errors"
+    if parts[3:4] == ["hf"] or parts[-1].startswith(PORTABLE):
+        return "portable"
+    return FAMILY_FILES.get(parts[-1], "model")
+
+
+@cache
+def imported_modules(module: str) -> frozenset[str]:
+    """Modules of ours that a module imports, wherever in it: `owl.data.rng`."""
+    return frozenset(_imports(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))))
+
+
+def _imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "owl":
+            for alias in node.names:
+                named = f"{node.module}.{alias.name}"
+                yield named if named in MODULES else node.module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_imports_only_what_stands_to_its_left(module: str):
+    here = room_of(module)
+    for there in (room_of(imported) for imported in imported_modules(module)):
+        assert here == there or RANK[there] < RANK[here], f"{module} imports owl.{there}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_registries_import_a_family(module: str):
+    allowed = {family_of(module), None}
+    foreign = {m for m in imported_modules(module) if family_of(m) not in allowed}
+    assert not foreign or module in REGISTRIES, (
+        f"{module} imports {sorted(foreign)}: shared code gets a family handed in"
+    )
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module in done:
+            return
+        package = module.rpartition(".")[0]
+        for imported in sorted(imported_modules(module) | ({package} if package else set())):
+            visit(imported, (*trail, module))
+        done.add(module)
+
+    for module in MODULES:
+        visit(module, ())

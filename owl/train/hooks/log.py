@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from owl.checkpoint.state import TrainState
 from owl.config.run import LogConfig, ModelConfig, PackConfig, StageConfig
-from owl.data.flops import batch_flops
-from owl.data.plan import imbalance
+from owl.data.plan.plan import imbalance
 from owl.data.samples import DataReport, StepBatch
+from owl.families.owl3.work import batch_flops
 from owl.logging import StepFigures, logger, step_line
 from owl.mcore.process_groups import ProcessGroups
 from owl.train.device_peak import device_peak_tflops

@@ -18,7 +18,7 @@ from owl.chat.terminal import HELP, talk
 from owl.chat.web import build_page, reply
 from owl.errors import OwlError
 from tests.unit.data.shard_factory import write_tokenizer
-from tests.unit.hf.conftest import build
+from tests.unit.families.owl3.hf.conftest import build
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,9 @@ def test_of_large_pieces_one_is_in_memory(tmp_path, monkeypatch, large, together
         inside.pop()
 
     in_threads(
-        lambda number, names, go_on: [tensors.use_pieces(name, use, go_on) for name in names],
+        lambda number, names, raise_if_cancelled: [
+            tensors.use_pieces(name, use, raise_if_cancelled) for name in names
+        ],
         [["first"], ["second"]],
     )
     assert seen.is_set() == together

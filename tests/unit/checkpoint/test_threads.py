@@ -23,7 +23,7 @@ def test_shares_hold_everything_in_order_and_about_as_much_each(sizes):
 def test_shares_are_worked_on_together_and_results_keep_their_order():
     together = Barrier(3, timeout=10)  # breaks unless three threads meet
 
-    def work(number, items, go_on):
+    def work(number, items, raise_if_cancelled):
         together.wait()
         return number, items, current_thread().name
 
@@ -33,16 +33,16 @@ def test_shares_are_worked_on_together_and_results_keep_their_order():
 
 
 def test_nothing_to_do_is_done():
-    assert in_threads(lambda number, items, go_on: items, shares({})) == []
+    assert in_threads(lambda number, items, raise_if_cancelled: items, shares({})) == []
 
 
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
 def test_an_error_is_raised_and_the_others_do_not_go_on(kind):
     met, done = Barrier(2, timeout=10), []
 
-    def work(number, items, go_on):
+    def work(number, items, raise_if_cancelled):
         for item in items:
-            go_on()
+            raise_if_cancelled()
             done.append(item)
             if item == 0:
                 met.wait()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
-from owl.checkpoint.model import loaded_model
+from owl.checkpoint.inference import loaded_model
 from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.load import CONFIGS
@@ -30,9 +30,9 @@ from owl.config.run import (
 from owl.convert.check import check_ours
 from owl.convert.command_line import parse
 from owl.convert.from_hf import PIECE_BYTES, import_checkpoint
-from owl.convert.hf_config import owl3_config, published_config
 from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
 from owl.errors import CheckpointError
+from owl.families.owl3.published_config import owl3_config, published_config
 from owl.mcore.parameters import global_names
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model

@@ -16,11 +16,11 @@ from owl.checkpoint.load import load_model_config, load_weights
 from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.threads import THREADS
 from owl.config.run import DeviceKind, ParallelConfig, Precision
+from owl.convert.atomic_folder import whole_folder
 from owl.convert.from_hf import import_checkpoint
-from owl.convert.names import entries
 from owl.convert.reader import HfFolder
-from owl.convert.whole_folder import whole_folder
 from owl.errors import CheckpointError
+from owl.families.owl3.published import entries
 from owl.mcore.parameters import global_names
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import FusionKind
-from owl.convert.names import entries
-from owl.convert.rows import Run, row_ranges, row_runs
+from owl.convert.rows import RowSpan, row_ranges, row_runs
 from owl.convert.shapes import published_shapes
+from owl.families.owl3.published import entries
 from tests.tiny_run import tiny_model
 
 
@@ -38,26 +38,26 @@ def test_rows_side_by_side_are_one_run():
     layer = "language_model.model.layers.0"
 
     assert runs["embedding.word_embeddings.weight"] == [
-        Run(0, "language_model.model.embed_tokens.weight", 0, 259)
+        RowSpan(0, "language_model.model.embed_tokens.weight", 0, 259)
     ]
     assert runs["decoder.layers.0.mlp.linear_fc1.weight"] == [
-        Run(0, f"{layer}.mlp.gate_proj.weight", 0, 48),
-        Run(48, f"{layer}.mlp.up_proj.weight", 0, 48),
+        RowSpan(0, f"{layer}.mlp.gate_proj.weight", 0, 48),
+        RowSpan(48, f"{layer}.mlp.up_proj.weight", 0, 48),
     ]
     query, key, value = (f"{layer}.self_attn.{part}_proj.weight" for part in "qkv")
     assert runs["decoder.layers.0.self_attention.linear_qkv.weight"] == [
-        Run(0, query, 0, 16), Run(16, key, 0, 8), Run(24, value, 0, 8),
-        Run(32, query, 16, 16), Run(48, key, 8, 8), Run(56, value, 8, 8),
+        RowSpan(0, query, 0, 16), RowSpan(16, key, 0, 8), RowSpan(24, value, 0, 8),
+        RowSpan(32, query, 16, 16), RowSpan(48, key, 8, 8), RowSpan(56, value, 8, 8),
     ]  # fmt: skip
 
 
 def test_a_run_is_cut_at_both_ends():
-    run = Run(ours=10, published="a", first=100, rows=5)
+    run = RowSpan(ours=10, published="a", first=100, rows=5)
 
     assert run.within(0, 10) is run.within(15, 20) is None
-    assert run.within(0, 12) == Run(10, "a", 100, 2)
-    assert run.within(12, 14) == Run(12, "a", 102, 2)
-    assert run.within(13, 99) == Run(13, "a", 103, 2)
+    assert run.within(0, 12) == RowSpan(10, "a", 100, 2)
+    assert run.within(12, 14) == RowSpan(12, "a", 102, 2)
+    assert run.within(13, 99) == RowSpan(13, "a", 103, 2)
 
 
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 5000))

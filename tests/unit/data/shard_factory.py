@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from owl.config.run import DataConfig, PackConfig, SourceConfig, TemplateKind
+from owl.curate.prepare import prepare_folder
 from owl.data.loader import Loader, build_loader
-from owl.data.prepare import prepare_folder
-from owl.data.shards import ShardWriter
+from owl.data.shards.dataset import ShardWriter
 
 QWEN2 = Path(__file__).parents[3].parent / "shared/data/qwen2-tokenizer"
 needs_qwen2 = pytest.mark.skipif(

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 from owl.config.run import TemplateKind
+from owl.curate.prepare import prepare_folder
 from owl.data.collate import collate
-from owl.data.encode import CutChoice, SampleEncoder
-from owl.data.prepare import prepare_folder
-from owl.data.shards import Dataset
-from owl.data.tokenizer import load_tokenizer
+from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.shards.dataset import Dataset
 from tests.unit.data.shard_factory import QWEN2, needs_qwen2, picture, write_shard
 
 ROOT = Path(__file__).parents[3]

@@ -10,11 +10,11 @@ from itertools import islice
 import pytest
 
 from owl.config.run import ChangePolicy, CutPolicy, LiteralPolicy, OversizePolicy, PackConfig
-from owl.data.cost import tile_cost
-from owl.data.encode import CutChoice
-from owl.data.plan import QUARANTINED, PlannedSample, imbalance
+from owl.data.encode.encoder import CutChoice
+from owl.data.plan.balance import share_packs
+from owl.data.plan.cost import tile_cost
+from owl.data.plan.plan import QUARANTINED, PlannedSample, imbalance
 from owl.data.problems import data_problems
-from owl.data.sharing import share_packs
 from owl.errors import CheckpointError, ConfigError
 from tests.tiny_run import EVERYTHING, tiny_model
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats

@@ -22,14 +22,14 @@ import torch
 from PIL import Image
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig, TemplateKind
+from owl.curate.lint.lint import Budgets, Checks, lint_folder
+from owl.curate.prepare import prepare_folder
 from owl.data.collate import collate
-from owl.data.index import index_path
-from owl.data.lint import Budgets, Checks, lint_folder
-from owl.data.prepare import prepare_folder
+from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import EncodedSample
-from owl.data.tokenizer import load_tokenizer
+from owl.data.shards.index import index_path
 from owl.errors import DataError
-from tests.unit.data.converters.converting import convert_lines, write_pictures
+from tests.unit.curate.converters.converting import convert_lines, write_pictures
 from tests.unit.data.shard_factory import (
     chat,
     data_config,

@@ -19,13 +19,12 @@ from owl.config.run import (
     PackConfig,
     SourceConfig,
 )
-from owl.data import retry
+from owl.curate.prepare import prepare_folder
 from owl.data.collate import EMPTY_KEY
 from owl.data.microbatch import SPAN, Fault, MicrobatchReader, SkipBudget
-from owl.data.prepare import prepare_folder
 from owl.data.problems import data_problems
 from owl.data.samples import Cursor
-from owl.data.shards import ShardWriter
+from owl.data.shards.dataset import ShardWriter, retry
 from owl.errors import CheckpointError, ConfigError, DataError
 from tests.unit.data.shard_factory import (
     IMAGE_SIZE,

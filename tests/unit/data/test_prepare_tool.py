@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_tools.prepare import Teller
-from owl.data import progress
-from owl.data.prepare import ShardDone
+from data_tools.prepare import ProgressPrinter
+from owl import progress
+from owl.curate.prepare import ShardDone
 from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -61,9 +61,9 @@ def test_help_says_what_the_exit_codes_mean():
 def test_a_long_preparation_says_how_long_is_left(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     folder = write_chats(tmp_path / "a", shards=2)
-    teller = Teller(folder)
+    printer = ProgressPrinter(folder)
     for number in (1, 2):
-        teller(ShardDone("indexed", number, 2, folder / f"s-{number - 1:03}.tar"))
+        printer(ShardDone("indexed", number, 2, folder / f"s-{number - 1:03}.tar"))
     first, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"indexed \d\d%, \d+ s left, last s-000\.tar", first)
     assert last == "indexed 100%, 0 s left, last s-001.tar"

@@ -11,14 +11,14 @@ import torch
 
 from owl.config.load import compose
 from owl.config.run import PackConfig
-from owl.data.flops import batch_flops, visible_pairs
-from owl.data.prepare import prepare_folder
-from owl.data.preview.batch import load_sample, load_step
-from owl.data.preview.page import render_page
-from owl.data.preview.view import PageView, RankView, sample_views, token_texts
+from owl.curate.prepare import prepare_folder
+from owl.curate.preview.batch import load_sample, load_step
+from owl.curate.preview.page import render_page
+from owl.curate.preview.view import PageView, RankView, sample_views, token_texts
+from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import IGNORE_INDEX
-from owl.data.tokenizer import load_tokenizer
 from owl.errors import UsageError
+from owl.families.owl3.work import batch_flops, visible_pairs
 from tests.unit.data.shard_factory import (
     QWEN2,
     chat,

@@ -12,9 +12,9 @@ import pytest
 
 from owl.config.run import TemplateKind
 from owl.data.collate import collate
-from owl.data.encode import CutChoice, SampleEncoder
+from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
-from owl.data.tokenizer import load_tokenizer
 from tests.unit.data.shard_factory import QWEN2, chat, needs_qwen2, picture
 
 pytestmark = needs_qwen2

@@ -9,8 +9,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from owl.data.prepare import prepare_folder
-from owl.data.shards import ShardWriter
+from owl.curate.prepare import prepare_folder
+from owl.data.shards.dataset import ShardWriter
 from tests.unit.data.shard_factory import chat, files_of, write_tokenizer
 
 QUESTIONS = ("How many owls?", "What do you see?", "Is it night? Say why.")

@@ -33,7 +33,7 @@ def test_the_same_figures_come_as_json_and_condemned_samples_are_left_out(tmp_pa
     run_tool("data_tools/prepare.py", tmp_path)
     figures = json.loads(info(tmp_path, "--json").stdout)
     assert figures["samples"] == 2
-    assert figures["condemned"] == {"E306": 1}
+    assert figures["invalid"] == {"E306": 1}
     assert figures["distributions"][0]["total"] == 1
 
 

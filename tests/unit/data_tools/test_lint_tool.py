@@ -2,8 +2,8 @@
 import json
 import shutil
 
-from owl.data.index import index_path
-from owl.data.tar import TarWriter
+from owl.data.shards.index import index_path
+from owl.data.shards.tar import TarWriter
 from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
 from tests.unit.data_tools.command import run_command, run_tool
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from owl.checkpoint.model import LoadedModel
+from owl.checkpoint.inference import LoadedModel
 from owl.demo import evaluate
 from owl.demo.digits import HELD_OUT, WORDS, load_digits
 from owl.demo.evaluate import (

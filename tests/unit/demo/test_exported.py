@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl.checkpoint.model import loaded_model
+from owl.checkpoint.inference import loaded_model
 from owl.config.run import DeviceKind
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.to_hf import ExportOptions, export_checkpoint

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from PIL import Image
 
-from owl.data.shards import Dataset
+from owl.data.shards.dataset import Dataset
 from owl.demo import shards
 from owl.demo.digits import HELD_OUT, TRAINING, WORDS, load_digits
 from owl.demo.samples import Kind

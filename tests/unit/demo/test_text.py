@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from owl.config.run import ModelConfig
-from owl.data.encode import CutChoice
+from owl.data.encode.encoder import CutChoice
 from owl.demo.samples import Kind, make_dialogue
 from owl.demo.shards import picture_sample
 from owl.demo.text import (

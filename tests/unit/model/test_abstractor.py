@@ -16,7 +16,7 @@ from owl.config.run import (
     ProjectorKind,
     VisionTowerConfig,
 )
-from owl.convert.names import entries
+from owl.families.owl3.published import entries
 from owl.mcore.provider import build_model
 from owl.mcore.transformer_config import decoder_config
 from owl.model.abstractor import VisualAbstractor, grid_positions, positions

@@ -9,8 +9,8 @@ import torch
 
 from owl.checkpoint.state import TrainState
 from owl.config.run import LogConfig, PackConfig, StageConfig
-from owl.data.flops import batch_flops
 from owl.data.samples import Cursor, DataReport, StepBatch
+from owl.families.owl3.work import batch_flops
 from owl.train.hooks import log as log_hook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import StepReport

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image-caption tars as img2dataset writes them: LAION, COYO, DataComp, CC12M.
+
+    000000017.jpg  000000017.txt  000000017.json
+
+The caption is the txt, character for character; the json stays in meta.raw.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from owl.curate.converters.fields import typed
+from owl.curate.converters.pictures import PictureStore
+from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.sources.json_text import parse_json
+from owl.errors import DataError
+
+FAMILY = "captions"
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+TEXTS = ("txt", "json")
+
+
+def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
+    """Read one picture and its caption.
+
+    Args:
+        record: {"key": name in the tar, "files": suffix -> bytes}.
+        store: checks the picture.
+
+    Raises:
+        DataError.
+    """
+    key, files = record.value["key"], record.value["files"]
+    suffix = _picture_suffix(files)
+    media = MediaList()
+    store.add_bytes(media, files[suffix])
+    return Draft(
+        kind="document",
+        turns=[
+            {"role": "document", "content": [{"media": 0}, {"text": _caption(files)}]},
+        ],
+        media=media,
+        raw=_details(files),
+        form={"key": key, "suffix": suffix},
+    )
+
+
+def to_source(sample: OpenedSample) -> dict[str, Any]:
+    """Give the members back; the json as a value, since its spelling is not kept."""
+    (picture,) = sample.files.values()
+    files = {
+        sample.form["suffix"]: picture,
+        "txt": sample.turns[0]["content"][1]["text"].encode(),
+    }
+    return {"key": sample.form["key"], "files": files | sample.raw}
+
+
+def _picture_suffix(files: Mapping[str, bytes]) -> str:
+    strange = sorted(files.keys() - {*PICTURES, *TEXTS})
+    if strange:
+        # Pickled members (.pkl, .pyd, .pth) end here too: they are never loaded.
+        raise DataError(
+            "E303", f"members {strange} are no picture, txt or json. Take them out of the tar."
+        )
+    found = [suffix for suffix in PICTURES if suffix in files]
+    if len(found) != 1:
+        raise DataError("E305", f"one picture is needed, and there are {found}.")
+    return found[0]
+
+
+def _caption(files: Mapping[str, bytes]) -> str:
+    if "txt" not in files:
+        raise DataError("E305", "there is a picture but no txt with its caption.")
+    try:
+        return files["txt"].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError("E201", f"the txt is not UTF-8: {error}.") from error
+
+
+def _details(files: Mapping[str, bytes]) -> dict[str, Any]:
+    if "json" not in files:
+        return {}
+    return {"json": typed(parse_json(files["json"]), dict, "the json")}

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Your own data, in one of three layouts told apart by their fields.
+
+Messages, whose content is a text with a mark for each picture, or a list of parts:
+
+    {"images": ["a.jpg"], "messages": [{"role": "user", "content": "<image>What is it?"},
+                                       {"role": "assistant", "content": "An owl."}]}
+    {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
+                                               {"type": "text", "text": "What is it?"}]}, ...]}
+
+Question and answer; the pictures come first. With --turns-of FIELD, consecutive lines that agree in
+that field (and in their pictures) are the turns of one conversation:
+
+    {"image": "a.jpg", "question": "What is it?", "answer": "An owl."}
+
+Text with marks, learned as a whole:
+
+    {"images": ["a.jpg"], "text": "An owl: <image>"}
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from owl.curate.converters.fields import leftovers, required, typed
+from owl.curate.converters.formats.llava import media_names
+from owl.curate.converters.formats.placeholders import IMAGE, check_all_shown, join_text, split_text
+from owl.curate.converters.pictures import PictureStore
+from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.errors import DataError
+
+FAMILY = "jsonl"
+
+ROLES = ("system", "user", "assistant")
+
+
+def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
+    """Read a record of any layout. Raises DataError."""
+    if isinstance(record.value, list):
+        return _question_draft([typed(value, dict, "the record") for value in record.value], store)
+    value = typed(record.value, dict, "the record")
+    layouts = [name for name in ("messages", "question", "text") if name in value]
+    if len(layouts) != 1:
+        raise DataError(
+            "E203",
+            "the record needs exactly one of messages, question (with answer) and text, but has "
+            f"{sorted(value)!r:.120}.",
+        )
+    if layouts == ["messages"]:
+        return _message_draft(value, store)
+    return _question_draft([value], store) if layouts == ["question"] else _text_draft(value, store)
+
+
+def to_source(sample: OpenedSample) -> Any:
+    """Give the record back: a list of records where --turns-of had joined several."""
+    layout = {"messages": _message_source, "question": _question_source, "text": _text_source}
+    return layout[sample.form["layout"]](sample)
+
+
+# Messages.
+
+
+def _message_draft(value: Mapping[str, Any], store: PictureStore) -> Draft:
+    media = MediaList()
+    names = media_names(value, "images")
+    for name in names:
+        store.add(media, name)
+    left, counts = {IMAGE: iter(range(len(names)))}, {IMAGE: len(names)}
+    turns, extras, lists = [], [], []
+    for index, item in enumerate(required(value, "messages", list)):
+        path = f"messages[{index}]"
+        message = typed(item, dict, path)
+        said = required(message, "content", object, of=path)
+        if isinstance(said, str):
+            content = split_text(said, left, counts=counts)
+        else:
+            content = list(_parts(typed(said, list, f"{path}.content"), path, media, store))
+            lists.append(index)
+        turns.append({"role": _role(message, path), "content": content})
+        extras.append(leftovers(message, {"role", "content"}))
+    check_all_shown(left, counts=counts)
+    return Draft(
+        kind="chat",
+        turns=turns,
+        media=media,
+        raw=leftovers(value, {"messages", "images"}),
+        form={"layout": "messages", "turns": extras, "lists": lists, **_images_form(value)},
+        prompt_ending=store.options.prompt_ending,
+    )
+
+
+def _parts(
+    parts: Sequence[Any], path: str, media: MediaList, store: PictureStore
+) -> Iterator[dict[str, Any]]:
+    """Read content given as {"type": "text"} and {"type": "image"} parts."""
+    for index, item in enumerate(parts):
+        name = f"{path}.content[{index}]"
+        part = typed(item, dict, name)
+        kind = required(part, "type", str, of=name)
+        if kind not in ("text", "image") or part.keys() != {"type", kind}:
+            raise DataError(
+                "E203",
+                f'{name}={part!r:.80}: write {{"type": "text", "text": ...}} or '
+                '{"type": "image", "image": PATH}.',
+            )
+        said = required(part, kind, str, of=name)
+        yield {"text": said} if kind == "text" else {"media": store.add(media, said)}
+
+
+def _message_source(sample: OpenedSample) -> dict[str, Any]:
+    names = [entry["uri"] for entry in sample.media]
+    mark_of = dict.fromkeys(range(len(names)), IMAGE)
+    messages = []
+    for index, (turn, extra) in enumerate(zip(sample.turns, sample.form["turns"], strict=True)):
+        said: Any = join_text(turn["content"], mark_of)
+        if index in sample.form["lists"]:
+            said = [_source_part(part, names) for part in turn["content"]]
+        messages.append({"role": turn["role"], "content": said} | extra)
+    return {**sample.raw, "messages": messages, **_images_source(sample)}
+
+
+def _source_part(part: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    if "text" in part:
+        return {"type": "text", "text": part["text"]}
+    return {"type": "image", "image": names[part["media"]]}
+
+
+# Questions and answers.
+
+
+def _question_draft(values: Sequence[Mapping[str, Any]], store: PictureStore) -> Draft:
+    first = values[0]
+    media = MediaList()
+    for name in media_names(first, "image"):
+        store.add(media, name)
+    turns: list[dict[str, Any]] = []
+    for value in values:
+        if value.get("image") != first.get("image"):
+            raise DataError(
+                "E305",
+                f"turns of one conversation name different pictures: {first.get('image')!r:.80} "
+                f"and {value.get('image')!r:.80}.",
+            )
+        for role, field in (("user", "question"), ("assistant", "answer")):
+            turns.append({"role": role, "content": [{"text": required(value, field, str)}]})
+    shown = [{"media": index} for index in range(len(media.entries))]
+    turns[0]["content"] = shown + turns[0]["content"]
+    return Draft(
+        kind="chat",
+        turns=turns,
+        media=media,
+        raw={"turns": [leftovers(value, {"question", "answer"}) for value in values]},
+        form={"layout": "question", "joined": len(values) > 1},
+        prompt_ending=store.options.prompt_ending,
+    )
+
+
+def _question_source(sample: OpenedSample) -> Any:
+    said = [turn["content"][-1]["text"] for turn in sample.turns]
+    values = [
+        {"question": question, "answer": answer} | extra
+        for question, answer, extra in zip(said[::2], said[1::2], sample.raw["turns"], strict=True)
+    ]
+    return values if sample.form["joined"] else values[0]
+
+
+# Text.
+
+
+def _text_draft(value: Mapping[str, Any], store: PictureStore) -> Draft:
+    media = MediaList()
+    names = media_names(value, "images")
+    for name in names:
+        store.add(media, name)
+    left, counts = {IMAGE: iter(range(len(names)))}, {IMAGE: len(names)}
+    content = split_text(required(value, "text", str), left, counts=counts)
+    check_all_shown(left, counts=counts)
+    return Draft(
+        kind="document",
+        turns=[{"role": "document", "content": content}],
+        media=media,
+        raw=leftovers(value, {"text", "images"}),
+        form={"layout": "text", **_images_form(value)},
+    )
+
+
+def _text_source(sample: OpenedSample) -> dict[str, Any]:
+    mark_of = dict.fromkeys(range(len(sample.media)), IMAGE)
+    text = join_text(sample.turns[0]["content"], mark_of)
+    return {**sample.raw, "text": text, **_images_source(sample)}
+
+
+def _role(message: Mapping[str, Any], path: str) -> str:
+    role = required(message, "role", str, of=path)
+    if role not in ROLES:
+        raise DataError("E203", f"{path}.role={role!r}: use one of {list(ROLES)}.")
+    return role
+
+
+def _images_form(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep `images` as it was written: a string, a list, null or not at all."""
+    return {"images": value["images"]} if "images" in value else {}
+
+
+def _images_source(sample: OpenedSample) -> dict[str, Any]:
+    return {"images": sample.form["images"]} if "images" in sample.form else {}

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MMC4: a list of sentences, and pictures that are assigned to sentences but not placed.
+
+    {"text_list": ["An owl.", "It hoots."], "similarity_matrix": [[0.3, 0.1]], "url": ...,
+     "image_info": [{"image_name": "b9040a.jpg", "matched_text_index": 0, "matched_sim": 0.3}]}
+
+A picture is shown before the sentence it is matched to, several in the order of `image_info`.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from owl.curate.converters.fields import leftovers, required, string_list, typed
+from owl.curate.converters.missing import add_or_leave_out
+from owl.curate.converters.pictures import PictureStore
+from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.errors import DataError
+
+FAMILY = "mmc4"
+
+SEPARATOR = " "
+"""Stands before every sentence but the first: the source has them apart, and glued together
+("owl.It") they would be read as one word."""
+
+
+def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
+    """Read one web document. Raises DataError."""
+    value = typed(record.value, dict, "the record")
+    sentences = string_list(required(value, "text_list", list), "text_list")
+    infos = required(value, "image_info", list)
+    media = MediaList()
+    before: dict[int, list[int]] = defaultdict(list)
+    left_out = []
+    for index, info in enumerate(infos):
+        name, sentence = _match(info, f"image_info[{index}]", len(sentences))
+        picture = add_or_leave_out(store, media, name)
+        if picture is None:
+            left_out.append(name)
+        else:
+            before[sentence].append(picture)
+    return Draft(
+        kind="document",
+        turns=[{"role": "document", "content": _content(sentences, before)}],
+        media=media,
+        raw=leftovers(value, {"text_list"}),  # with image_info: scores and several per sentence
+        form={"left_out": left_out} if left_out else {},
+    )
+
+
+def to_source(sample: OpenedSample) -> dict[str, Any]:
+    """Give the record back."""
+    texts = [part["text"] for part in sample.turns[0]["content"] if "text" in part]
+    return {
+        **sample.raw,
+        "text_list": texts[:1] + [text.removeprefix(SEPARATOR) for text in texts[1:]],
+    }
+
+
+def _match(info: object, name: str, sentences: int) -> tuple[str, int]:
+    """File name of a picture, and the sentence it belongs to."""
+    fields = typed(info, dict, name)
+    index = required(fields, "matched_text_index", int, of=name)
+    if not 0 <= index < sentences:
+        raise DataError(
+            "E305", f"{name}.matched_text_index={index}, but text_list has {sentences} entries."
+        )
+    return required(fields, "image_name", str, of=name), index
+
+
+def _content(sentences: list[str], before: dict[int, list[int]]) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    for index, sentence in enumerate(sentences):
+        content += [{"media": picture} for picture in before.get(index, [])]
+        content.append({"text": sentence if index == 0 else SEPARATOR + sentence})
+    return content

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ShareGPT4Video and ShareGPTVideo: conversations about a video, or captions of it.
+
+    {"id": "17", "video": "panda/17.mp4", "conversations": [
+        {"from": "human", "value": "<video>What happens?"}, {"from": "gpt", "value": "It flies."}]}
+
+    {"video_id": "17", "zip_folder": "panda_videos_1.zip", "captions": [
+        {"idx": "0", "content": "..."}, {"idx": "-1", "content": "An owl flies."}]}
+
+Frames are expected as pictures in a folder named like the video, with or without its suffix; for
+video files there is data_tools/video_frames.py, which reads the same records. Of captions, the one
+of the whole video (idx -1) becomes the text and the others stay in meta.raw.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from owl.curate.converters.fields import required, typed
+from owl.curate.converters.formats import llava
+from owl.curate.converters.formats.placeholders import IMAGE, VIDEO
+from owl.curate.converters.pictures import ClipSource, PictureStore
+from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.errors import DataError
+
+FAMILY = "sharegpt4video"
+
+WHOLE_VIDEO = "-1"
+"""The `idx` of the caption that describes all of the video."""
+MARKS = {"image": IMAGE, "video": VIDEO}
+
+
+def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
+    """Read one record whose frames lie in a folder. Raises DataError."""
+    return clip_draft(record, clips=store, store=store)
+
+
+def clip_draft(record: SourceRecord, *, clips: ClipSource, store: PictureStore) -> Draft:
+    """Read one record, its frames from anywhere. Raises DataError."""
+    value = typed(record.value, dict, "the record")
+    if "conversations" in value:
+        return llava.video_draft(value, clips, store)
+    if "captions" in value:
+        return _caption_draft(value, clips)
+    raise DataError(
+        "E203", f"the record has neither conversations nor captions, but {sorted(value)!r:.120}."
+    )
+
+
+def to_source(sample: OpenedSample) -> dict[str, Any]:
+    """Give the record back."""
+    if "captions" in sample.raw:
+        return sample.raw
+    return llava.conversation_source(sample, MARKS)
+
+
+def _caption_draft(value: Mapping[str, Any], clips: ClipSource) -> Draft:
+    media = MediaList()
+    name = required(value, "video_id", str)
+    clips.add_clip(media, name)
+    return Draft(
+        kind="document",
+        turns=[
+            {"role": "document", "content": [{"media": 0}, {"text": _whole_caption(value)}]},
+        ],
+        media=media,
+        raw=dict(value),  # all of it: the text is one of several captions
+        id=name or None,
+    )
+
+
+def _whole_caption(value: Mapping[str, Any]) -> str:
+    captions = required(value, "captions", list)
+    for index, caption in enumerate(captions):
+        name = f"captions[{index}]"
+        if str(required(typed(caption, dict, name), "idx", object, of=name)) == WHOLE_VIDEO:
+            return required(caption, "content", str, of=name)
+    raise DataError(
+        "E203", f"none of the {len(captions)} captions has idx {WHOLE_VIDEO}, the whole video's."
+    )

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole conversion: batches to shards over several processes, restartable at any point.
+
+The output folder holds
+
+    {file}-{batch}-{part}.tar   shards; each appears when it is complete
+    rejects.jsonl               every record that gave no sample: file, line, code, message
+    convert.json                the settings, and how many samples and rejects there are
+    .convert/                   one note per finished batch, by which a restart knows it
+"""
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from owl.curate.converters.formats.registry import Family
+from owl.curate.converters.pictures import PictureStore, SourceFolder
+from owl.curate.converters.progress import Progress
+from owl.curate.converters.records import (
+    ConvertedSample,
+    ConvertError,
+    ConvertOptions,
+    Reject,
+    SourceRecord,
+    finish_draft,
+)
+from owl.curate.converters.shard_series import ShardLimits, ShardSeries, drop_shards
+from owl.curate.converters.sources.source import Batch, SourceFile, list_files
+from owl.data.shards.index import replace_file
+from owl.errors import DataError
+
+NOTES = ".convert"
+SETTINGS_FILE = "convert.json"
+REJECTS_FILE = "rejects.jsonl"
+WATCH_SECONDS = 0.5
+FORMAT = 1
+"""Raise it when the same source and options give other samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertJob:
+    """Everything that decides what is written."""
+
+    family: Family
+    input: Path
+    images: Path | None
+    output: Path
+    name: str
+    """First part of every key."""
+    options: ConvertOptions
+    limits: ShardLimits = field(default_factory=ShardLimits)
+
+    def settings(self) -> dict[str, Any]:
+        """What a restart must have in common with the run it goes on with."""
+        options = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self.options).items()
+        }
+        return {
+            "format": FORMAT,
+            "family": self.family.name,
+            "name": self.name,
+            "input": str(self.input.resolve()),
+            "images": str(self.images.resolve()) if self.images else None,
+            **options,
+            **self.family.settings,
+            **asdict(self.limits),
+        }
+
+    def store(self) -> PictureStore:
+        """Where its pictures come from."""
+        folder = SourceFolder(self.images) if self.images else None
+        return PictureStore(folder, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNote:
+    """What became of a batch."""
+
+    stem: str
+    fingerprint: str
+    shards: list[tuple[str, int]]  # name, bytes
+    samples: int
+    rejects: list[Reject]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReport:
+    """What became of a source."""
+
+    samples: int
+    shards: int
+    rejects: int
+    codes: dict[str, int]
+    abandoned: list[str]
+    """Shards of an earlier run whose input is gone or has changed its cut."""
+
+
+def convert(
+    job: ConvertJob,
+    *,
+    workers: int = 1,
+    retry_rejects: bool = False,
+    tell: Callable[[str], None] = print,
+) -> ConvertReport:
+    """Convert a source.
+
+    Args:
+        job: what to convert.
+        workers: processes.
+        retry_rejects: convert finished batches again in which records were rejected.
+        tell: gets the progress lines.
+
+    Raises:
+        ConvertError: the output belongs to another conversion, or the input cannot be read.
+        OSError: the disk failed; run again to go on.
+    """
+    with _locked(job.output):
+        _check_settings(job)
+        notes = _load_notes(job.output)
+        files = list_files(job.input, job.family.source.suffixes)
+        progress = Progress(sum(file.path.stat().st_size for file in files), tell)
+        done: dict[str, BatchNote] = {}
+
+        def is_left(batch: Batch) -> bool:
+            note = notes.get(batch.stem)
+            if note is None or not _is_current(note, batch, job.output, retry_rejects):
+                return True
+            done[note.stem] = note
+            progress.keep(batch.source_bytes)
+            return False
+
+        try:
+            left = filter(is_left, _read_batches(job, files))
+            for batch, note in _convert_all(job, left, workers):
+                done[note.stem] = note
+                progress.add(batch.source_bytes, note.samples, len(note.rejects))
+        finally:
+            _write_rejects(job.output, done)
+        progress.finish()
+        return _finish(job, done, abandoned=[notes[stem] for stem in notes.keys() - done.keys()])
+
+
+def _read_batches(job: ConvertJob, files: Sequence[SourceFile]) -> Iterator[Batch]:
+    for file in files:
+        yield from job.family.source.read_batches(
+            file, max_records=job.limits.max_samples, options=job.options
+        )
+
+
+def convert_batch(job: ConvertJob, batch: Batch) -> BatchNote:
+    """Convert one batch into shards of its own, and note that it is done."""
+    # First the note: a run killed from here on must not find old counts beside new shards.
+    _note_path(job.output, batch.stem).unlink(missing_ok=True)
+    drop_shards(job.output, batch.stem)
+    rejects: list[Reject] = []
+    samples = 0
+    with ShardSeries(job.output, batch.stem, job.limits) as series:
+        store = job.store()
+        for record in job.family.source.read_records(batch):
+            reject = _write(record, job, store, series=series, slug=batch.file.slug)
+            if reject:
+                rejects.append(reject)
+            samples += not reject
+    shards = [(path.name, path.stat().st_size) for path in series.paths]
+    note = BatchNote(batch.stem, batch.fingerprint, shards, samples, rejects)
+    _save_note(job.output, note)
+    return note
+
+
+def convert_record(
+    record: SourceRecord, job: ConvertJob, store: PictureStore, *, slug: str
+) -> ConvertedSample:
+    """Make the sample of one record. Raises DataError."""
+    return finish_draft(
+        job.family.to_draft(record, store),
+        record,
+        f"{job.name}/{slug}/{record.line:08}",
+        family=job.family.name,
+        options=job.options,
+    )
+
+
+def _write(
+    record: SourceRecord | Reject,
+    job: ConvertJob,
+    store: PictureStore,
+    *,
+    series: ShardSeries,
+    slug: str,
+) -> Reject | None:
+    """Write the sample of one record, or say why there is none."""
+    if isinstance(record, Reject):
+        return record
+    try:
+        series.write(convert_record(record, job, store, slug=slug))
+    except DataError as error:
+        return Reject(record.file, record.line, error.code, error.message)
+    return None
+
+
+# Processes.
+
+
+def _convert_all(
+    job: ConvertJob, batches: Iterator[Batch], workers: int
+) -> Iterator[tuple[Batch, BatchNote]]:
+    if workers == 1:
+        for batch in batches:
+            yield batch, convert_batch(job, batch)
+        return
+    with ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+        try:
+            yield from _in_flight(pool, job, batches, limit=2 * workers)
+        except BrokenProcessPool as error:
+            raise ConvertError(
+                "a worker died, most likely for want of memory. Run the same command again, with "
+                "fewer --workers: finished batches are kept."
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _in_flight(
+    pool: ProcessPoolExecutor, job: ConvertJob, batches: Iterator[Batch], *, limit: int
+) -> Iterator[tuple[Batch, BatchNote]]:
+    """Keep a few batches waiting, not all of the source."""
+    running: dict[Future[BatchNote], Batch] = {}
+    for batch in batches:
+        running[pool.submit(convert_batch, job, batch)] = batch
+        if len(running) >= limit:
+            yield from _finished(running)
+    while running:
+        yield from _finished(running)
+
+
+def _finished(running: dict[Future[BatchNote], Batch]) -> Iterator[tuple[Batch, BatchNote]]:
+    ready, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in ready:
+        yield running.pop(future), future.result()
+
+
+def _end_with(parent: int) -> None:
+    """Make a worker end when its parent was killed, even in the middle of a batch.
+
+    It would wait for work for ever, and hold the lock on the output folder that it inherited.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# The output folder.
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Keep a second conversion out; the lock goes when the process does."""
+    (output / NOTES).mkdir(parents=True, exist_ok=True)
+    with (output / NOTES / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConvertError(
+                f"--output {output}: another conversion is writing there. Wait for it to end."
+            ) from error
+        yield
+
+
+def _check_settings(job: ConvertJob) -> None:
+    """Refuse to mix two conversions in one folder; note the settings of a new one."""
+    path, settings = job.output / SETTINGS_FILE, job.settings()
+    if not path.is_file():
+        if any(job.output.glob("*.tar")):
+            raise ConvertError(
+                f"--output {job.output} holds shards that no conversion here has written. Choose "
+                "an empty folder."
+            )
+        _save_settings(job, {})
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    changes = [
+        f"{name}: {before.get(name)!r} before, {value!r} now"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if changes:
+        raise ConvertError(
+            f"--output {job.output} holds a conversion with other settings ({'; '.join(changes)}). "
+            "Use the same settings to go on with it, or an empty folder."
+        )
+
+
+def _save_settings(job: ConvertJob, totals: dict[str, Any]) -> None:
+    content = {"settings": job.settings(), **totals}
+    replace_file(job.output / SETTINGS_FILE, json.dumps(content, indent=1).encode())
+
+
+def _load_notes(output: Path) -> dict[str, BatchNote]:
+    notes = [_load_note(path) for path in sorted((output / NOTES).glob("*.json"))]
+    return {note.stem: note for note in notes}
+
+
+def _load_note(path: Path) -> BatchNote:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rejects = [Reject(**reject) for reject in content["rejects"]]
+    shards = [(name, size) for name, size in content["shards"]]
+    return BatchNote(content["stem"], content["fingerprint"], shards, content["samples"], rejects)
+
+
+def _save_note(output: Path, note: BatchNote) -> None:
+    replace_file(_note_path(output, note.stem), json.dumps(asdict(note)).encode())
+
+
+def _note_path(output: Path, stem: str) -> Path:
+    return output / NOTES / f"{stem}.json"
+
+
+def _is_current(note: BatchNote, batch: Batch, output: Path, retry_rejects: bool) -> bool:
+    """Whether a batch need not be converted again."""
+    if note.fingerprint != batch.fingerprint or (retry_rejects and note.rejects):
+        return False
+    paths = [(output / name, size) for name, size in note.shards]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def _write_rejects(output: Path, done: dict[str, BatchNote]) -> None:
+    """Write the rejects of all finished batches, in the order of the source."""
+    lines = [
+        json.dumps(asdict(reject), ensure_ascii=False).encode("utf-8", "backslashreplace")
+        for stem in sorted(done)
+        for reject in done[stem].rejects
+    ]
+    replace_file(output / REJECTS_FILE, b"".join(line + b"\n" for line in lines))
+
+
+def _finish(
+    job: ConvertJob, done: dict[str, BatchNote], *, abandoned: Sequence[BatchNote]
+) -> ConvertReport:
+    codes = Counter(reject.code for note in done.values() for reject in note.rejects)
+    report = ConvertReport(
+        samples=sum(note.samples for note in done.values()),
+        shards=sum(len(note.shards) for note in done.values()),
+        rejects=codes.total(),
+        codes=dict(sorted(codes.items())),
+        abandoned=sorted(name for note in abandoned for name, _ in note.shards),
+    )
+    _save_settings(job, asdict(report))
+    return report

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures that a source names: found under one folder only, checked, stored byte for byte."""
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from owl.curate.converters.fields import required
+from owl.curate.converters.records import ConvertError, ConvertOptions, MediaList
+from owl.data.encode.images import decode_picture, picture_size
+from owl.data.shards.declared_sizes import uneven_frames
+from owl.errors import DataError
+
+MAX_FILE_BYTES = 256 << 20
+"""A picture file above this is a mistake or an attack; the pixel limits would refuse it anyway."""
+
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""What a wrong name leads to. Anything else is the disk's failure, and ends the run."""
+
+Signature = tuple[bytes, str]
+SIGNATURES: tuple[Signature, ...] = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\x00", "tif"),
+    (b"MM\x00*", "tif"),
+)
+
+
+def picture_suffix(data: bytes) -> str:
+    """Suffix for the bytes: names often lie, and webdataset picks its decoder by the suffix."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    for start, suffix in SIGNATURES:
+        if data.startswith(start):
+            return suffix
+    raise DataError("E307", f"the bytes ({data[:8]!r}...) are no JPEG, PNG, WebP, GIF, BMP, TIFF.")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFolder:
+    """A folder outside of which nothing is read, whatever a source says."""
+
+    root: Path
+
+    def read(self, name: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            DataError: E302 it is missing, or lies outside of the folder; E309 it is far too large.
+            OSError: the disk failed, which is no fault of the record.
+        """
+        path = self.locate(name)
+        try:
+            with path.open("rb") as stream:
+                found = os.fstat(stream.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise DataError("E302", f"{name!r} is not a plain file.")
+                if found.st_size > MAX_FILE_BYTES:
+                    raise DataError(
+                        "E309", f"{name!r} has {found.st_size} bytes, over {MAX_FILE_BYTES}."
+                    )
+                return stream.read()
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE:
+                raise
+            raise DataError("E302", f"{name!r:.200} is not a file under {self.root}.") from error
+
+    def locate(self, name: str) -> Path:
+        """Where a name leads, links followed. Raises DataError E302 outside of the folder."""
+        if "://" in name:
+            raise DataError(
+                "E302", f"{name!r:.200} is a url. Download it, and say where with --url-map."
+            )
+        root = os.path.realpath(self.root)
+        try:
+            path = os.path.realpath(os.path.join(root, name))
+        except ValueError as error:  # a NUL in the name
+            raise DataError("E302", f"{name!r:.200} is no file name: {error}.") from error
+        if os.path.commonpath([root, path]) != root:
+            raise DataError("E302", f"{name!r:.200} leads out of {self.root}.")
+        # A pipe or a device would hang or never end: only stat it.
+        if _is_special(path):
+            raise DataError("E302", f"{name!r:.200} is not a plain file.")
+        return Path(path)
+
+    def list_pictures(self, name: str) -> list[str]:
+        """Names of the files of a sub-folder, numbers in them ordered as numbers.
+
+        Raises:
+            DataError: E302 there is no such folder.
+        """
+        folder = self.locate(name)
+        if not folder.is_dir():
+            raise DataError("E302", f"{name!r} is not a folder under {self.root}.")
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        return [f"{name}/{file}" for file in sorted(names, key=natural_order)]
+
+
+def _is_special(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # missing, or a name too long: said when it is read
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key by which frame2 comes before frame10."""
+    pieces = re.split(r"(\d+)", name)
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], name
+
+
+class ClipSource(Protocol):
+    """Where the frames of a video that a source names come from."""
+
+    def add_clip(self, media: MediaList, name: str) -> int:
+        """Append the whole video to the media of a sample; return its index."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureStore:
+    """Reads and checks what a source names. One value per job, handed to every converter."""
+
+    folder: SourceFolder | None
+    options: ConvertOptions
+
+    def add(self, media: MediaList, name: str, **fields: object) -> int:
+        """Append a picture by its name in the source; return its index."""
+        return self.add_bytes(media, self._read(name), uri=name, **fields)
+
+    def add_bytes(self, media: MediaList, data: bytes, **fields: object) -> int:
+        """Append a picture that the source holds itself; return its index."""
+        suffix, width, height = self._check(data)
+        return media.add_picture(data, suffix, w=width, h=height, cut=self.options.cut, **fields)
+
+    def add_clip(self, media: MediaList, name: str) -> int:
+        """Append a video whose frames lie in a folder of its name, with or without its suffix."""
+        folder = self._folder()
+        if folder.locate(name).is_file():
+            raise DataError(
+                "E313",
+                f"{name!r} is a video file, and frames are needed. Use data_tools/video_frames.py, "
+                f"or extract them into a folder {os.path.splitext(name)[0]!r}.",
+            )
+        place = name if folder.locate(name).is_dir() else os.path.splitext(name)[0]
+        files = folder.list_pictures(place)
+        frames = [folder.read(file) for file in files]
+        if not frames:
+            raise DataError("E312", f"the folder {place!r} holds no frames.")
+        checked = [self._check(frame) for frame in frames]
+        _, width, height = checked[0]
+        sizes = {file: (w, h) for file, (_, w, h) in zip(files, checked, strict=True)}
+        if len(set(sizes.values())) > 1:
+            problem = uneven_frames(f"the folder {place!r}", sizes)
+            raise DataError(problem.code, problem.message)
+        stored = [(frame, suffix) for frame, (suffix, _, _) in zip(frames, checked, strict=True)]
+        return media.add_clip(stored, w=width, h=height, of=name)
+
+    def _read(self, name: str) -> bytes:
+        return self._folder().read(self._mapped(name))
+
+    def _folder(self) -> SourceFolder:
+        if self.folder is None:
+            raise DataError("E302", "the source names files, but --images was not given.")
+        return self.folder
+
+    def _mapped(self, name: str) -> str:
+        if self.options.url_map is None:
+            return name
+        return load_url_map(self.options.url_map).get(name, name)
+
+    def _check(self, data: bytes) -> tuple[str, int, int]:
+        """Suffix, width and height. Raises DataError E307, E308, E309, E310."""
+        suffix = picture_suffix(data)
+        if not self.options.decode:
+            return suffix, *picture_size(data)
+        height, width, _ = decode_picture(data).shape
+        return suffix, width, height
+
+
+@lru_cache(maxsize=1)  # once per worker: it may name millions of pictures
+def load_url_map(path: Path) -> Mapping[str, str]:
+    """Read a jsonl of {"url": ..., "file": ...}. Raises ConvertError with the line."""
+    return dict(_url_lines(path))
+
+
+def _url_lines(path: Path) -> Iterator[tuple[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                yield required(entry, "url", str), required(entry, "file", str)
+            except (ValueError, TypeError, DataError) as error:
+                raise ConvertError(f"--url-map {path}, line {number}: {error}") from error

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Json files: one record a line, or one array of records, read without holding the whole file."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from owl.curate.converters.records import ConvertOptions, Reject, SourceRecord
+from owl.curate.converters.sources.json_text import parse_json
+from owl.curate.converters.sources.source import Batch, Line, SourceFile, short_hash
+from owl.errors import DataError
+
+BATCH_BYTES = 32 << 20
+"""Bound on the text of a batch, which travels to a worker; MMC4's lines hold whole matrices."""
+WINDOW_CHARS = 1 << 20
+MAX_RECORD_CHARS = 64 << 20
+"""Above this a record of an array is taken for a broken file."""
+
+Group = tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSource:
+    """`*.jsonl` and `*.json`; which of the two layouts a file has is seen from its first letter."""
+
+    suffixes: tuple[str, ...] = (".jsonl", ".json")
+
+    def read_batches(
+        self, file: SourceFile, *, max_records: int, options: ConvertOptions
+    ) -> Iterator[Batch]:
+        """Cut a file into batches of at most max_records records."""
+        groups = _groups(read_lines(file), options.turns_of)
+        for number, part in enumerate(_bounded(groups, max_records)):
+            texts = [b"%d %s" % (line.number, line.text) for group in part for line in group]
+            yield Batch(
+                file=file,
+                number=number,
+                fingerprint=short_hash(b"\n".join(texts)),
+                source_bytes=sum(len(line.text) for group in part for line in group),
+                groups=part,
+            )
+
+    def read_records(self, batch: Batch) -> Iterator[SourceRecord | Reject]:
+        """Parse the lines of a batch."""
+        for group in batch.groups:
+            yield _read_group(group, batch.file.name)
+
+
+def _read_group(group: Sequence[Line], file: str) -> SourceRecord | Reject:
+    values = []
+    for line in group:
+        if line.problem:
+            return Reject(file, line.number, "E201", line.problem)
+        try:
+            values.append(parse_json(line.text))
+        except DataError as error:
+            return Reject(file, line.number, error.code, error.message)
+    return SourceRecord(file, group[0].number, values if len(group) > 1 else values[0])
+
+
+def read_lines(file: SourceFile) -> Iterator[Line]:
+    """Yield the text of each record and its number: its line, or its place in an array."""
+    with file.path.open("rb") as stream:
+        start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return _array_lines(file) if start.startswith(b"[") else _plain_lines(file)
+
+
+def _plain_lines(file: SourceFile) -> Iterator[Line]:
+    with file.path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if text.strip():
+                yield Line(number, text)
+
+
+def _array_lines(file: SourceFile) -> Iterator[Line]:
+    with file.path.open(encoding="utf-8-sig", newline="\n") as stream:
+        elements = _Window(stream).elements()
+        number = 0
+        try:
+            # Elements are numbered, not lines: json.dump writes a whole array on one.
+            for number, text in enumerate(elements, start=1):
+                yield Line(number, text)
+        except ValueError as error:  # of json and of UTF-8 alike
+            rest = f"the array cannot be read from here on: {error}. Nothing after it is converted."
+            yield Line(number + 1, b"", rest)
+
+
+class _Window:
+    """A part of a long text, moved on element by element."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._at = 0
+        self._decoder = json.JSONDecoder()
+
+    def elements(self) -> Iterator[bytes]:
+        """Yield each element of the array. Raises ValueError where it is broken."""
+        self._expect("[")
+        if self._peek() == "]":
+            self._expect("]")
+        else:
+            yield self._element()
+            while self._peek() == ",":
+                self._expect(",")
+                yield self._element()
+            self._expect("]")
+        if self._peek():
+            raise ValueError("there is text after the array")
+
+    def _element(self) -> bytes:
+        self._peek()
+        end = self._find_end()
+        text = self._text[self._at : end]
+        self._at = end
+        return text.encode()
+
+    def _find_end(self) -> int:
+        """End of the element that starts here, read on until it is complete."""
+        while True:
+            try:
+                _, end = self._decoder.raw_decode(self._text, self._at)
+                if end < len(self._text) or not self._fill():
+                    return end  # a number that reaches the window's end might go on
+            except (json.JSONDecodeError, RecursionError) as error:
+                if len(self._text) > MAX_RECORD_CHARS or not self._fill():
+                    raise ValueError(str(error).partition(":")[0]) from error
+
+    def _expect(self, letter: str) -> None:
+        if self._peek() != letter:
+            raise ValueError(f"expected {letter!r}, found {self._peek()!r}")
+        self._at += 1
+
+    def _peek(self) -> str:
+        """Next letter that is no space; empty at the end of the file."""
+        while True:
+            while self._at < len(self._text):
+                if not self._text[self._at].isspace():
+                    return self._text[self._at]
+                self._at += 1
+            if not self._fill():
+                return ""
+
+    def _fill(self) -> bool:
+        """Read on, twice as much each time an element does not fit; False at the end."""
+        more = self._stream.read(max(WINDOW_CHARS, len(self._text) - self._at))
+        self._text, self._at = self._text[self._at :] + more, 0
+        return bool(more)
+
+
+def _groups(lines: Iterable[Line], turns_of: str | None) -> Iterator[Group]:
+    """Lines that make one record: one each, or those in a row that agree in a field."""
+    group: list[Line] = []
+    shared: Any = None
+    for line in lines:
+        value = _field(line, turns_of)
+        if group and (turns_of is None or value is None or value != shared):
+            yield tuple(group)
+            group = []
+        group.append(line)
+        shared = value
+    if group:
+        yield tuple(group)
+
+
+def _field(line: Line, name: str | None) -> Any:
+    """Value of a field of a record; None where there is none, and where it cannot be read."""
+    if name is None or line.problem:
+        return None
+    try:
+        value = parse_json(line.text)
+    except DataError:
+        return None
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _bounded(groups: Iterable[Group], max_records: int) -> Iterator[tuple[Group, ...]]:
+    part: list[Group] = []
+    size = 0
+    for group in groups:
+        part.append(group)
+        size += sum(len(line.text) for line in group)
+        if len(part) >= max_records or size >= BATCH_BYTES:
+            yield tuple(part)
+            part, size = [], 0
+    if part:
+        yield tuple(part)

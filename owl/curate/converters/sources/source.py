@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a source, and the batches into which they are cut for the workers."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from owl.curate.converters.pictures import SourceFolder
+from owl.curate.converters.records import ConvertError, ConvertOptions, Reject, SourceRecord
+from owl.errors import DataError
+
+MAX_SLUG = 80
+"""Letters of a file's name in a key; tar (USTAR) allows 155 for all but the last part."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One input file."""
+
+    root: Path
+    name: str  # relative to root
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.root / self.name
+
+    @property
+    def slug(self) -> str:
+        """Its name without suffixes, in the letters that keys and shard names may have."""
+        stem = self.name[: -len(suffix)] if (suffix := Path(self.name).suffix) else self.name
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "source"
+        if len(plain) <= MAX_SLUG:
+            return plain
+        return f"{plain[: MAX_SLUG - 9]}-{short_hash(self.name.encode())[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The text of one json record, or what keeps it and all after it from being read."""
+
+    number: int
+    text: bytes
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Records that one worker converts in one go, into shards of their own."""
+
+    file: SourceFile
+    number: int  # within the file
+    fingerprint: str  # differs when the records do
+    source_bytes: int  # share of the file, for the progress line
+    groups: Sequence[Sequence[Line]] = ()  # json: the lines of each record
+    row_group: int = 0  # parquet
+    first_row: int = 1  # parquet
+
+    @property
+    def stem(self) -> str:
+        """Start of the names of its shards, unique in a job."""
+        return f"{self.file.slug}-{self.number:05}"
+
+
+class Source(Protocol):
+    """A kind of file: how it is cut into batches, and how a batch is read."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """How the names of its files end."""
+
+    def read_batches(
+        self, file: SourceFile, *, max_records: int, options: ConvertOptions
+    ) -> Iterator[Batch]:
+        """Cut a file into batches; runs in the main process."""
+
+    def read_records(self, batch: Batch) -> Iterator[SourceRecord | Reject]:
+        """Read the records of a batch; runs in a worker."""
+
+
+def list_files(place: Path, suffixes: Sequence[str]) -> list[SourceFile]:
+    """Find the input files of a kind: the file itself, or all under a folder, sorted.
+
+    Hidden files and folders are no input: caches, and the `._a.json` that some systems leave.
+
+    Raises:
+        ConvertError: there are none, one leads out of the folder, or two would share shard names.
+    """
+    if place.is_file():
+        return [SourceFile(place.parent, place.name)]
+    files = [SourceFile(place, name) for name in _walk(place) if name.endswith(tuple(suffixes))]
+    if not files:
+        raise ConvertError(f"--input {place} holds no {' or '.join(suffixes)} file.")
+    _check_inside(place, files)
+    _check_slugs(files)
+    return files
+
+
+def short_hash(content: bytes) -> str:
+    """16 hexadecimal digits that differ when the content does."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def stat_fingerprint(file: SourceFile) -> str:
+    """Fingerprint of a file that is too large to be read for it."""
+    found = file.path.stat()
+    return short_hash(f"{found.st_size} {found.st_mtime_ns}".encode())
+
+
+def _walk(folder: Path) -> list[str]:
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in shown]
+    return sorted(found)
+
+
+def _check_inside(place: Path, files: Sequence[SourceFile]) -> None:
+    folder = SourceFolder(place)
+    for file in files:
+        try:
+            folder.locate(file.name)
+        except DataError as error:
+            raise ConvertError(f"--input {place}: {error.message} Copy it into place.") from error
+
+
+def _check_slugs(files: Sequence[SourceFile]) -> None:
+    seen: dict[str, str] = {}
+    for file in files:
+        other = seen.setdefault(file.slug, file.name)
+        if other != file.name:
+            raise ConvertError(
+                f"{other!r} and {file.name!r} would both write shards named {file.slug!r}. Rename "
+                "one, or convert them into two folders."
+            )

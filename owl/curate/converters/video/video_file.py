@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames out of video files, by PyAV. It is only asked for when a video is read."""
+
+import io
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image
+
+from owl.curate.converters.records import ConvertError
+from owl.data.encode.images import check_size
+from owl.errors import DataError
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi",
+    "mpegts",
+    "mpeg",
+    "ogg",
+    "flv",
+    "asf",
+)
+"""Formats that hold their pictures themselves. Playlists and concatenations would make FFmpeg open
+whatever files or addresses they name."""
+OPEN_OPTIONS = {
+    "format_whitelist": ",".join(CONTAINERS),
+    "protocol_whitelist": "none",  # a second lock on the same door: there is no such protocol
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrames:
+    """When each frame of a video is shown, known before any is decoded."""
+
+    stamps: Sequence[int]  # presentation time stamps, increasing
+    keys: Sequence[int]  # those of the frames that need no other to be decoded
+    seconds_per_stamp: float
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last, all being equally long."""
+        if len(self.stamps) < 2:
+            return 0.0
+        span = self.seconds(self.stamps[-1])
+        return span * len(self.stamps) / (len(self.stamps) - 1)
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second; 1 for a single frame."""
+        return len(self.stamps) / self.duration if self.duration else 1.0
+
+    def seconds(self, stamp: int) -> float:
+        """Time of a stamp, counted from the first frame."""
+        return (stamp - self.stamps[0]) * self.seconds_per_stamp
+
+    def between(self, start: float, end: float) -> range:
+        """Indices of the frames shown at start <= seconds < end."""
+        times = [self.seconds(stamp) for stamp in self.stamps]
+        return range(bisect_left(times, start), bisect_left(times, end))
+
+
+class VideoFile:
+    """An open video; use it as a context manager.
+
+    Raises:
+        DataError: E307 no video of a known container, E309 an impossible size, E313 no usable time
+            stamps.
+        ConvertError: PyAV is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._av = load_av()
+        self._path = path
+
+    def __enter__(self) -> "VideoFile":
+        self._stream_file = self._path.open("rb")
+        try:
+            self._container = self._av.open(self._stream_file, options=OPEN_OPTIONS)
+        except self._av.FFmpegError as error:
+            self._stream_file.close()
+            raise DataError(
+                "E307", f"{self._path.name!r} is no video in a known container: {error}."
+            ) from error
+        try:
+            self._video = self._find_stream()
+            self.frames = self._scan()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._container.close()
+        self._stream_file.close()
+
+    def decode(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """Yield the frames of these indices, upright; they increase.
+
+        Raises:
+            DataError: E308 a frame cannot be decoded.
+        """
+        try:
+            yield from self._decode([self.frames.stamps[index] for index in indices])
+        except self._av.FFmpegError as error:
+            raise DataError("E308", f"{self._path.name!r} cannot be decoded: {error}.") from error
+
+    def _find_stream(self) -> Any:
+        if not self._container.streams.video:
+            raise DataError("E313", f"{self._path.name!r} has no video stream.")
+        stream = self._container.streams.video[0]
+        check_size(stream.codec_context.width, stream.codec_context.height)
+        # Frame threads dead-lock in worker processes (PyAV-Org/PyAV#1962).
+        stream.codec_context.thread_count = 1
+        return stream
+
+    def _scan(self) -> VideoFrames:
+        """Read the time stamps of all packets, which takes no decoding."""
+        try:
+            packets = [packet for packet in self._container.demux(self._video) if packet.size]
+        except self._av.FFmpegError as error:
+            raise DataError("E308", f"{self._path.name!r} is damaged: {error}.") from error
+        # Only some containers (mp4 among them) say how many frames they have; 0 says nothing.
+        if len(packets) < self._video.frames or any(packet.is_corrupt for packet in packets):
+            raise DataError(
+                "E308",
+                f"{self._path.name!r} has {len(packets)} of {self._video.frames} frames, or some "
+                "are damaged. Copy it again.",
+            )
+        shown = [packet for packet in packets if not packet.is_discard]
+        stamps = [packet.pts for packet in shown]
+        keys = [packet.pts for packet in shown if packet.is_keyframe]
+        return VideoFrames(*self._in_order(stamps, keys), float(self._video.time_base))
+
+    def _in_order(self, stamps: list[Any], keys: list[Any]) -> tuple[list[int], list[int]]:
+        """Sort stamps, which come in the order of decoding, and check that they can be."""
+        if not stamps or not keys or None in stamps:
+            raise DataError(
+                "E313",
+                f"{self._path.name!r} has no frames with time stamps, or no key frame to start at.",
+            )
+        stamps.sort()
+        if any(later == earlier for earlier, later in pairwise(stamps)):
+            raise DataError("E313", f"{self._path.name!r} shows two frames at the same time.")
+        return stamps, sorted(keys)
+
+    def _decode(self, targets: Sequence[int]) -> Iterator[Image.Image]:
+        position: int | None = None
+        decoded: Iterator[Any] = iter(())
+        for target in targets:
+            key = self._key_before(target)
+            if position is None or key > position:  # nearer than going on from here
+                self._container.seek(key, stream=self._video)
+                decoded = self._container.decode(self._video)
+            frame = next((frame for frame in decoded if frame.pts >= target), None)
+            if frame is None or frame.pts != target or frame.is_corrupt:
+                seconds = self.frames.seconds(target)
+                raise DataError("E308", f"{self._path.name!r}: no good frame at {seconds:.3f} s.")
+            position = target
+            yield upright(frame.to_image(), frame.rotation)
+
+    def _key_before(self, target: int) -> int:
+        return self.frames.keys[max(bisect_right(self.frames.keys, target) - 1, 0)]
+
+
+def upright(image: Image.Image, rotation: int) -> Image.Image:
+    """Turn a frame as its display matrix says: counter-clockwise, in degrees (phones write 90)."""
+    return image.rotate(rotation, expand=True) if rotation else image
+
+
+def store_frame(image: Image.Image, *, short_side: int, quality: int) -> bytes:
+    """Encode a frame as JPEG, made smaller if its short side is above short_side."""
+    scale = short_side / min(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def load_av() -> ModuleType:
+    """Import PyAV. Raises ConvertError where it is not installed."""
+    try:
+        return import_module("av")
+    except ImportError as error:
+        raise ConvertError(
+            "videos are read with PyAV, which is not installed. Run "
+            "`pip install 'owl3-megatron[video]'`, or `pip install av`."
+        ) from error

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video files to frame samples: the records of `data_tools/video_frames.py`.
+
+Conversations and captions as in sharegpt4video.py, and
+
+    {"video": "a.mp4", "text": "An owl flies."}
+    {"video": "a.mp4", "segments": [{"start": 0, "end": 4.5, "text": "An owl flies."}, ...]}
+
+which become documents: all frames, then the text; or the frames of each segment, then its text.
+Seconds count from the first frame; a segment holds the frames at start <= seconds < end.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from owl.curate.converters.fields import leftovers, number, required, typed
+from owl.curate.converters.formats import sharegpt4video
+from owl.curate.converters.formats.registry import Family
+from owl.curate.converters.pictures import PictureStore, SourceFolder
+from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.sources.json_source import JsonSource
+from owl.curate.converters.video.frame_sampling import FrameSampling
+from owl.curate.converters.video.video_file import VideoFile, store_frame
+from owl.data.encode.images import picture_size
+from owl.errors import DataError
+
+FAMILY = "video_frames"
+
+EVERYTHING = (0.0, float("inf"))
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoClips:
+    """Reads videos under one folder and samples their frames."""
+
+    folder: SourceFolder
+    sampling: FrameSampling = field(default_factory=FrameSampling)
+    short_side: int = 448
+    """Frames are stored this large; a tile is 378 or 384 pixels."""
+    quality: int = 90
+
+    def add_clip(self, media: MediaList, name: str) -> int:
+        """Append the whole video to the media of a sample; return its index."""
+        index, _ = self.add_spans(media, name, [EVERYTHING])
+        return index
+
+    def add_spans(
+        self, media: MediaList, name: str, spans: Sequence[Span]
+    ) -> tuple[int, list[list[int]]]:
+        """Append the frames of some spans of a video.
+
+        Args:
+            media: of the sample.
+            name: of the video, under the folder.
+            spans: (start, end) in seconds, in order and apart.
+
+        Returns:
+            Index of the clip, and for each span [first, end) of its frames within the clip.
+
+        Raises:
+            DataError: E302, E307, E308, E309, E313.
+        """
+        with VideoFile(self._find(name)) as video:
+            chosen = [self._choose(video, span, name) for span in spans]
+            indices = [index for part in chosen for index in part]
+            frames = [
+                store_frame(image, short_side=self.short_side, quality=self.quality)
+                for image in video.decode(indices)
+            ]
+            times = [video.frames.seconds(video.frames.stamps[index]) for index in indices]
+            duration = video.frames.duration
+        width, height = picture_size(frames[0])
+        clip = media.add_clip(
+            [(frame, "jpg") for frame in frames],
+            t=[round(seconds, 6) for seconds in times],
+            w=width,
+            h=height,
+            duration=round(duration, 6),
+            of=name,
+        )
+        return clip, _ranges([len(part) for part in chosen])
+
+    def _find(self, name: str) -> Path:
+        for place in (name, f"{name}.mp4"):  # ShareGPT4Video names some by their id alone
+            path = self.folder.locate(place)
+            if path.is_file():
+                return path
+        raise DataError("E302", f"{name!r:.200} is not a file under {self.folder.root}.")
+
+    def _choose(self, video: VideoFile, span: Span, name: str) -> list[int]:
+        within = video.frames.between(*span)
+        if not within:
+            raise DataError(
+                "E313",
+                f"{name!r} has no frame at {span[0]} <= seconds < {span[1]}; it lasts "
+                f"{video.frames.duration:.3f} s.",
+            )
+        return [within[index] for index in self.sampling.choose(len(within), video.frames.fps)]
+
+
+def video_family(clips: VideoClips) -> Family:
+    """Build the converter of video files for one folder and one sampling rule."""
+    return Family(
+        FAMILY,
+        JsonSource(),
+        partial(to_draft, clips=clips),
+        to_source,
+        settings={
+            "videos": str(clips.folder.root.resolve()),
+            "sampling": clips.sampling.mode.value,
+            "fps": clips.sampling.fps,
+            "max_frames": clips.sampling.max_frames,
+            "short_side": clips.short_side,
+            "quality": clips.quality,
+        },
+    )
+
+
+def to_draft(record: SourceRecord, store: PictureStore, *, clips: VideoClips) -> Draft:
+    """Read one record about a video file. Raises DataError."""
+    value = typed(record.value, dict, "the record")
+    if "segments" in value:
+        return _segment_draft(value, clips)
+    if "text" in value:
+        return _text_draft(value, clips)
+    return sharegpt4video.clip_draft(record, clips=clips, store=store)
+
+
+def to_source(sample: OpenedSample) -> dict[str, Any]:
+    """Give the record back (not the video: its frames have been chosen and re-encoded)."""
+    layout = sample.form.get("layout")
+    if layout is None:
+        return sharegpt4video.to_source(sample)
+    value = {**sample.raw, "video": sample.media[0]["of"]}
+    texts = [part["text"] for part in sample.turns[0]["content"] if "text" in part]
+    if layout == "text":
+        return {**value, "text": texts[0]}
+    segments = [{"text": text, **rest} for text, rest in zip(texts, value["segments"], strict=True)]
+    return {**value, "segments": segments}
+
+
+def _text_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
+    media = MediaList()
+    clip = clips.add_clip(media, required(value, "video", str))
+    content = [{"media": clip}, {"text": required(value, "text", str)}]
+    return Draft(
+        kind="document",
+        turns=[{"role": "document", "content": content}],
+        media=media,
+        raw=leftovers(value, {"video", "text"}),
+        form={"layout": "text"},
+    )
+
+
+def _segment_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
+    media = MediaList()
+    segments = required(value, "segments", list)
+    spans = [_span(segment, f"segments[{index}]") for index, segment in enumerate(segments)]
+    _check_apart(spans)
+    clip, ranges = clips.add_spans(media, required(value, "video", str), spans)
+    content: list[dict[str, Any]] = []
+    for index, (segment, frames) in enumerate(zip(segments, ranges, strict=True)):
+        said = required(segment, "text", str, of=f"segments[{index}]")
+        content += [{"media": clip, "frames": frames}, {"text": said}]
+    return Draft(
+        kind="document",
+        turns=[{"role": "document", "content": content}],
+        media=media,
+        raw=leftovers(value, {"video", "segments"})
+        | {"segments": [leftovers(segment, {"text"}) for segment in segments]},
+        form={"layout": "segments"},
+    )
+
+
+def _span(segment: object, name: str) -> Span:
+    fields = typed(segment, dict, name)
+    start = number(required(fields, "start", object, of=name), f"{name}.start")
+    end = number(required(fields, "end", object, of=name), f"{name}.end")
+    if not 0 <= start < end:
+        raise DataError("E203", f"{name} goes from {start} to {end}; 0 <= start < end is needed.")
+    return start, end
+
+
+def _check_apart(spans: Sequence[Span]) -> None:
+    if not spans:
+        raise DataError("E203", "segments is empty.")
+    for index, (earlier, later) in enumerate(pairwise(spans)):
+        if later[0] < earlier[1]:
+            raise DataError(
+                "E312",
+                f"segments[{index + 1}] starts at {later[0]}, before segments[{index}] ends at "
+                f"{earlier[1]}. Make them follow each other, or write one record for each.",
+            )
+
+
+def _ranges(counts: Sequence[int]) -> list[list[int]]:
+    """[first, end) of consecutive parts of these lengths."""
+    ends = [sum(counts[: index + 1]) for index in range(len(counts))]
+    return [[end - count, end] for count, end in zip(counts, ends, strict=True)]

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An account of every sample of a folder: good, or bad with shard, key or byte, code and message.
+
+Unlike prepare.py, which stops at a sample's first fault and leaves a broken tar out, this reads on:
+all faults of a sample are named, pictures are decoded to their last pixel, and what lies behind
+damage is found. The strict rules are the same functions that training uses.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
+from owl.curate.lint.index_check import IndexCheck, check_index, missing_shard
+from owl.curate.lint.report import BadSample, FolderReport, ShardProblem, ShardReport
+from owl.curate.lint.salvage import FoundSample, salvage
+from owl.data.encode.encoder import CutChoice, SampleEncoder, Sizes
+from owl.data.encode.images import decode_picture, picture_size
+from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.shards import tar
+from owl.data.shards.declared_sizes import size_problems
+from owl.data.shards.index import (
+    DATASET_FILE,
+    LITERAL_ERROR,
+    ShardRecord,
+    prepare_hint,
+    read_records,
+)
+from owl.data.shards.schema import Json, SampleProblem, document_problems, parse_document
+from owl.errors import DataError
+
+SHAPE_CODES = frozenset({"E202", "E203"})
+"""A document that breaks one of these cannot be looked into any further."""
+
+Problem = SampleProblem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """What makes a sample too long for a run: tokens are counted as that run would count them."""
+
+    tokenizer: Path
+    template: TemplateKind
+    image_size: int
+    text_tokens: int
+    tiles: int
+    cut: CutPolicy
+    max_frames: int | None = None
+
+
+ASSUMED = {
+    CutPolicy.off: (CutChoice.none, "no picture cut (data.cut=off)"),
+    CutPolicy.on: (CutChoice.single, "pictures cut as data.cut=on does"),
+    CutPolicy.published: (
+        CutChoice.single,
+        "its picture cut, which data.cut=published does in one of five passes over it",
+    ),
+}
+"""How a sample is measured under each policy, and how that is said: the largest it can become."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """How closely to look."""
+
+    pixels: bool = True  # decode pictures; otherwise only their headers are read
+    escape: bool = False  # E206 is no fault, since the run escapes (data.special_literals=escape)
+    budgets: Budgets | None = None
+
+
+def lint_folder(
+    folder: Path,
+    checks: Checks,
+    *,
+    workers: int = 1,
+    report: Callable[[Path, ShardReport], None] = lambda path, shard: None,
+) -> FolderReport:
+    """Look at every sample of every `*.tar` of a folder, and at each shard that should be there.
+
+    Args:
+        folder: holds the shards; it may be prepared or not.
+        checks: how closely to look.
+        workers: processes.
+        report: told of each shard as it is done, in order.
+    """
+    records, problems = _records(folder)
+    paths = sorted(folder.glob("*.tar"))
+    lint = partial(_lint_listed, records=records, checks=checks)
+    shards = []
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        reports = pool.map(lint, paths) if pool else map(lint, paths)
+        for path, shard in zip(paths, reports, strict=True):
+            report(path, shard)
+            shards.append(shard)
+    present = {path.name for path in paths}
+    shards += [_missing(folder, r) for name, r in sorted(records.items()) if name not in present]
+    if records:
+        problems += [p for shard in shards if (p := _unlisted(folder, shard, records))]
+    return FolderReport(folder, shards, problems)
+
+
+def lint_shard(path: Path, record: ShardRecord | None, checks: Checks) -> ShardReport:
+    """Account for every sample of one shard.
+
+    Args:
+        path: the tar.
+        record: what dataset.json says of it, where it says anything.
+        checks: how closely to look.
+    """
+    with _mapped(path) as view:
+        found = salvage(view, shard=path.name)
+        index = check_index(path, view, record, found)
+        bad = list(_bad_samples(view, found.samples, index, checks))
+        bad += [BadSample(None, offset, [problem]) for offset, problem in index.lost]
+        return ShardReport(
+            file=path.name,
+            samples=len(found.samples) + len(index.lost),
+            bad=bad,
+            problems=[
+                *(
+                    ShardProblem(damage.code, damage.message, damage.offset)
+                    for damage in found.damages
+                    if not damage.holds_file or not found.samples  # else a sample names it
+                ),
+                *(ShardProblem("E109", message) for message in index.problems),
+            ],
+        )
+
+
+def _records(folder: Path) -> tuple[dict[str, ShardRecord], list[ShardProblem]]:
+    """What dataset.json says of each shard; nothing for a folder that is not prepared yet."""
+    if not (folder / DATASET_FILE).is_file():
+        return {}, []
+    try:
+        return {record.file: record for record in read_records(folder)}, []
+    except DataError as error:
+        return {}, [ShardProblem(error.code, error.message)]
+
+
+def _lint_listed(path: Path, records: Mapping[str, ShardRecord], checks: Checks) -> ShardReport:
+    return lint_shard(path, records.get(path.name), checks)
+
+
+def _missing(folder: Path, record: ShardRecord) -> ShardReport:
+    problem = missing_shard(folder)
+    return ShardReport(
+        file=record.file,
+        samples=record.samples,
+        bad=[BadSample(None, None, [problem])] * record.samples,
+        problems=[ShardProblem(problem.code, problem.message)],
+    )
+
+
+def _unlisted(
+    folder: Path, shard: ShardReport, records: Mapping[str, ShardRecord]
+) -> ShardProblem | None:
+    """A sound shard that dataset.json does not know is never read; a broken one cannot be."""
+    if shard.file in records or shard.problems:
+        return None
+    return ShardProblem(
+        "E109", f"{shard.file} is not in {DATASET_FILE}, so it is not read. {prepare_hint(folder)}"
+    )
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """Map a shard into memory; an empty one too, which mmap refuses."""
+    if not path.stat().st_size:
+        yield memoryview(b"")
+        return
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+        memoryview(whole) as view,
+    ):
+        yield view
+
+
+# One sample.
+
+
+def _bad_samples(
+    view: memoryview, samples: Sequence[FoundSample], index: IndexCheck, checks: Checks
+) -> Iterator[BadSample]:
+    for sample in samples:
+        problems = [*sample.problems, *_content_problems(view, sample, checks)]
+        if changed := index.changed.get(sample.offset):
+            problems.append(changed)
+        if problems:
+            yield BadSample(sample.key, sample.offset, list(dict.fromkeys(problems)))
+
+
+def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> Iterator[Problem]:
+    """Yield what is wrong with a sample's json and pictures, as far as they can be read."""
+    files = {member.file: _data(view, member) for member in reversed(sample.members)}
+    if "json" not in files:
+        return
+    try:
+        document = parse_document(files.pop("json"))
+    except DataError as error:
+        yield Problem(error.code, error.message)
+        return
+    problems = list(document_problems(document, files.keys()))
+    if checks.escape:
+        problems = [problem for problem in problems if problem.code != LITERAL_ERROR]
+    yield from problems
+    is_shaped = not any(problem.code in SHAPE_CODES for problem in problems)
+    videos = _video_files(document) if is_shaped else set()
+    sizes: dict[str, tuple[int, int]] = {}
+    for file in sorted(files.keys() - videos):
+        try:
+            sizes[file] = _look_at(files[file], checks)
+        except DataError as error:
+            yield Problem(error.code, f"{file!r}: {error.message}")
+    if is_shaped:
+        yield from size_problems(document, sizes)
+    if checks.budgets and not problems and len(sizes) == len(files):
+        yield from _budget_problems(document, sizes, checks.budgets)
+
+
+def _data(view: memoryview, member: tar.Member) -> bytes:
+    return bytes(view[member.data_offset : member.data_offset + member.size])
+
+
+def _video_files(document: Json) -> set[str]:
+    """Files that are no pictures, as E313 says of them already."""
+    return {m["file"] for m in document.get("media", []) if m["type"] == "video"}
+
+
+def _look_at(picture: bytes, checks: Checks) -> tuple[int, int]:
+    """Width and height of a picture. Raises DataError E307..E310."""
+    size = picture_size(picture)
+    if checks.pixels:
+        decode_picture(picture)
+    return size
+
+
+def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:
+    """Compare a sample with the budgets of a run."""
+    encoder = _encoder(budgets.tokenizer, budgets.template, budgets.image_size, budgets.max_frames)
+    cut, assumed = ASSUMED[budgets.cut]
+    tokens, tiles = encoder.measure(document, sizes, cut)
+    expected = sum(layout.tiles for layout in encoder.layouts(document, sizes, cut))
+    if tiles != expected:
+        yield Problem("E405", f"the template writes {tiles} placeholders for {expected} tiles.")
+    for code, name, amount, budget in (
+        ("E401", "text tokens", tokens, budgets.text_tokens),
+        ("E402", "tiles", tiles, budgets.tiles),
+    ):
+        if amount > budget:
+            yield Problem(
+                code,
+                f"{amount} {name} are more than the {budget} of a pack, with {assumed}. A run with "
+                "data.oversize=drop leaves it out. Raise the budget, or split the sample.",
+            )
+
+
+@lru_cache(maxsize=1)
+def _encoder(
+    tokenizer: Path, template: TemplateKind, image_size: int, max_frames: int | None
+) -> SampleEncoder:
+    """Loaded once in each process; escaping leaves other text as it is."""
+    return SampleEncoder(
+        load_tokenizer(tokenizer),
+        template,
+        image_size,
+        max_frames=max_frames,
+        literals=LiteralPolicy.escape,
+    )

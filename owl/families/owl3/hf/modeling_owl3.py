@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mPLUG-Owl3 for transformers: loads the published folders, trains, generates with both caches.
+
+Only PreTrainedModel, GenerationMixin, Cache, CausalLMOutputWithPast and the register of attention
+functions come from transformers: they have kept their meaning from 4.57 to 5, and everything else
+that the published code borrows has not.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    Cache,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from owl.families.owl3.hf.configuration_owl3 import Owl3Config
+from owl.families.owl3.hf.decoder_owl3 import Owl3CausalLM, Owl3HyperAttention, Owl3RMSNorm
+from owl.families.owl3.hf.generation_owl3 import (
+    CACHE,
+    Owl3GenerationMixin,
+    Owl3Output,
+    check_media,
+    one_cache,
+)
+from owl.families.owl3.hf.media_owl3 import Media, place_tiles, read_offsets
+from owl.families.owl3.hf.processing_owl3 import Owl3Processor
+from owl.families.owl3.hf.template_owl3 import TURN_ENDS  # noqa: F401
+from owl.families.owl3.hf.vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
+from owl.families.owl3.limits_owl3 import config_problems  # noqa: F401 - see below
+from owl.families.owl3.markup_owl3 import Piece  # noqa: F401
+from owl.families.owl3.tiles_owl3 import Grid  # noqa: F401
+from owl.portable.options_owl import MediaOptions  # noqa: F401 - see below
+from owl.portable.pictures_owl import MediaError  # noqa: F401
+from owl.portable.requests_owl import RequestError  # noqa: F401
+from owl.portable.rotary_owl import TextContext, causal_mask, rotary
+from owl.portable.tokenizer_owl import load_tokenizer  # noqa: F401
+
+# Every module of the package is imported here, needed or not: from a local folder, transformers 4
+# copies only what the file of an auto_map entry itself imports.
+
+IGNORE_INDEX = -100
+
+
+class Owl3PreTrainedModel(PreTrainedModel):
+    """What transformers needs to know to load, place, initialise and checkpoint an Owl3."""
+
+    config_class = Owl3Config
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Owl3DecoderLayer", "Owl3VisionLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["cache", "past_key_values", "media"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Owl3RMSNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, Owl3HyperAttention) and module.fusion == "static_gate":
+            nn.init.zeros_(module.gate)  # lets half of the image side in
+        if isinstance(module, CarriedHead):
+            nn.init.normal_(module.probe, std=self.config.initializer_range)
+        if isinstance(module, CarriedAttention):
+            nn.init.normal_(module.in_proj_weight, std=self.config.initializer_range)
+            nn.init.zeros_(module.in_proj_bias)
+
+
+class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
+    """Tower, projector, decoder, loss."""
+
+    # transformers 5 wants to know which weight to tie to; 4 only reads the names on the left.
+    _tied_weights_keys = {  # noqa: RUF012
+        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: Owl3Config) -> None:
+        config.check()
+        super().__init__(config)
+        self.vision_model = Owl3VisionModel(config.vision_config, config.carried_vision_parts)
+        self.vision2text_model = _build_projector(config)
+        self.language_model = Owl3CausalLM(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a published folder, or one of ours; see PreTrainedModel.from_pretrained.
+
+        Raises:
+            ValueError: a tensor that matters is missing, or has no place: transformers would fill
+                it with random numbers, or drop it, and say so in a log.
+        """
+        config = kwargs.get("config")
+        if isinstance(config, Owl3Config):
+            config.complete(pretrained_model_name_or_path, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        _check_loaded(str(pretrained_model_name_or_path), model, info)
+        return (model, info) if wants_info else model
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute layers in the backward pass; see PreTrainedModel.
+
+        Raises:
+            ValueError: use_reentrant=True. It sees no gradient of what arrives inside an object,
+                as the pictures do, and none at all where the layers' input requires none.
+        """
+        how = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+        if how["use_reentrant"]:
+            raise ValueError(
+                "use_reentrant=True loses the gradients of the pictures, which reach the layers "
+                "inside an object. Leave it out, or say use_reentrant=False."
+            )
+        super().gradient_checkpointing_enable(how, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Table of token vectors."""
+        return self.language_model.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table of token vectors."""
+        self.language_model.model.embed_tokens = value  # type: ignore[assignment]
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Output layer."""
+        return self.language_model.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output layer."""
+        self.language_model.lm_head = new_embeddings  # type: ignore[assignment]
+
+    def init_processor(self, tokenizer: PreTrainedTokenizerBase) -> Owl3Processor:
+        """Make the processor that belongs to this model, as the model cards do."""
+        return Owl3Processor(
+            tokenizer,
+            image_size=self.config.vision_config.image_size,
+            template=self.config.template,
+        )
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Encode tiles and bring them to decoder width.
+
+        Args:
+            pixel_values: [m, 3, s, s], normalised floats or uint8.
+
+        Returns:
+            [m, p, h]. Gradients flow into whatever requires them: freeze vision_model, as all
+            published stages do, to spare its activations.
+        """
+        parts = pixel_values.split(self.config.vision_batch_size)
+        features = torch.cat([self.vision_model(part) for part in parts])
+        return self.vision2text_model(features)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None = None,
+        media: Media | None = None,
+        use_cache: bool | None = None,
+        use_media_cache: bool = True,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> Owl3Output | tuple[Any, ...]:
+        """Run the model.
+
+        Args:
+            input_ids: [b, q] tokens.
+            attention_mask: [b, cached + q], 0 at padding on either side.
+            position_ids: [b, q], within the sample; by default counted over the mask.
+            past_key_values: keys and values of earlier tokens.
+            inputs_embeds: [b, q, h] in place of input_ids.
+            labels: [b, q], the tokens themselves; -100 where nothing is learned.
+            pixel_values: [m, 3, s, s] tiles of the whole batch in order, floats or uint8.
+            media_offset: for each sample, the index of each of its tiles' first placeholder,
+                counted from the sample's first token that is not padding; or the [b, q, 2] ranges
+                of 240728 and 241014.
+            media: of an earlier step, in place of pixel_values and media_offset.
+            use_cache: keep keys and values of the text.
+            use_media_cache: keep keys and values of the tiles too (the published code does not).
+            logits_to_keep: only the last so many tokens, or these ones; 0 keeps all.
+            output_hidden_states: also return what each layer got.
+            output_attentions: refused; see ValueError.
+            return_dict: False for a tuple.
+            num_items_in_batch: what the summed loss is divided by; default the learned tokens.
+            cache: what transformers from 5.24 on calls past_key_values; either name works.
+            **kwargs: what transformers hands to every model and this one has no use for.
+
+        Returns:
+            An Owl3Output; its loss is the mean over labels of -log p(label | what precedes it).
+
+        Raises:
+            ValueError: inputs that do not belong together, or attention weights are asked for: the
+                fused kernels never make them.
+        """
+        if output_attentions:
+            raise ValueError(_NO_ATTENTIONS)
+        past = one_cache(cache, past_key_values)
+        check_media(past, media, pixel_values)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds, not both and not neither.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and labels is None
+        if use_cache and past is None:
+            past = DynamicCache()
+        context = self._text_context(inputs_embeds, attention_mask, position_ids, past)
+        if media is None and pixel_values is not None:
+            # With gradients nothing is kept: recomputation under gradient checkpointing must find
+            # what the first pass found.
+            keep = use_cache and use_media_cache and not torch.is_grad_enabled()
+            media = self._media(
+                pixel_values, media_offset, len(inputs_embeds), attention_mask, keep
+            )
+        if past is not None and media is not None:
+            past.shows_media = True  # for check_media, at the next step
+        steps = self.language_model.model(inputs_embeds, context, media)
+        logits, loss = self._logits_and_loss(steps[-1], labels, logits_to_keep, num_items_in_batch)
+        output = Owl3Output(
+            loss=loss,
+            logits=logits,
+            hidden_states=tuple(steps) if output_hidden_states else None,
+            media=media.without_features() if use_cache and media is not None else None,
+            **{CACHE: past if use_cache else None},
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _text_context(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+    ) -> TextContext:
+        rows, queries = inputs_embeds.shape[:2]
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if attention_mask is not None and attention_mask.shape != (rows, past + queries):
+            raise ValueError(
+                f"attention_mask is {list(attention_mask.shape)} but there are {rows} rows of "
+                f"{past} cached and {queries} new tokens: it must be [{rows}, {past + queries}]."
+            )
+        if position_ids is None:
+            position_ids = _positions(attention_mask, rows, past + queries, inputs_embeds.device)
+            position_ids = position_ids[:, past:]
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        if problem := self.config.attention_problem:  # chosen after the model was made
+            raise ValueError(problem)
+        joint = self.config.fusion == "joint_softmax"  # which sees patches through the same mask
+        mask = None
+        if joint or self.config.uses_torch_attention:
+            mask = causal_mask(attention_mask, queries, past + queries, inputs_embeds.device)
+        table = rotary(
+            position_ids,
+            head_dim=self.config.head_dim,
+            theta=self.config.rope_theta,
+            dtype=inputs_embeds.dtype,
+        )
+        return TextContext(
+            rotary=table,
+            position_ids=position_ids,
+            mask=mask,
+            is_causal=mask is None,
+            cache=cache,
+            num_keys=past + queries,
+            padding=attention_mask,
+        )
+
+    def _media(
+        self,
+        pixel_values: Tensor,
+        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None,
+        rows: int,
+        attention_mask: Tensor | None,
+        keep: bool,
+    ) -> Media | None:
+        if media_offset is None:
+            raise ValueError(
+                "pixel_values came without media_offset, which says where each tile stands. Pass "
+                "everything the processor returned: model(**inputs)."
+            )
+        if not len(pixel_values):
+            return None
+        return place_tiles(
+            self.get_image_features(pixel_values),
+            read_offsets(media_offset, attention_mask),
+            rows=rows,
+            shift=self.config.media_position_shift,
+            keep=keep,
+        )
+
+    def _logits_and_loss(
+        self,
+        hidden_states: Tensor,
+        labels: Tensor | None,
+        logits_to_keep: int | Tensor,
+        num_items: Tensor | int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute [b, kept, v] logits in the model's dtype, and the float32 loss of all of them."""
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.language_model.lm_head(hidden_states[:, kept])
+        if labels is None:
+            return logits, None
+        if logits.shape[1] != labels.shape[1]:
+            raise ValueError("labels need all logits: leave logits_to_keep at 0.")
+        targets = labels[:, 1:].flatten().to(logits.device)
+        learned = targets != IGNORE_INDEX
+        # Only learned rows are lifted to float32: a vocabulary of 151851 is wide.
+        rows = logits[:, :-1].flatten(0, 1)[learned]
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        total = F.cross_entropy(rows, targets[learned], reduction="sum")
+        count = learned.sum().clamp(min=1) if num_items is None else num_items
+        return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
+
+
+_CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
+_IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
+_SHOWN = 8
+
+
+def _check_loaded(
+    folder: str, model: "Owl3ForConditionalGeneration", info: Mapping[str, Collection[str]]
+) -> None:
+    """Raise ValueError where the weights are not those of the config."""
+    last = model.config.vision_config.num_hidden_layers - 1
+    carried = (*_CARRIED, f"vision_model.encoder.layers.{last}.")
+    missing = [name for name in info["missing_keys"] if not name.startswith(carried)]
+    homeless = [
+        name for name in info["unexpected_keys"] if any(part in name for part in _IMAGE_SIDE)
+    ]
+    if not missing and not homeless:
+        return
+    told = [
+        f"{what}: {', '.join(sorted(names)[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("without a place", homeless))
+        if names
+    ]
+    raise ValueError(
+        f"{folder} does not hold the weights that its config.json describes ({len(missing)} "
+        f"missing, {len(homeless)} without a place). Complete the folder, or correct hyper_layers, "
+        "fusion and projector in config.json.\n  " + "\n  ".join(told)
+    )
+
+
+_NO_ATTENTIONS = (
+    "output_attentions=True: attention weights are never made, since attention is torch's fused "
+    "scaled_dot_product_attention. Leave it out."
+)
+
+
+def _build_projector(config: Owl3Config) -> nn.Module:
+    """One linear layer (240728, 241014), or linear, exact GELU, linear (241101)."""
+    first = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
+    if config.projector == "linear":
+        return first
+    return nn.Sequential(first, nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size))
+
+
+def _positions(
+    attention_mask: Tensor | None, rows: int, length: int, device: torch.device
+) -> Tensor:
+    """Count tokens within each sample: [rows, length]; a pad to the left stands at 0."""
+    if attention_mask is None:
+        return torch.arange(length, device=device).expand(rows, -1)
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0).to(device)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what a user asks, in any of its forms, into requests.
+
+The model cards' way: messages whose content holds `<|image|>` and `<|video|>`, the media beside
+them. Today's way: content lists of text, image and video entries. Text never becomes a control
+token, unless it comes as one string that is already rendered.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from owl.families.owl3.hf.template_owl3 import Mark, Turn, parse_rendered, render, split_marks
+from owl.families.owl3.markup_owl3 import Control, Piece
+from owl.portable.pictures_owl import shorten
+
+SOURCE_KEYS = {
+    "image": ("image", "path", "url", "base64"),
+    "video": ("video", "path", "url"),
+}
+"""Where an entry of a content list may hold its media."""
+
+
+class RequestError(ValueError):
+    """A request contradicts itself, such as more pictures than places for them."""
+
+
+class Ending(StrEnum):
+    """How a rendered conversation ends."""
+
+    closed = "closed"
+    prompt = "prompt"  # with the header of the assistant's answer
+    open = "open"  # in the middle of the last message
+
+    @classmethod
+    def of(cls, add_generation_prompt: bool, continue_final_message: bool) -> "Ending":
+        """Read transformers' two options."""
+        if add_generation_prompt and continue_final_message:
+            raise RequestError(
+                "add_generation_prompt and continue_final_message contradict each other: a new "
+                "answer begins, or the last message goes on. Give one of them."
+            )
+        if not isinstance(continue_final_message, bool | None):
+            raise RequestError(
+                f"continue_final_message={continue_final_message!r} must be True or False: a "
+                "message has one text to go on with."
+            )
+        return (
+            cls.open
+            if continue_final_message
+            else cls.prompt
+            if add_generation_prompt
+            else cls.closed
+        )
+
+
+@dataclass
+class Request:
+    """One row of a batch: pieces with marks, and the media for the marks, in order."""
+
+    pieces: list[Piece | Mark]
+    images: list[Any] = field(default_factory=list)
+    videos: list[Any] = field(default_factory=list)
+
+
+def check_counts(request: Request) -> None:
+    """Raise RequestError where marks and media are not equally many."""
+    for mark, media in ((Mark.image, request.images), (Mark.video, request.videos)):
+        places = sum(piece is mark for piece in request.pieces)
+        if places != len(media):
+            raise RequestError(
+                f"the text has {places} {mark} but {len(media)} {mark.name}s came with it. Write "
+                f"one {mark} for each, in their order."
+            )
+
+
+def read_requests(text: Any, images: Any, videos: Any, *, answered: bool) -> Iterator[Request]:
+    """Read what __call__ was given, in any of its forms."""
+    if not text:
+        raise RequestError(
+            "there is no text: pass messages, a rendered string, or a list of either."
+        )
+    is_batch = not isinstance(text, str) and not isinstance(text[0], dict)
+    texts = list(text) if is_batch else [text]
+    if answered and any(isinstance(one, str) for one in texts):
+        raise RequestError(
+            "labels need messages, which say who speaks: inference_mode=False cannot read strings."
+        )
+    requests = [Request(list(_pieces(one, answered=answered))) for one in texts]
+    _hand_out(requests, images, Mark.image)
+    _hand_out(requests, videos, Mark.video)
+    yield from requests
+
+
+def _pieces(text: str | Sequence[dict[str, Any]], *, answered: bool) -> Iterator[Piece | Mark]:
+    if isinstance(text, str):
+        yield from parse_rendered(text)
+        return
+    turns = [Turn(_role(message), _typed(message)) for message in text]
+    if not answered and turns[-1].role == "assistant":
+        turns = [*turns[:-1], Turn("assistant", ())]  # a last answer is left out, as published
+    yield from render(turns, open_prompt=False)
+
+
+def _role(message: Any) -> str:
+    if not isinstance(message, Mapping):
+        raise RequestError(
+            f"a message is a {type(message).__name__}: it must be a dict with role and content."
+        )
+    if not {"role", "content"} <= set(message):
+        raise RequestError(f"a message has the keys {sorted(message)}: it needs role and content.")
+    return str(message["role"])
+
+
+def _typed(message: dict[str, Any]) -> tuple[str | Mark, ...]:
+    content = message["content"]
+    if not isinstance(content, str):
+        raise RequestError(
+            f"the content of a {message['role']} message is a {type(content).__name__}. Content "
+            "lists go through apply_chat_template(..., tokenize=True, return_dict=True)."
+        )
+    return split_marks(content)
+
+
+def _hand_out(requests: Sequence[Request], media: Any, mark: Mark) -> None:
+    """Give each request its media: one list for each row, or one list for all, in order."""
+    media = _as_list(media, mark)
+    if _is_by_row(media, len(requests), mark):
+        shares = [list(share or []) for share in media]
+    else:
+        counts = [sum(piece is mark for piece in request.pieces) for request in requests]
+        stops = [sum(counts[: index + 1]) for index in range(len(counts))]
+        shares = [media[stop - count : stop] for count, stop in zip(counts, stops, strict=True)]
+        shares[-1] += media[stops[-1] :]  # too many: check_counts says so
+    for request, share in zip(requests, shares, strict=True):
+        if mark is Mark.image:
+            request.images = share
+        else:
+            request.videos = share
+
+
+def _as_list(media: Any, mark: Mark) -> list[Any]:
+    if media is None:
+        return []
+    if isinstance(media, list | tuple):
+        # One video may come as the bare list of its frames.
+        is_one_clip = mark is Mark.video and media and not _is_clip(media[0])
+        return [list(media)] if is_one_clip else list(media)
+    return [media]
+
+
+def _is_by_row(media: list[Any], rows: int, mark: Mark) -> bool:
+    """Whether media hold a list for each row; a video is itself a list, of frames."""
+    if len(media) != rows or not all(one is None or isinstance(one, list | tuple) for one in media):
+        return False
+    return mark is Mark.image or all(_is_clip(clip) for one in media for clip in one or ())
+
+
+def _is_clip(media: Any) -> bool:
+    """Whether this is one video, not a frame of one: a list, a stack of frames, a file."""
+    if isinstance(media, list | tuple):
+        return True
+    if isinstance(media, str | Path):
+        return Path(str(media)).suffix.lower() not in _PICTURE_FILES
+    return getattr(media, "ndim", 0) == 4
+
+
+_PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+
+
+def read_conversation(
+    messages: Sequence[dict[str, Any]], ending: Ending, *, need_media: bool
+) -> Request:
+    """Read messages whose content may be a list of entries that carry their media."""
+    if not messages:
+        raise RequestError("a conversation is empty: give at least one message.")
+    request, turns = Request([]), []
+    for message in messages:
+        role, content = _role(message), message["content"]
+        entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts = tuple(_entry(entry, request, need_media) for entry in entries or ())
+        turns.append(Turn(role, parts))
+    request.pieces = list(render(turns, open_prompt=ending is Ending.prompt))
+    if ending is Ending.open:
+        if turns[-1].is_empty:
+            raise RequestError(
+                "continue_final_message=True, but the last message says nothing. Give it the words "
+                "that the model goes on from, or say add_generation_prompt=True."
+            )
+        while isinstance(request.pieces[-1], Control):
+            del request.pieces[-1]
+    return request
+
+
+def _entry(entry: Any, request: Request, need_media: bool) -> str | Mark:
+    """Read one entry of a content list; its media go into `request`."""
+    if not isinstance(entry, Mapping):
+        raise RequestError(
+            f"a content entry is a {type(entry).__name__}, {shorten(entry)!r}: it must be a dict "
+            "such as {'type': 'text', 'text': ...}. Plain words may be the content itself."
+        )
+    kind = entry.get("type")
+    if kind == "text":
+        if not isinstance(entry.get("text"), str):
+            raise RequestError(
+                f"a content entry of type text has text={entry.get('text')!r}: give a string."
+            )
+        return str(entry["text"])
+    if kind not in SOURCE_KEYS:
+        raise RequestError(f"a content entry of type {kind!r}: it must be text, image or video.")
+    found = [entry[key] for key in SOURCE_KEYS[kind] if entry.get(key) is not None]
+    if len(found) != 1 and need_media:
+        raise RequestError(
+            f"a content entry {sorted(entry)} of type {kind} holds {len(found)} sources: give one "
+            f"of {', '.join(SOURCE_KEYS[kind])}."
+        )
+    if found:
+        source = found[0] if entry.get("base64") is None else f"data:,{found[0]}"
+        (request.images if kind == "image" else request.videos).append(source)
+    return Mark[kind]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer of a folder, and the two things the processor needs of one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.decoders import ByteLevel
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from owl.families.owl3.hf.template_owl3 import CONTROL_LITERALS
+
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 splits text before merging: published with its tokenizer."""
+
+
+def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """Load a folder's tokenizer, also where tokenizer_config.json is missing."""
+    local = Path(folder)
+    if local.is_dir() and not (local / "tokenizer_config.json").is_file():
+        # AutoTokenizer would guess the class from model_type, which it does not know.
+        return PreTrainedTokenizerFast(
+            tokenizer_object=_bare_tokenizer(local),
+            eos_token="<|im_end|>",
+            pad_token="<|endoftext|>",
+        )
+    return AutoTokenizer.from_pretrained(folder, **kwargs)
+
+
+def _bare_tokenizer(folder: Path) -> RustTokenizer:
+    """Read tokenizer.json, or Qwen2's vocab.json and merges.txt."""
+    if (folder / "tokenizer.json").is_file():
+        return RustTokenizer.from_file(str(folder / "tokenizer.json"))
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    if not all(file.is_file() for file in files):
+        raise ValueError(
+            f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
+            "Copy them from the model this one started from."
+        )
+    rust = RustTokenizer(BPE.from_file(*map(str, files)))
+    rust.normalizer = normalizers.NFC()
+    rust.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    rust.decoder = ByteLevel()
+    rust.add_special_tokens(list(CONTROL_LITERALS))  # numbered after the vocabulary, in order
+    return rust
+
+
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Look up the control tokens; ValueError where one is missing."""
+    known = tokenizer.get_vocab()
+    missing = [literal for literal in CONTROL_LITERALS if literal not in known]
+    if missing:
+        raise ValueError(
+            f"the tokenizer has no token {', '.join(missing)}. Use the model's own tokenizer."
+        )
+    return {literal: known[literal] for literal in CONTROL_LITERALS}
+
+
+def without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
+    """Copy the tokenizer without its added tokens: it reads their literals as ordinary text."""
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    if rust is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer. Load it with use_fast=True."
+        )
+    definition = json.loads(rust.to_str())
+    definition["added_tokens"] = []
+    definition["post_processor"] = None
+    # The transformers class may set these for a call; here every text is read whole.
+    definition["truncation"] = definition["padding"] = None
+    return RustTokenizer.from_str(json.dumps(definition))

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from data_tools import convert
+from owl.curate.converters import command
+from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.prepare import prepare_folder
+from tests.unit.curate.converters.converting import write_lines
+
+REPOSITORY = Path(__file__).parents[4]
+OWLEVAL = REPOSITORY.parent / "shared/data/owleval"
+GOOD = {"question": "?", "answer": "!"}
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the tool in this process: starting one takes longer than all of these tests."""
+
+    def run(*arguments):
+        code = convert.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_clean_source_gives_exit_code_zero(tmp_path, run):
+    source = write_lines(tmp_path / "in", GOOD, GOOD)
+    code, out, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "wrote 2 samples into 1 shards" in out
+    assert "100% | 2 samples | 0 rejected" in out
+
+
+def test_rejects_give_exit_code_one_and_are_counted(tmp_path, run):
+    source = write_lines(tmp_path / "in", GOOD, {"question": 1})
+    code, _, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
+    assert code == 1
+    assert "rejected 1: E203 1" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "gone.jsonl", "--output", "out"], "gone.jsonl does not exist"),
+        (["--input", "IN", "--output", "IN/out"], "lies inside --input"),
+        (["--input", "IN", "--output", "OUT", "--workers", "0"], "--workers 0: use at least 1"),
+        (["--input", "IN", "--output", "OUT", "--name", "../x"], "--name ../x: use up to 40"),
+        (["--input", "IN", "--output", "OUT", "--images", "gone"], "gone is not a folder"),
+        (["--input", "EMPTY", "--output", "OUT"], "holds no .jsonl or .json file"),
+    ],
+)
+def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "IN", GOOD)
+    (tmp_path / "EMPTY").mkdir()
+    code, _, err = run("jsonl", *arguments)
+    assert code == 2
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("family", "option", "words"),
+    [
+        ("captions", ["--prompt-ending", "short_answer"], "works with llava, m4"),
+        ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, not with llava"),
+        ("llava", ["--turns-of", "image"], "--turns-of works with jsonl, not with llava"),
+        ("llava", ["--prompt-ending", "by_question_type"], "works with m4 only"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, run, family, option, words):
+    source = write_lines(tmp_path / "in", GOOD)
+    code, _, err = run(family, "--input", source, "--output", tmp_path / "out", *option)
+    assert code == 2
+    assert words in err
+
+
+def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(tmp_path, run, monkeypatch):
+    def stop(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "convert", stop)
+    source = write_lines(tmp_path / "in", GOOD)
+    code, _, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
+    assert code == 130
+    assert "Run the same command again to go on" in err
+
+
+def test_help_lists_families_and_exit_codes(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        convert.main(["--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "Exit code" in printed
+    assert all(f"  {family} " in printed for family in FAMILIES)
+
+
+@pytest.mark.skipif(not OWLEVAL.is_dir(), reason=f"OwlEval is not at {OWLEVAL}")
+def test_owleval_is_converted_and_prepared_with_its_conversations(tmp_path, run):
+    code, out, err = run(
+        *("jsonl", "--input", OWLEVAL / "answers_mplug_owl_7b.jsonl"),
+        *("--images", OWLEVAL / "images", "--turns-of", "image", "--output", tmp_path),
+    )
+    assert (code, err) == (0, "")
+    assert "wrote 50 samples" in out
+    assert prepare_folder(tmp_path) == []

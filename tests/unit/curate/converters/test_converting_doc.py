@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tests.unit.curate.converters.test_captions import write_tar
+from tests.unit.curate.converters.test_parquet import write_table
+
+from owl.curate.converters.formats.prompt_endings import PromptEnding
+from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.converters.job import ConvertJob
+from owl.curate.converters.pictures import SourceFolder
+from owl.curate.converters.records import ConvertOptions, MissingPictures
+from owl.curate.converters.video.video_frames import FAMILY as VIDEO
+from owl.curate.converters.video.video_frames import VideoClips, video_family
+from tests.unit.curate.converters.converting import (
+    convert_lines,
+    make_job,
+    run_job,
+    write_lines,
+    write_pictures,
+)
+from tests.unit.curate.converters.test_video import write_video
+from tests.unit.data.shard_factory import picture
+
+DOC = (Path(__file__).parents[4] / "docs/converting.md").read_text(encoding="utf-8")
+
+
+def block(name):
+    (text,) = re.findall(rf"```json {name}\n(.*?)```", DOC, re.DOTALL)
+    return json.loads(text)
+
+
+def assert_as_documented(converted, name):
+    assert converted.rejects == []
+    document = dict(converted.document)
+    assert document.pop("schema") == "owl3-sample/1"
+    assert document == block(f"sample-{name}")
+
+
+@pytest.mark.parametrize(
+    ("family", "pictures", "options"),
+    [
+        ("llava", ["coco/17.jpg"], {}),
+        ("m4", ["a.jpg", "b.jpg"], {"prompt_ending": PromptEnding.by_question_type}),
+        ("mmc4", ["b9.jpg"], {}),
+        ("sharegpt4video", ["panda/v1/1.jpg", "panda/v1/2.jpg"], {}),
+        ("jsonl", ["a.jpg"], {}),
+    ],
+)
+def test_the_examples_of_the_json_families_hold(tmp_path, family, pictures, options):
+    write_pictures(tmp_path / "images", *pictures)
+    converted = convert_lines(tmp_path, family, block(f"source-{family}"), **options)
+    assert_as_documented(converted, family)
+
+
+def test_the_example_of_obelics_holds(tmp_path):
+    write_pictures(tmp_path / "images", "00000/000000001.jpg")
+    converted = convert_lines(
+        tmp_path,
+        "obelics",
+        block("source-obelics"),
+        url_map=write_lines(tmp_path, block("url-map"), name="urls.jsonl"),
+        missing_pictures=MissingPictures.leave_out,
+    )
+    assert_as_documented(converted, "obelics")
+
+
+def test_the_example_of_captions_holds(tmp_path):
+    details = json.dumps(block("sample-captions")["meta"]["raw"]["json"])
+    members = {"jpg": picture(), "txt": b"An owl.", "json": details.encode()}
+    named = [(f"000000017.{suffix}", data) for suffix, data in members.items()]
+    source = write_tar(tmp_path / "00000.tar", named)
+    assert_as_documented(run_job(make_job(tmp_path, "captions", source)), "captions")
+
+
+def test_the_example_of_parquet_holds(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is optional (extra `data`)")
+    row = block("source-parquet")
+    row["images"][0]["bytes"] = picture()
+    job = make_job(tmp_path, "parquet", write_table(tmp_path, [row]), cut="on")
+    assert_as_documented(run_job(job), "parquet")
+
+
+def test_the_example_of_video_files_holds(tmp_path):
+    pytest.importorskip("av", reason="PyAV is optional (extra `video`)")
+    write_video(tmp_path / "videos/a.mp4")
+    job = ConvertJob(
+        family=video_family(VideoClips(folder=SourceFolder(tmp_path / "videos"))),
+        input=write_lines(tmp_path / "in", block("source-video")),
+        images=None,
+        output=tmp_path / "shards",
+        name=VIDEO,
+        options=ConvertOptions(),
+    )
+    assert_as_documented(run_job(job), "video")
+
+
+def test_every_family_has_an_example():
+    assert all(f"```json sample-{family}\n" in DOC for family in FAMILIES)

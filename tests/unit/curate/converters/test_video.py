@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools import video_frames as tool
+from owl.curate.converters.job import ConvertJob
+from owl.curate.converters.pictures import SourceFolder
+from owl.curate.converters.records import ConvertOptions, open_sample
+from owl.curate.converters.video.frame_sampling import FrameSampling, SamplingMode
+from owl.curate.converters.video.video_file import CONTAINERS, VideoFile, upright
+from owl.curate.converters.video.video_frames import VideoClips, to_source, video_family
+from owl.errors import DataError
+from tests.unit.curate.converters.converting import run_job, write_lines
+
+FPS = 10
+
+
+@pytest.fixture
+def av():
+    return pytest.importorskip("av", reason="PyAV is optional (extra `video`)")
+
+
+def shade(index: int) -> int:
+    """Brightness of frame `index` of a test video: it tells which frame one looks at."""
+    return 10 + 4 * index
+
+
+def write_video(path: Path, *, frames=50, size=(96, 64), codec="libx264", layout=None) -> Path:
+    """Write a video of plain grey frames, with key frames and frames that come out of order."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=layout or {}) as container:
+        stream = container.add_stream(codec, rate=FPS)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 12
+        stream.codec_context.max_b_frames = 2
+        for index in range(frames):
+            pixels = np.full((size[1], size[0], 3), shade(index), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def brightness(image) -> float:
+    return float(np.asarray(image).mean())
+
+
+def frames_seen(images) -> list[int]:
+    return [round((brightness(image) - 10) / 4) for image in images]
+
+
+def convert(tmp_path, *records, sampling=None, **options):
+    clips = VideoClips(
+        folder=SourceFolder(tmp_path / "videos"),
+        sampling=sampling or FrameSampling(),
+        **options,
+    )
+    job = ConvertJob(
+        family=video_family(clips),
+        input=write_lines(tmp_path / "in", *records),
+        images=None,
+        output=tmp_path / "shards",
+        name="video",
+        options=ConvertOptions(),
+    )
+    return run_job(job)
+
+
+def stored_frames(sample) -> list[int]:
+    files = sample.document["media"][0]["files"]
+    return frames_seen(Image.open(io.BytesIO(sample.files[file])) for file in files)
+
+
+# Which frames.
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "chosen"),
+    [
+        (50, 10.0, [0, 10, 20, 30, 40]),  # 5 s at one a second
+        (75, 29.97, [0, 30, 60]),
+        (1, 25.0, [0]),
+        (3, 0.4, [0, 1, 2]),  # slower than one a second: all of them
+    ],
+)
+def test_the_published_rule_takes_one_frame_a_second(frames, fps, chosen):
+    assert FrameSampling().choose(frames, fps) == chosen
+
+
+def test_too_many_candidates_are_thinned_from_the_middle_of_equal_parts():
+    # 32 candidates a second apart, 16 parts of 2: int(2 i + 1) is the second of each.
+    assert FrameSampling().choose(320, 10.0) == [10 * index for index in range(1, 32, 2)]
+
+
+def test_uniform_sampling_takes_the_middles_of_all_frames():
+    sampling = FrameSampling(mode=SamplingMode.uniform, max_frames=4)
+    assert sampling.choose(40, 10.0) == [5, 15, 25, 35]
+    assert sampling.choose(3, 10.0) == [0, 1, 2]
+
+
+# Video files.
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_the_frames_asked_for_are_the_frames_decoded(av, tmp_path, codec):
+    path = write_video(tmp_path / "a.mp4", codec=codec)
+    with VideoFile(path) as video:
+        assert len(video.frames.stamps) == 50
+        assert video.frames.fps == pytest.approx(FPS)
+        assert video.frames.duration == pytest.approx(5.0)
+        indices = [0, 3, 4, 17, 30, 49]
+        assert frames_seen(video.decode(indices)) == indices
+
+
+def test_a_playlist_that_names_other_files_is_not_opened(av, tmp_path):
+    write_video(tmp_path / "secret.mp4")
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'secret.mp4'}'\n")
+    with av.open(str(playlist), options={"safe": "0"}) as opened:  # what PyAV does if it may
+        assert opened.format.name == "concat"
+    with pytest.raises(DataError, match="E307"), VideoFile(playlist):
+        pass
+
+
+def test_only_the_named_containers_are_opened(av, tmp_path):
+    assert "mov,mp4,m4a,3gp,3g2,mj2" in CONTAINERS
+    write_video(tmp_path / "a.mp4")
+    (tmp_path / "a.y4m").write_bytes(b"YUV4MPEG2 W2 H2 F25:1 C420jpeg\nFRAME\n" + bytes(6))
+    with pytest.raises(DataError, match="E307"), VideoFile(tmp_path / "a.y4m"):
+        pass
+
+
+def test_a_torn_video_is_rejected_not_shortened(av, tmp_path):
+    path = write_video(tmp_path / "a.mp4", layout={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 9 // 10])
+    with pytest.raises(DataError, match=r"E308.*of 50 frames"), VideoFile(path):
+        pass
+
+
+def test_frames_that_cannot_be_decoded_reject_the_video(av, tmp_path):
+    path = write_video(tmp_path / "a.mp4", size=(320, 240), layout={"movflags": "faststart"})
+    data = bytearray(path.read_bytes())
+    middle = (data.index(b"mdat") + len(data)) // 2
+    data[middle:] = bytes(len(data) - middle)
+    path.write_bytes(data)
+    with VideoFile(path) as video, pytest.raises(DataError, match="E308"):
+        list(video.decode(range(50)))
+
+
+def test_frames_are_turned_upright():
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((0, 0), (255, 0, 0))
+    turned = upright(image, 90)
+    assert turned.size == (2, 4)
+    assert turned.getpixel((0, 3)) == (255, 0, 0)  # counter-clockwise: top left to bottom left
+    assert upright(image, 0) is image
+
+
+# Records.
+
+
+def test_a_video_with_a_text_becomes_a_document_of_its_frames(av, tmp_path):
+    write_video(tmp_path / "videos/a.mp4", size=(320, 240))
+    record = {"video": "a.mp4", "text": "It grows light.", "id": 7}
+    (sample,) = convert(tmp_path, record, short_side=60).samples
+    media = sample.document["media"][0]
+    assert stored_frames(sample) == [0, 10, 20, 30, 40]
+    assert media["t"] == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert (media["w"], media["h"], media["duration"], media["of"]) == (80, 60, 5.0, "a.mp4")
+    assert sample.document["turns"][0]["content"] == [{"media": 0}, {"text": "It grows light."}]
+    assert to_source(open_sample(sample.document, sample.files)) == record
+
+
+def test_each_segment_shows_its_own_frames_before_its_text(av, tmp_path):
+    write_video(tmp_path / "videos/a.mp4")
+    segments = [
+        {"start": 0, "end": 1.0, "text": "Dark.", "score": 1},
+        {"start": 1.0, "end": 4, "text": "Light."},
+    ]
+    record = {"video": "a.mp4", "segments": segments}
+    sampling = FrameSampling(mode=SamplingMode.uniform, max_frames=2)
+    (sample,) = convert(tmp_path, record, sampling=sampling).samples
+    assert stored_frames(sample) == [2, 7, 17, 32]
+    assert sample.document["turns"][0]["content"] == [
+        {"media": 0, "frames": [0, 2]},
+        {"text": "Dark."},
+        {"media": 0, "frames": [2, 4]},
+        {"text": "Light."},
+    ]
+    assert to_source(open_sample(sample.document, sample.files)) == record
+
+
+def test_conversations_and_captions_work_as_with_folders_of_frames(av, tmp_path):
+    write_video(tmp_path / "videos/a.mp4")
+    turns = [{"from": "human", "value": "<video>?"}, {"from": "gpt", "value": "Light."}]
+    records = [
+        {"video": "a.mp4", "conversations": turns},
+        {"video_id": "a", "captions": [{"idx": "-1", "content": "Light."}]},
+    ]
+    samples = convert(tmp_path, *records).samples
+    assert [sample.document["kind"] for sample in samples] == ["chat", "document"]
+    assert [to_source(open_sample(s.document, s.files)) for s in samples] == records
+
+
+@pytest.mark.parametrize(
+    ("record", "code", "words"),
+    [
+        ({"video": "gone.mp4", "text": "!"}, "E302", "is not a file"),
+        ({"video": "../a.mp4", "text": "!"}, "E302", "leads out of"),
+        ({"video": "text.mp4", "text": "!"}, "E307", "no video in a known container"),
+        ({"video": 7, "text": "!"}, "E203", "video=7 must be a string"),
+        ({"video": "a.mp4"}, "E203", "neither conversations nor captions"),
+        ({"video": "a.mp4", "segments": []}, "E203", "segments is empty"),
+        (
+            {"video": "a.mp4", "segments": [{"start": 2, "end": 1, "text": "!"}]},
+            "E203",
+            "segments[0] goes from 2.0 to 1.0",
+        ),
+        (
+            {"video": "a.mp4", "segments": [{"start": 9, "end": 10, "text": "!"}]},
+            "E313",
+            "it lasts 5.000 s",
+        ),
+        (
+            {
+                "video": "a.mp4",
+                "segments": [
+                    {"start": 0, "end": 2, "text": "!"},
+                    {"start": 1, "end": 3, "text": "!"},
+                ],
+            },
+            "E312",
+            "segments[1] starts at 1.0, before segments[0] ends at 2.0",
+        ),
+    ],
+)
+def test_a_bad_record_is_rejected(av, tmp_path, record, code, words):
+    write_video(tmp_path / "a.mp4", frames=2)
+    write_video(tmp_path / "videos/a.mp4")
+    (tmp_path / "videos/text.mp4").write_text("not found")
+    reject = convert(tmp_path, record).reject
+    assert reject["code"] == code
+    assert words in reject["message"]
+
+
+# The tool.
+
+
+def test_the_tool_converts_with_workers_and_prints_what_it_did(av, tmp_path, capsys):
+    write_video(tmp_path / "videos/a.mp4")
+    source = write_lines(tmp_path / "in", {"video": "a.mp4", "text": "!"}, {"video": "a.mp4"})
+    code = tool.main(
+        [
+            *("--input", str(source), "--videos", str(tmp_path / "videos")),
+            *("--output", str(tmp_path / "out"), "--workers", "2", "--shard-samples", "1"),
+        ]
+    )
+    captured = capsys.readouterr()
+    assert code == 1
+    assert "wrote 1 samples into 1 shards" in captured.out
+    assert "rejected 1: E203 1" in captured.err
+
+
+def test_without_pyav_the_tool_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "av", None)
+    source = write_lines(tmp_path / "in", {"video": "a.mp4", "text": "!"})
+    code = tool.main(
+        ["--input", str(source), "--videos", str(tmp_path), "--output", str(tmp_path / "out")]
+    )
+    assert code == 2
+    assert "pip install 'owl3-megatron[video]'" in capsys.readouterr().err

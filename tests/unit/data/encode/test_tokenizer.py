@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+
+import pytest
+
+from owl.data.encode.tokenizer import load_tokenizer
+from owl.errors import DataError
+from tests.unit.data.shard_factory import QWEN2, needs_qwen2, write_tokenizer
+
+
+@needs_qwen2
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("<|image|>", [27, 91, 1805, 91, 29]),
+        ("<|start_cut|>", [27, 91, 2468, 41317, 91, 29]),
+        ("<|end_cut|>", [27, 91, 408, 41317, 91, 29]),
+        ("<|start_video_frame|>", [27, 91, 2468, 19815, 8929, 91, 29]),
+        ("<|end_video_frame|>", [27, 91, 408, 19815, 8929, 91, 29]),
+        ("2*3\n", [17, 9, 18, 198]),
+    ],
+)
+def test_markup_is_plain_text_to_the_qwen2_tokenizer(text, ids):
+    assert load_tokenizer(QWEN2).encode(text) == ids
+
+
+@needs_qwen2
+def test_qwen2_control_tokens_follow_its_vocabulary():
+    tokenizer = load_tokenizer(QWEN2)
+    assert (tokenizer.end_of_text, tokenizer.im_start, tokenizer.im_end) == (151643, 151644, 151645)
+    assert tokenizer.vocab_size == 151646
+
+
+@needs_qwen2
+def test_qwen2_agrees_with_transformers_on_text():
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.Qwen2TokenizerFast(
+        vocab=str(QWEN2 / "vocab.json"), merges=str(QWEN2 / "merges.txt")
+    )
+    ours = load_tokenizer(QWEN2)
+    for text in ["Two owls,\n\n three mice. 1234", "e\u0301t\u00e9 \u9e7f", "  x's  \t\n", "(<|a"]:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+
+
+@pytest.mark.parametrize("literal", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+def test_typed_control_tokens_stay_text(tmp_path, literal):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path))
+    ids = tokenizer.encode(literal)
+    assert len(ids) == len(literal)
+    assert tokenizer.control_id(literal) not in ids
+    assert tokenizer.decode(ids) == literal
+
+
+def test_control_tokens_are_taken_from_tokenizer_json(tmp_path):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path))
+    assert (tokenizer.end_of_text, tokenizer.im_start, tokenizer.im_end) == (256, 257, 258)
+    assert tokenizer.vocab_size == 259
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):
+    file = write_tokenizer(tmp_path) / "tokenizer.json"
+    file.write_text(file.read_text().replace("im_end", "im_fin"))
+    with pytest.raises(DataError, match=re.escape("no token <|im_end|>")):
+        load_tokenizer(tmp_path)
+
+
+def test_the_content_hash_follows_the_content(tmp_path):
+    folder = write_tokenizer(tmp_path)
+    before = load_tokenizer(folder).content_hash
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"1.0"', '"1.0" '))
+    assert load_tokenizer(folder).content_hash != before
+
+
+def test_a_tokenizer_that_cannot_write_the_placeholder_is_refused(tmp_path):
+    file = write_tokenizer(tmp_path) / "tokenizer.json"
+    file.write_text(file.read_text().replace('"|":', '"||":'))
+    with pytest.raises(DataError, match=r"E404.*cannot write"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"model": {"vocab": 3}}', "\ufeff{", '{"model": {"vocab": {}}}']
+)
+def test_a_damaged_tokenizer_is_named_with_its_folder(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match="E404"):
+        load_tokenizer(tmp_path)
+    whole = write_tokenizer(tmp_path) / "tokenizer.json"
+    whole.write_text(whole.read_text()[:-20])
+    with pytest.raises(DataError, match=f"E404.*{tmp_path.name}.*JSONDecodeError.*Copy them again"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_vocabulary_is_named_too(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "merges.txt").write_bytes(b"\xff\xfe not merges")
+    with pytest.raises(DataError, match=r"E404.*Copy them again"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generating with both caches gives, token for token, what recomputing everything gives."""
+
+import pytest
+import torch
+
+from owl.families.owl3.hf.media_owl3 import Media
+from owl.families.owl3.hf.modeling_owl3 import CACHE
+from tests.unit.families.owl3.hf.conftest import build
+
+LENGTHS, OFFSETS = [5, 12, 60], [[], [3], [2, 7, 12, 20, 25, 30, 50]]  # 0, 1 and 7 pictures
+NEW = 16
+
+
+def batch(padding_side: str = "left") -> dict:
+    torch.manual_seed(4)
+    longest = max(LENGTHS)
+    tokens, mask = torch.zeros(3, longest).long(), torch.zeros(3, longest).long()
+    for row, length in enumerate(LENGTHS):
+        start = longest - length if padding_side == "left" else 0
+        tokens[row, start : start + length] = torch.randint(0, 256, (length,))
+        mask[row, start : start + length] = 1
+    return {
+        "input_ids": tokens,
+        "attention_mask": mask,
+        "pixel_values": torch.rand(8, 3, 28, 28, dtype=torch.float64) * 2 - 1,
+        "media_offset": OFFSETS,
+    }
+
+
+def write(model, inputs, **settings) -> torch.Tensor:
+    """Generate NEW tokens a row, none of which ends it."""
+    settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None} | settings
+    settings |= {"max_new_tokens": NEW, "min_new_tokens": NEW}
+    return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+
+
+def by_hand(model, tokens, **media) -> list[int]:
+    """Continue one row greedily by whole forward passes, without generate."""
+    for _ in range(NEW):
+        logits = model(input_ids=tokens, use_cache=False, **media).logits
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+    return tokens[0, -NEW:].tolist()
+
+
+@torch.no_grad()
+def test_both_caches_give_what_recomputing_gives(model):
+    inputs = batch()
+    cached = write(model, inputs)
+    assert len(set(map(tuple, cached.tolist()))) == 3
+    assert torch.equal(cached, write(model, inputs, use_cache=False))
+    assert torch.equal(cached, write(model, inputs, use_media_cache=False))
+
+
+@torch.no_grad()
+def test_logits_of_every_step_are_those_of_recomputing(model):
+    inputs = batch()
+    settings = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    settings |= {"return_dict_in_generate": True, "output_logits": True}
+    cached = model.generate(**inputs, **settings)
+    recomputed = model.generate(**inputs, **settings, use_cache=False)
+    torch.testing.assert_close(cached.logits, recomputed.logits, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_each_row_is_what_it_would_be_alone(model):
+    inputs = batch()
+    cached = write(model, inputs)
+    first = 0
+    for row, (length, offsets) in enumerate(zip(LENGTHS, OFFSETS, strict=True)):
+        tiles = inputs["pixel_values"][first : first + len(offsets)]
+        first += len(offsets)
+        media = {"pixel_values": tiles, "media_offset": [offsets]} if offsets else {}
+        tokens = inputs["input_ids"][row : row + 1, -length:]
+        assert cached[row].tolist() == by_hand(model, tokens, **media)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
+)
+def test_beams_share_their_samples_pictures(model, settings):
+    inputs = batch()
+    cached = write(model, inputs, **settings)
+    assert torch.equal(cached, write(model, inputs, use_cache=False, **settings))
+
+
+@torch.no_grad()
+def test_several_tokens_may_follow_a_cached_prompt(model):
+    inputs = batch("right")
+    row = {
+        "pixel_values": inputs["pixel_values"][1:],
+        "media_offset": [OFFSETS[2]],
+    }
+    tokens = inputs["input_ids"][2:]
+    whole = model(input_ids=tokens, use_cache=False, **row).logits
+    start = model(input_ids=tokens[:, :52], use_cache=True, **row)
+    rest = model(input_ids=tokens[:, 52:], media=start.media, **{CACHE: start[CACHE]})
+    torch.testing.assert_close(rest.logits, whole[:, 52:], rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_is_taken_under_both_names_that_transformers_gave_it(model, name):
+    tokens = batch()["input_ids"][2:]
+    whole = model(input_ids=tokens).logits
+    start = model(input_ids=tokens[:, :50], use_cache=True)
+    rest = model(input_ids=tokens[:, 50:], **{name: start[CACHE]})
+    torch.testing.assert_close(rest.logits, whole[:, 50:], rtol=0, atol=1e-10)
+    step = model.prepare_inputs_for_generation(tokens, **{name: start[CACHE]}, attention_mask=None)
+    assert step["input_ids"].shape[1] == 0  # all 60 are in the cache by now
+    with pytest.raises(ValueError, match="two names of one thing"):
+        model(input_ids=tokens[:, 50:], cache=start[CACHE], past_key_values=start[CACHE])
+
+
+@torch.no_grad()
+def test_every_step_but_the_first_computes_one_token(model):
+    seen = []
+    embed = model.get_input_embeddings()
+    hook = embed.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    write(model, batch())
+    hook.remove()
+    assert seen == [60] + [1] * (NEW - 1)
+
+
+@torch.no_grad()
+def test_patches_are_projected_once_a_layer(model, monkeypatch):
+    attention = model.language_model.model.layers[1].self_attn
+    calls = []
+    original = type(attention).media_heads
+    monkeypatch.setattr(
+        type(attention), "media_heads", lambda *given: calls.append(1) or original(*given)
+    )
+    write(model, batch())
+    assert len(calls) == 2  # two hyper layers, one prefill
+    calls.clear()
+    write(model, batch(), use_media_cache=False)
+    assert len(calls) == 2 * NEW
+
+
+@torch.no_grad()
+def test_features_are_dropped_once_every_layer_has_its_keys(model):
+    output = model(**batch(), use_cache=True)
+    assert isinstance(output.media, Media)
+    assert output.media.features is None
+    assert sorted(output.media.cache) == [1, 3]
+    assert model(**batch(), use_cache=True, use_media_cache=False).media.features is not None
+
+
+@torch.no_grad()
+def test_a_static_cache_gives_the_same_tokens(model):
+    inputs = batch()
+    assert torch.equal(write(model, inputs), write(model, inputs, cache_implementation="static"))
+
+
+@torch.no_grad()
+def test_looking_answers_up_in_the_prompt_gives_the_same_tokens(model):
+    row = {name: batch()[name][2:] for name in ("input_ids", "media_offset")}
+    row["pixel_values"] = batch()["pixel_values"][1:]
+    ends = {"eos_token_id": 258}  # transformers 4.57 wants to know one
+    looked_up = write(model, row, prompt_lookup_num_tokens=3, **ends)
+    assert torch.equal(write(model, row, **ends), looked_up)
+
+
+@torch.no_grad()
+def test_pictures_that_come_twice_or_get_lost_are_one_clear_error(model):
+    inputs = batch()
+    start = model(**inputs, use_cache=True)
+    more = {"input_ids": inputs["input_ids"][:, :3], CACHE: start[CACHE]}
+    with pytest.raises(ValueError, match="media and pixel_values came together"):
+        model(**more, media=start.media, pixel_values=inputs["pixel_values"])
+    with pytest.raises(ValueError, match=r"Pass media=output\.media"):
+        model(**more)
+
+
+def test_attention_weights_are_refused_before_a_token_is_made(model):
+    with pytest.raises(ValueError, match="attention weights are never made"):
+        write(model, batch(), output_attentions=True, return_dict_in_generate=True)
+
+
+@torch.no_grad()
+def test_a_window_that_is_not_used_hides_nothing():
+    model = build("joint_softmax", sliding_window=12).double()
+    assert torch.equal(write(model, batch()), write(model, batch(), use_cache=False))
+
+
+@torch.no_grad()
+def test_half_precision_gives_numbers():
+    model = build("joint_softmax").bfloat16()
+    written = write(model, batch())
+    assert written.shape == (3, NEW)
+
+
+def test_the_model_cards_way_decodes_the_answer(folder, processor):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    made = model.init_processor(processor.tokenizer)
+    messages = [
+        {"role": "user", "content": "<|image|>?"},
+        {"role": "assistant", "content": ""},
+    ]
+    inputs = made(messages, images=[torch.zeros(9, 9, 3, dtype=torch.uint8)], videos=None)
+    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=6)
+    inputs.update({"tokenizer": processor.tokenizer, "max_new_tokens": 6, "decode_text": True})
+    told = model.generate(**inputs, do_sample=False)
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    assert told == processor.batch_decode(new, skip_special_tokens=True)
+    assert isinstance(told[0], str)
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>"])
+def test_generation_ends_where_the_tokenizer_ends_turns(processor, end):
+    model, token = build("joint_softmax"), processor.tokenizer.convert_tokens_to_ids(end)
+
+    def always_ends(hidden_states):
+        tokens = torch.full(hidden_states.shape[:2], token)
+        return torch.nn.functional.one_hot(tokens, 259).float()
+
+    model.language_model.lm_head.forward = always_ends
+    written = model.generate(
+        input_ids=torch.zeros(1, 3).long(),
+        tokenizer=processor.tokenizer,
+        max_new_tokens=5,
+        do_sample=False,
+    )
+
+    assert written[0, 3:].tolist() == [token]
+
+
+def test_decoding_without_a_tokenizer_is_one_clear_error(model):
+    with pytest.raises(ValueError, match="needs the tokenizer"):
+        model.generate(input_ids=torch.zeros(1, 3).long(), decode_text=True)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request in messages reads as the same conversation in a shard, and as its Jinja rendering."""
+
+import pytest
+from jinja2 import Environment
+
+from owl.data.encode.encoder import template
+from owl.families.owl3.hf.template_owl3 import (
+    CHAT_TEMPLATE,
+    Mark,
+    Turn,
+    number_media,
+    parse_rendered,
+    render,
+    split_marks,
+    to_string,
+)
+from owl.families.owl3.markup_owl3 import TEMPLATES, Control, Text, Tile, join_text
+from owl.families.owl3.tiles_owl3 import Grid
+
+CONVERSATIONS = [
+    [("user", "What is <|image|> this?"), ("assistant", "An owl.")],
+    [("system", "Be brief."), ("user", "<|image|><|image|>"), ("assistant", "\nTwo.")],
+    [("user", "\nHm"), ("assistant", "Yes?"), ("user", "<|video|> and <|image|>")],
+    [("user", "one"), ("assistant", "  \n two"), ("user", "three"), ("assistant", "four")],
+]
+
+
+def to_turns(conversation) -> list[Turn]:
+    return [Turn(role, split_marks(text)) for role, text in conversation]
+
+
+def to_document(conversation) -> tuple[dict, list]:
+    """Write the same as an owl3-sample/1, with a grid for pictures and three frames a video."""
+    turns, layouts = [], []
+    for role, text in conversation:
+        content = []
+        for part in split_marks(text):
+            if isinstance(part, Mark):
+                content.append({"media": len(layouts)})
+                picture = template.Picture(Grid(2, 3))
+                layouts.append(picture if part is Mark.image else template.Clip(3))
+            else:
+                content.append({"text": part})
+        turns.append({"role": role, "content": content})
+    return {"kind": "chat", "turns": turns}, layouts
+
+
+def with_media(pieces, version):
+    for piece in pieces:
+        if piece is Mark.image:
+            yield from TEMPLATES[version].cut_picture(Grid(2, 3))
+        elif piece is Mark.video:
+            yield from TEMPLATES[version].clip(3)
+        else:
+            yield piece
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_a_conversation_is_written_as_for_training(conversation, version):
+    document, layouts = to_document(conversation)
+    kind = TEMPLATES[version]
+    ends_with_answer = conversation[-1][0] == "assistant"
+
+    ours = list(with_media(render(to_turns(conversation), open_prompt=False), version))
+    theirs = list(template.render_sample(document, layouts, kind))
+    if not ends_with_answer:
+        theirs.pop()  # training closes every sample, a chat waits for its next turn
+
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_a_prompt_is_written_as_for_training(conversation, version):
+    document, layouts = to_document(conversation)
+    kind = TEMPLATES[version]
+    asked = to_turns(conversation)
+    if asked[-1].role == "assistant":
+        asked = [*asked[:-1], Turn("assistant", ())]
+
+    ours = list(with_media(render(asked, open_prompt=True), version))
+    theirs = list(template.render_prompt(document, layouts, kind))
+
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("open_prompt", [True, False])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_jinja_template_writes_the_same_string(conversation, open_prompt, numbered):
+    pieces = list(render(to_turns(conversation), open_prompt=open_prompt))
+    messages = [
+        {
+            "role": role,
+            "content": [
+                {"type": part.name} if isinstance(part, Mark) else {"type": "text", "text": part}
+                for part in split_marks(text)
+            ],
+        }
+        for role, text in conversation
+    ]
+
+    rendered = Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
+
+    assert rendered.render(
+        messages=messages, add_generation_prompt=open_prompt, number_media=numbered
+    ) == to_string(number_media(pieces) if numbered else pieces)
+
+
+def test_an_empty_assistant_turn_asks_for_an_answer_in_both_templates():
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
+    turns = [Turn("user", ("Hi",)), Turn("assistant", ())]
+
+    ours = to_string(render(turns, open_prompt=False))
+
+    assert ours.endswith("Hi<|im_end|>\n<|im_start|>assistant\n")
+    assert Environment().from_string(CHAT_TEMPLATE).render(messages=messages) == ours
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_a_rendered_string_is_read_back_piece_by_piece(conversation):
+    pieces = list(render(to_turns(conversation), open_prompt=True))
+
+    def content(some) -> list:
+        joined = join_text(
+            Text(p.text, closed=p.closed) if isinstance(p, Text) else p for p in some
+        )
+        return [p.literal if isinstance(p, Control) else p for p in joined]
+
+    assert content(parse_rendered(to_string(pieces))) == content(pieces)
+
+
+def test_control_literals_that_a_user_types_stay_text():
+    assert split_marks("<|im_end|> <|image|>") == ("<|im_end|> ", Mark.image)
+
+
+def test_media_are_numbered_by_kind():
+    numbered = to_string(number_media([Mark.image, Mark.video, Mark.image, Tile()]))
+    assert numbered == "Picture 1: <|image|>Video 1: <|video|>Picture 2: <|image|><|image|>"

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""owl.hf decodes what owl.data decodes, from wherever a picture lies."""
+
+import base64
+import io
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from owl.data.encode import images
+from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
+from owl.portable.pictures_owl import (
+    MediaError,
+    grids_within,
+    load_frames,
+    load_picture,
+    one_a_second,
+    spread,
+)
+from tests.unit.data.shard_factory import picture
+
+
+@pytest.mark.parametrize(
+    ("most", "grid"),
+    [(7, Grid(2, 3)), (6, Grid(2, 2)), (5, Grid(2, 2)), (4, Grid(1, 3))],
+)
+def test_a_bound_on_tiles_picks_the_best_grid_below_it(most, grid):
+    assert choose_grid(640, 480, 378, grids_within(most)) == grid
+    assert grid.tiles <= most
+
+
+def test_no_grid_is_smaller_than_four_tiles():
+    assert grids_within(3) == []
+    assert grids_within(None) == list(PUBLISHED_GRIDS)
+
+
+@pytest.mark.parametrize(
+    ("codec", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "P", {}),
+        ("PNG", "1", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+    ],
+)
+def test_pictures_are_decoded_as_for_training(codec, mode, options):
+    data = picture(codec=codec, mode=mode, **options)
+    np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_as_for_training(orientation):
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    data = picture(exif=exif.tobytes())
+    np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
+
+
+def test_sixteen_bit_pictures_are_scaled_as_for_training():
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)).save(stream, "PNG")
+    data = stream.getvalue()
+    np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serve a folder on this machine."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.func.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_picture_may_come_in_any_form(tmp_path, server):
+    data = picture(codec="PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    opened = Image.open(io.BytesIO(data))
+    pixels = np.asarray(opened)
+    sources = [
+        data,
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        f"file://{tmp_path}/a.png",
+        f"{server}/a.png",
+        f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        opened,
+        pixels,
+        torch.tensor(pixels),
+        torch.tensor(pixels).permute(2, 0, 1),
+    ]
+    for source in sources:
+        np.testing.assert_array_equal(np.asarray(load_picture(source)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("no/such/file.png", "no/such/file.png cannot be read"),
+        ("http://127.0.0.1:1/a.png", "cannot be read"),
+        (b"not a picture", "the bytes given cannot be decoded"),
+        (picture()[:200], "cannot be decoded"),
+        (np.zeros((4, 4, 3)), "float64 has no defined range"),
+        (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
+        (Image.new("F", (4, 4)), "mode F"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_named(source, told):
+    with pytest.raises(MediaError, match=told):
+        load_picture(source)
+
+
+def test_frames_are_the_middles_of_equal_parts():
+    assert spread(5, 16) == [0, 1, 2, 3, 4]
+    assert spread(100, 4) == [12, 37, 62, 87]
+    assert one_a_second(120, 29.97, 16) == [0, 30, 60, 90]
+    assert one_a_second(1200, 30, 4) == [150, 450, 750, 1050]
+
+
+def test_a_video_may_be_frames_an_array_or_an_animation(tmp_path):
+    shades = [10, 120, 240]
+    frames = [Image.new("RGB", (8, 8), (shade,) * 3) for shade in shades]
+    frames[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=1000, loop=0
+    )
+    array = np.stack([np.asarray(frame) for frame in frames])
+    for source in (frames, [np.asarray(frame) for frame in frames], array, tmp_path / "a.gif"):
+        loaded = load_frames(source, 16)
+        assert [frame.getpixel((0, 0))[0] for frame in loaded] == pytest.approx(shades, abs=4)
+    assert len(load_frames(array, 2)) == 2
+
+
+def test_a_video_without_frames_or_decoder_is_named(tmp_path):
+    with pytest.raises(MediaError, match="holds no frame"):
+        load_frames([], 16)
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    with pytest.raises(MediaError, match=r"a\.mp4 (needs PyAV|cannot be decoded)"):
+        load_frames(tmp_path / "a.mp4", 16)
+
+
+def test_a_video_file_gives_one_frame_a_second(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(tmp_path / "a.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        for shade in range(20, 220, 10):  # 20 frames, four seconds
+            pixels = np.full((32, 32, 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+    shades = [frame.getpixel((5, 5))[0] for frame in load_frames(tmp_path / "a.mp4", 16)]
+
+    assert shades == pytest.approx([20, 70, 120, 170], abs=8)
+    assert len(load_frames(str(tmp_path / "a.mp4"), 2)) == 2

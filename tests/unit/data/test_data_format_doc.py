@@ -94,7 +94,8 @@ def test_every_station_is_printed_as_it_is():
 
 
 def test_every_error_code_in_the_code_is_explained():
-    sources = "".join(path.read_text() for path in (ROOT / "owl/data").rglob("*.py"))
+    rooms = (ROOT / "owl/data", ROOT / "owl/curate")
+    sources = "".join(path.read_text() for room in rooms for path in room.rglob("*.py"))
     codes = set(re.findall(r'"(E\d{3})"', sources))
     explained = set(re.findall(r"^\| (E\d{3}) \|", DOC.read_text(encoding="utf-8"), re.MULTILINE))
     assert codes == explained

@@ -4,7 +4,7 @@
 import pytest
 from jinja2 import Environment
 
-from owl.data.encode.encoder import template
+from owl.data.encode import template
 from owl.families.owl3.hf.template_owl3 import (
     CHAT_TEMPLATE,
     Mark,

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.peak_bytes import growths, peak_bytes, table
-from owl.config.run import AttentionKind, HyperAttentionConfig, ModelConfig, VisionTowerConfig
+from owl.config.run import AttentionKind, ModelConfig, VisionTowerConfig
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample
+from owl.families.owl3.config import HyperAttentionConfig
 from owl.model.attention import attention_backend
 from owl.model.attention.flex import FlexAttention
 from owl.model.media import PackContext, pack_context

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from owl.config.run import CutPolicy, DataConfig, PackConfig, SourceConfig, TemplateKind
+from owl.config.run import CutPolicy, DataConfig, PackConfig, SourceConfig
 from owl.curate.prepare import prepare_folder
 from owl.data.loader import Loader, build_loader
 from owl.data.shards.dataset import ShardWriter
@@ -96,7 +96,7 @@ def open_loader(home: Path, tokenizer: Path) -> Loader:
         DataConfig(sources=write(home), tokenizer=str(tokenizer)),
         PACK,
         image_size=IMAGE_SIZE,
-        template=TemplateKind.v3,
+        template="v3",
         media_position_shift=0,
         micro_batch_size=1,
     )

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from owl.config.run import CutPolicy, DataConfig, PackConfig, TemplateKind
+from owl.config.run import CutPolicy, DataConfig, PackConfig
 from owl.curate.lint.lint import Budgets, Checks, lint_folder
 from owl.curate.lint.report import FolderReport, ShardReport
 from owl.data.encode.tokenizer import load_tokenizer
@@ -49,9 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     budgets = parser.add_argument_group("budgets (E401, E402)")
     budgets.add_argument("--tokenizer", type=Path, help="count tokens with this tokenizer")
-    budgets.add_argument(
-        "--template", type=TemplateKind, choices=list(TemplateKind), default=TemplateKind.v2
-    )
+    budgets.add_argument("--template", type=str, choices=["v2", "v3"], default="v2")
     budgets.add_argument("--image-size", type=int, default=384)
     budgets.add_argument("--text-tokens", type=int, default=PackConfig().text_tokens)
     budgets.add_argument("--tiles", type=int, default=PackConfig().tiles)

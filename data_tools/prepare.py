@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from owl.config.data_run import read_data_run
-from owl.config.run import TemplateKind
 from owl.curate.prepare import Counting, ShardDone, countings_of_run, prepare_folder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.errors import OwlError
@@ -40,9 +39,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--tokenizer", type=Path, help="also count tokens with this tokenizer")
     parser.add_argument(
         "--template",
-        type=TemplateKind,
-        choices=list(TemplateKind),
-        default=TemplateKind.v2,
+        type=str,
+        choices=["v2", "v3"],
+        default="v2",
         help="template to count for (default: v2)",
     )
     parser.add_argument(

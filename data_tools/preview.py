@@ -151,7 +151,7 @@ def run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
     """Yield what of the run decides how samples look."""
     yield "model", run.model.name
     yield "stage", run.stage.name
-    yield "template", run.model.template.value
+    yield "template", run.model.template
     yield "tile", f"{run.model.vision_tower.image_size} px"
     yield "media position", f"offset + {run.model.hyper_attention.media_position_shift}"
 

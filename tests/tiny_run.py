@@ -8,8 +8,6 @@ from owl.config.run import (
     BatchConfig,
     CheckpointConfig,
     DeviceKind,
-    FusionKind,
-    HyperAttentionConfig,
     ModelConfig,
     OptimConfig,
     PackConfig,
@@ -21,6 +19,7 @@ from owl.config.run import (
     Trainable,
     VisionTowerConfig,
 )
+from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.train.metrics_writers import read_metrics
 from tests.unit.data.shard_factory import data_config, write_chats
 

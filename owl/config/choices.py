@@ -6,12 +6,10 @@ from enum import StrEnum
 # Enum members are matched by *name* on the command line, so name and value are kept equal.
 
 
-class FusionKind(StrEnum):
-    """How image features join the text stream inside a hyper-attention layer."""
+class FamilyKind(StrEnum):
+    """Whose layers, template and checkpoints a model has."""
 
-    token_gate = "token_gate"  # 7B-240728: gate computed per token and head from the text output
-    static_gate = "static_gate"  # 1B/2B-241014: one learned gate vector
-    joint_softmax = "joint_softmax"  # 7B-241101: text and image keys share one softmax
+    owl3 = "owl3"  # mPLUG-Owl3
 
 
 class ProjectorKind(StrEnum):
@@ -20,13 +18,6 @@ class ProjectorKind(StrEnum):
     linear = "linear"  # 240728, 241014
     mlp = "mlp"  # 241101: linear, exact GELU, linear
     abstractor = "abstractor"  # mPLUG-Owl2's: learned queries read the tile and stand for it
-
-
-class TemplateKind(StrEnum):
-    """The published prompt templates for cut pictures and videos."""
-
-    v2 = "v2"  # 240728: "Cut to 2 rows 3 columns with a global view"
-    v3 = "v3"  # 241014, 241101: "<|start_cut|>2*3"
 
 
 class AttentionKind(StrEnum):

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 from owl.config.choices import (
     AttentionKind,
-    FusionKind,
     LayerBackend,
     ProjectorKind,
-    TemplateKind,
     VisionParallelism,
 )
+from owl.config.families import FamilyNodes
 from owl.config.rules import not_dividing, too_small
 
 
@@ -54,40 +53,6 @@ class VisionTowerConfig:
 
 
 @dataclass(kw_only=True)
-class HyperAttentionConfig:
-    """The layers that look at images, and how."""
-
-    layer_indices: list[int] = field(default_factory=lambda: [0, 8, 16, 24])
-    """0-based. The Hugging Face field `hyper_layers` is 1-based; `owl.convert` shifts it."""
-    fusion: FusionKind = FusionKind.token_gate
-    media_position_shift: int = 1
-    """Added to a placeholder's first index to give the tile's position: 1 in 240728 and 241014,
-    0 in 241101. A token sees the tile when its own position is at or after that."""
-
-    def problems(self, num_layers: int) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
-        name = "model.hyper_attention.layer_indices"
-        layers = self.layer_indices
-        out_of_range = [i for i in layers if not 0 <= i < num_layers]
-        if out_of_range:
-            yield (
-                f"{name}={layers} names layers {out_of_range}, but the decoder has layers "
-                f"0..{num_layers - 1}. If you copied them from a Hugging Face config, subtract 1."
-            )
-        if layers != sorted(set(layers)):
-            yield (
-                f"{name}={layers} must rise without repeats. Write {sorted(set(layers))} instead."
-            )
-        if not layers:
-            yield f"{name}=[] leaves no layer that sees images. Name at least one."
-        if self.media_position_shift not in (0, 1):
-            yield (
-                f"model.hyper_attention.media_position_shift={self.media_position_shift} is "
-                f"neither 1 (240728, 241014) nor 0 (241101). Use the one of your variant."
-            )
-
-
-@dataclass(kw_only=True)
 class AbstractorConfig:
     """The visual abstractor of mPLUG-Owl2; read only where model.projector=abstractor.
 
@@ -122,8 +87,8 @@ class AbstractorConfig:
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
-    """A Qwen2 decoder with hyper-attention layers, a SigLIP tower and a projector."""
+class ModelConfig(FamilyNodes):
+    """A decoder, a vision tower, a projector, and what only its family has."""
 
     name: str = "owl3_tiny"
     hidden_size: int = 128
@@ -138,10 +103,10 @@ class ModelConfig:
     max_position_embeddings: int = 32768
     tie_word_embeddings: bool = False
     init_std: float = 0.02
-    template: TemplateKind = TemplateKind.v2
+    template: str = "v2"
+    """Published version of the prompt template; each family has its own."""
     projector: ProjectorKind = ProjectorKind.linear
     abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)
-    hyper_attention: HyperAttentionConfig = field(default_factory=HyperAttentionConfig)
     vision_tower: VisionTowerConfig = field(default_factory=VisionTowerConfig)
     attention: AttentionKind = AttentionKind.per_sample
     layer_backend: LayerBackend = LayerBackend.local
@@ -175,7 +140,7 @@ class ModelConfig:
                 f"gives heads of width {self.head_dim}, but rotary positions turn pairs. "
                 f"Choose sizes whose quotient is even."
             )
-        yield from self.hyper_attention.problems(self.num_layers)
+        yield from self.family_problems(num_layers=self.num_layers, template=self.template)
         yield from self.vision_tower.problems()
         if self.projector is ProjectorKind.abstractor:
             yield from self.abstractor.problems(self.vision_tower.hidden_size)

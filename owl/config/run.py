@@ -15,7 +15,7 @@ from owl.config.choices import (
     CommBackend,
     CutPolicy,
     DeviceKind,
-    FusionKind,
+    FamilyKind,
     ImageLibrary,
     LayerBackend,
     LiteralPolicy,
@@ -25,7 +25,6 @@ from owl.config.choices import (
     ProjectorKind,
     Recompute,
     ScaleKind,
-    TemplateKind,
     VisionParallelism,
     WandbMode,
 )
@@ -37,7 +36,6 @@ from owl.config.data import (
 )
 from owl.config.model import (
     AbstractorConfig,
-    HyperAttentionConfig,
     ModelConfig,
     VisionTowerConfig,
 )
@@ -60,8 +58,7 @@ __all__ = [
     "CutPolicy",
     "DataConfig",
     "DeviceKind",
-    "FusionKind",
-    "HyperAttentionConfig",
+    "FamilyKind",
     "ImageLibrary",
     "LayerBackend",
     "LiteralPolicy",
@@ -80,7 +77,6 @@ __all__ = [
     "ScaleSettings",
     "SourceConfig",
     "StageConfig",
-    "TemplateKind",
     "Trainable",
     "VisionParallelism",
     "VisionTowerConfig",

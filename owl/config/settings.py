@@ -16,11 +16,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from owl.config import choices, data, model, training
-from owl.config import run as run_node
 from owl.config.run import RunConfig
 
-_NODES = (choices, model, data, training, run_node)
 ANY_NAME = "NAME"
 """Stands for the key of a free dictionary, as in data.sources.NAME.path."""
 
@@ -103,7 +100,7 @@ def enum_members(annotation: Any) -> Sequence[str]:
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[Setting]:
-    types_of, docs = get_type_hints(node), _field_docs(node.__name__)
+    types_of, docs = get_type_hints(node), _field_docs(node)
     for field in dataclasses.fields(node):
         name, annotation = f"{prefix}{field.name}", types_of[field.name]
         inner = get_args(annotation)[1] if get_origin(annotation) is dict else None
@@ -127,23 +124,24 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return field.default
 
 
-def _field_docs(class_name: str) -> dict[str, str]:
+def _field_docs(node: type) -> dict[str, str]:
     """Map a node's fields to the string literal under each, which Python itself throws away."""
-    body = _class_bodies()[class_name]
-    docs = {}
-    for statement, after in pairwise(body):
-        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-            continue
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            docs[statement.target.id] = " ".join(str(after.value.value).split())
+    docs: dict[str, str] = {}
+    for kind in filter(dataclasses.is_dataclass, reversed(node.__mro__)):
+        for statement, after in pairwise(_class_body(kind)):
+            if not (
+                isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+            ):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                docs[statement.target.id] = " ".join(str(after.value.value).split())
     return docs
 
 
-@cache
-def _class_bodies() -> dict[str, list[ast.stmt]]:
-    trees = (ast.parse(inspect.getsource(module)) for module in _NODES)
-    nodes = (node for tree in trees for node in tree.body)
-    return {node.name: node.body for node in nodes if isinstance(node, ast.ClassDef)}
+def _class_body(kind: type) -> list[ast.stmt]:
+    (statement,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(statement, ast.ClassDef)
+    return statement.body
 
 
 def _is_union(annotation: Any) -> bool:

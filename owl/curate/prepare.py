@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from owl.config.run import LiteralPolicy, RunConfig, TemplateKind
+from owl.config.run import LiteralPolicy, RunConfig
 from owl.curate.prepare_journal import Journal, PreparedShard
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
@@ -25,7 +25,7 @@ class Counting:
     """For which settings of a run token counts are made ahead of time."""
 
     tokenizer: Path
-    template: TemplateKind
+    template: str
     image_size: int
     max_frames: int | None = None
     literals: LiteralPolicy = LiteralPolicy.reject

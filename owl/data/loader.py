@@ -15,13 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader
 
-from owl.config.run import (
-    DataConfig,
-    LiteralPolicy,
-    PackConfig,
-    SourceConfig,
-    TemplateKind,
-)
+from owl.config.run import DataConfig, LiteralPolicy, PackConfig, SourceConfig
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import Tokenizer, load_tokenizer
 from owl.data.microbatch import (
@@ -262,7 +256,7 @@ def build_loader(
     pack: PackConfig,
     *,
     image_size: int,
-    template: TemplateKind,
+    template: str,
     media_position_shift: int,
     micro_batch_size: int,
     dp_rank: int = 0,

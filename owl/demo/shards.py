@@ -8,7 +8,6 @@ from random import Random
 
 import torch
 
-from owl.config.run import TemplateKind
 from owl.curate.prepare import Counting, prepare_folder
 from owl.data.samples import RawSample
 from owl.data.shards.dataset import ShardWriter
@@ -102,7 +101,7 @@ def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
         with ShardWriter(folder / f"{name}-{start // SAMPLES_PER_SHARD:06}.tar") as shard:
             for sample in samples[start : start + SAMPLES_PER_SHARD]:
                 shard.write(sample.key, sample.document, sample.files)
-    counting = Counting(tokenizer, TemplateKind.v2, IMAGE_SIZE)
+    counting = Counting(tokenizer, "v2", IMAGE_SIZE)
     problems = prepare_folder(folder, countings=[counting])
     if problems:
         raise DataError("E203", f"the demo wrote shards that cannot be read: {problems[0]}")

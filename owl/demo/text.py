@@ -8,7 +8,6 @@ from random import Random
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from owl.config.run import TemplateKind
 from owl.data.encode.encoder import CutChoice, SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import EncodedSample, RawSample
@@ -89,7 +88,7 @@ def save_tokenizer(folder: Path) -> None:
 
 def open_encoder(tokenizer: Path) -> SampleEncoder:
     """Open the encoder that the trainer uses, with the demo's template and tile size."""
-    return SampleEncoder(load_tokenizer(tokenizer), TemplateKind.v2, IMAGE_SIZE)
+    return SampleEncoder(load_tokenizer(tokenizer), "v2", IMAGE_SIZE)
 
 
 def draw_text(encoder: SampleEncoder, rng: Random) -> Iterator[EncodedSample]:

@@ -12,7 +12,8 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import nn
 
-from owl.config.run import FusionKind, LayerBackend, ModelConfig
+from owl.config.run import LayerBackend, ModelConfig
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.fusion import JointSoftmax, StaticGate, TokenGate
 from owl.families.owl3.hyper_attention import (
     CoreAttention,

@@ -9,12 +9,12 @@ from typing import Any
 from owl.config.run import (
     AttentionKind,
     DeviceKind,
-    FusionKind,
     ParallelConfig,
     Recompute,
     Trainable,
     VisionParallelism,
 )
+from owl.families.owl3.config import FusionKind
 from owl.parity.packs import Cut
 
 Choice = Mapping[str, Any]

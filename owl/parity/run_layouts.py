@@ -20,8 +20,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from owl.config.run import DeviceKind, FusionKind, ModelConfig, Precision
+from owl.config.run import DeviceKind, ModelConfig, Precision
 from owl.errors import OwlError
+from owl.families.owl3.config import FusionKind
 from owl.mcore.launch import run_in_processes
 from owl.mcore.process_groups import job, layout, process_groups, world_size
 from owl.parity.compare import KINDS, distances, euclidean_distance

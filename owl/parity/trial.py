@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from owl.config.run import (
     AbstractorConfig,
     DeviceKind,
-    FusionKind,
-    HyperAttentionConfig,
     ModelConfig,
     OptimConfig,
     Precision,
@@ -21,6 +19,7 @@ from owl.config.run import (
     VisionTowerConfig,
 )
 from owl.data.samples import PackedBatch
+from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.families.owl3.published import entries
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of

@@ -13,12 +13,12 @@ from owl.config.run import (
     AttentionKind,
     CheckpointConfig,
     DeviceKind,
-    FusionKind,
     OptimConfig,
     ParallelConfig,
     Precision,
     ProjectorKind,
 )
+from owl.families.owl3.config import FusionKind
 from owl.mcore.launch import run_in_processes
 from owl.train.run import train
 from tests.tiny_run import losses, tiny_model, tiny_run

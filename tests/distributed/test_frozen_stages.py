@@ -16,7 +16,6 @@ from owl.checkpoint.folder import checkpoint_path
 from owl.config.run import (
     BatchConfig,
     DeviceKind,
-    HyperAttentionConfig,
     OptimConfig,
     PackConfig,
     ParallelConfig,
@@ -25,6 +24,7 @@ from owl.config.run import (
     Trainable,
 )
 from owl.data.open_run import open_loader
+from owl.families.owl3.config import HyperAttentionConfig
 from owl.mcore.launch import run_in_processes
 from owl.train.run import train
 from tests.tiny_run import losses, tiny_model, tiny_run, training_state

@@ -12,7 +12,6 @@ from owl.checkpoint.load import load_tensors
 from owl.config.run import (
     CheckpointConfig,
     DeviceKind,
-    FusionKind,
     OptimConfig,
     ParallelConfig,
     Precision,
@@ -20,6 +19,7 @@ from owl.config.run import (
     StageConfig,
     Trainable,
 )
+from owl.families.owl3.config import FusionKind
 from owl.mcore.launch import run_in_processes
 from owl.mcore.process_groups import process_groups
 from owl.train.run import train

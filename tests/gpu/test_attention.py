@@ -5,12 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from owl.config.run import (
-    AttentionKind,
-    HyperAttentionConfig,
-    ModelConfig,
-    VisionTowerConfig,
-)
+from owl.config.run import AttentionKind, ModelConfig, VisionTowerConfig
+from owl.families.owl3.config import HyperAttentionConfig
 from owl.model.attention import AttentionBackend, attention_backend
 from owl.model.attention.with_lse import CudaFlash, PlainAttention
 from owl.model.media import PackContext, pack_context

@@ -6,14 +6,9 @@ import math
 import pytest
 import torch
 
-from owl.config.run import (
-    AttentionKind,
-    FusionKind,
-    OptimConfig,
-    ParallelConfig,
-    Precision,
-)
+from owl.config.run import AttentionKind, OptimConfig, ParallelConfig, Precision
 from owl.data.samples import Cursor, DataReport, StepBatch
+from owl.families.owl3.config import FusionKind
 from owl.mcore.optimizer import build_optimizer
 from owl.mcore.provider import build_model, wrap_for_training
 from owl.train.step import make_step

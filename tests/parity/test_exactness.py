@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl.config.run import DeviceKind, FusionKind, ModelConfig, Precision, Recompute
+from owl.config.run import DeviceKind, ModelConfig, Precision, Recompute
+from owl.families.owl3.config import FusionKind
 from owl.mcore.launch import run_in_processes
 from owl.mcore.process_groups import job, layout, process_groups
 from owl.parity.compare import distances

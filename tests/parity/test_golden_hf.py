@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from owl.config.run import DeviceKind, FusionKind, ParallelConfig, Precision
+from owl.config.run import DeviceKind, ParallelConfig, Precision
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published import entries
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model

@@ -8,7 +8,7 @@ from itertools import combinations, product
 
 import pytest
 
-from owl.config.run import FusionKind
+from owl.families.owl3.config import FusionKind
 from owl.parity.layouts import Layout, covering, features, fits
 
 

@@ -4,9 +4,10 @@
 import pytest
 import torch
 
-from owl.config.run import AttentionKind, DeviceKind, FusionKind, ParallelConfig, Precision
+from owl.config.run import AttentionKind, DeviceKind, ParallelConfig, Precision
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample
+from owl.families.owl3.config import FusionKind
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
 from tests.tiny_run import tiny_model

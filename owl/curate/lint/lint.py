@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
+from owl.config.run import CutPolicy, LiteralPolicy
 from owl.curate.lint.index_check import IndexCheck, check_index, missing_shard
 from owl.curate.lint.report import BadSample, FolderReport, ShardProblem, ShardReport
 from owl.curate.lint.salvage import FoundSample, salvage
@@ -44,7 +44,7 @@ class Budgets:
     """What makes a sample too long for a run: tokens are counted as that run would count them."""
 
     tokenizer: Path
-    template: TemplateKind
+    template: str
     image_size: int
     text_tokens: int
     tiles: int
@@ -261,7 +261,7 @@ def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator
 
 @lru_cache(maxsize=1)
 def _encoder(
-    tokenizer: Path, template: TemplateKind, image_size: int, max_frames: int | None
+    tokenizer: Path, template: str, image_size: int, max_frames: int | None
 ) -> SampleEncoder:
     """Loaded once in each process; escaping leaves other text as it is."""
     return SampleEncoder(

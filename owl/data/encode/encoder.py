@@ -8,7 +8,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from owl.config.run import CutPolicy, ImageLibrary, LiteralPolicy, TemplateKind
+from owl.config.run import CutPolicy, ImageLibrary, LiteralPolicy
 from owl.data.encode.escape import BREAK, escape_literals
 from owl.data.encode.images import picture_size, read_tiles, stack_tiles
 from owl.data.encode.oversize import Excerpt, choose_frames, excerpt_document
@@ -97,7 +97,7 @@ class SampleEncoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        template: TemplateKind,
+        template: str,
         image_size: int,
         *,
         max_frames: int | None = None,

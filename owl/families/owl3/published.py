@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from owl.config.run import FusionKind, ModelConfig, ProjectorKind
+from owl.config.run import ModelConfig, ProjectorKind
 from owl.convert import layouts
+from owl.families.owl3.config import FusionKind
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 

@@ -8,22 +8,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from owl.config.run import (
-    FusionKind,
-    HyperAttentionConfig,
-    ModelConfig,
-    ProjectorKind,
-    TemplateKind,
-    VisionTowerConfig,
-)
+from owl.config.run import ModelConfig, ProjectorKind, VisionTowerConfig
 from owl.errors import CheckpointError
+from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.families.owl3.limits_owl3 import SIZES, config_problems
 
 # variant: fusion, projector, media position shift, template
-VARIANTS: dict[str, tuple[FusionKind, ProjectorKind, int, TemplateKind]] = {
-    "240728": (FusionKind.token_gate, ProjectorKind.linear, 1, TemplateKind.v2),
-    "241014": (FusionKind.static_gate, ProjectorKind.linear, 1, TemplateKind.v3),
-    "241101": (FusionKind.joint_softmax, ProjectorKind.mlp, 0, TemplateKind.v3),
+VARIANTS: dict[str, tuple[FusionKind, ProjectorKind, int, str]] = {
+    "240728": (FusionKind.token_gate, ProjectorKind.linear, 1, "v2"),
+    "241014": (FusionKind.static_gate, ProjectorKind.linear, 1, "v3"),
+    "241101": (FusionKind.joint_softmax, ProjectorKind.mlp, 0, "v3"),
 }
 MODEL_TYPE = "mplugowl3"
 _NEEDED = (*SIZES, "hyper_layers", "vision_config")
@@ -259,7 +253,7 @@ def _with_choices(model: ModelConfig, hf: Mapping[str, Any]) -> ModelConfig:
     return replace(
         model,
         projector=ProjectorKind(hf.get("projector") or model.projector),
-        template=TemplateKind(hf.get("template") or model.template),
+        template=hf.get("template") or model.template,
         hyper_attention=replace(
             attention,
             fusion=FusionKind(hf.get("fusion") or attention.fusion),

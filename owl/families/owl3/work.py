@@ -12,8 +12,9 @@ operations. Norms, activations, rotary embeddings and recomputation are not coun
 
 from collections.abc import Mapping
 
-from owl.config.run import FusionKind, ModelConfig, ProjectorKind, Trainable
+from owl.config.run import ModelConfig, ProjectorKind, Trainable
 from owl.data.samples import PackedBatch
+from owl.families.owl3.config import FusionKind
 
 COLOUR_CHANNELS = 3
 MULTIPLY_ADD = 2

@@ -12,16 +12,9 @@ from owl.checkpoint.content import weight_shards
 from owl.checkpoint.load import check_same_model, load_model_config, load_weights
 from owl.checkpoint.save import write_checkpoint
 from owl.checkpoint.state import TrainState
-from owl.config.run import (
-    AttentionKind,
-    DeviceKind,
-    FusionKind,
-    HyperAttentionConfig,
-    ModelConfig,
-    ParallelConfig,
-    Precision,
-)
+from owl.config.run import AttentionKind, DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.errors import CheckpointError
+from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
 from tests.tiny_run import tiny_model

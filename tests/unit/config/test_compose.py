@@ -7,15 +7,9 @@ import pytest
 import yaml
 
 from owl.config.load import CONFIGS, compose, load_yaml, to_yaml
-from owl.config.run import (
-    CutPolicy,
-    FusionKind,
-    Precision,
-    Recompute,
-    RunConfig,
-    ScaleKind,
-)
+from owl.config.run import CutPolicy, Precision, Recompute, RunConfig, ScaleKind
 from owl.errors import ConfigError
+from owl.families.owl3.config import FusionKind
 
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml") if path.is_file()

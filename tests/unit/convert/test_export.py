@@ -19,19 +19,13 @@ from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.load import CONFIGS
 from owl.config.node import build_node
-from owl.config.run import (
-    DeviceKind,
-    FusionKind,
-    ModelConfig,
-    ParallelConfig,
-    Precision,
-    ProjectorKind,
-)
+from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, ProjectorKind
 from owl.convert.check import check_ours
 from owl.convert.command_line import parse
 from owl.convert.from_hf import PIECE_BYTES, import_checkpoint
 from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
 from owl.errors import CheckpointError
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published_config import owl3_config, published_config
 from owl.mcore.parameters import global_names
 from owl.mcore.process_groups import process_groups

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.config.run import FusionKind
 from owl.convert.rows import RowSpan, row_ranges, row_runs
 from owl.convert.shapes import published_shapes
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published import entries
 from tests.tiny_run import tiny_model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl.config.run import DataConfig, PackConfig, SourceConfig, TemplateKind
+from owl.config.run import DataConfig, PackConfig, SourceConfig
 from owl.curate.prepare import prepare_folder
 from owl.data.loader import Loader, build_loader
 from owl.data.shards.dataset import ShardWriter
@@ -121,7 +121,7 @@ def make_loader(data: DataConfig, pack: PackConfig | None = None, **options) -> 
     """Build a loader with small tiles."""
     settings = {
         "image_size": IMAGE_SIZE,
-        "template": TemplateKind.v2,
+        "template": "v2",
         "media_position_shift": 1,
         "micro_batch_size": 1,
     } | options

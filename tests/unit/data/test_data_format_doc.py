@@ -9,7 +9,6 @@ import re
 import tempfile
 from pathlib import Path
 
-from owl.config.run import TemplateKind
 from owl.curate.prepare import prepare_folder
 from owl.data.collate import collate
 from owl.data.encode.encoder import CutChoice, SampleEncoder
@@ -40,7 +39,7 @@ def stations() -> list[str]:
         assert prepare_folder(Path(folder)) == []
         raw = Dataset.open(folder).read(0)
     tokenizer = load_tokenizer(QWEN2)
-    encoder = SampleEncoder(tokenizer, TemplateKind.v3, 378)
+    encoder = SampleEncoder(tokenizer, "v3", 378)
     encoded = encoder.encode(raw, source="owls", cut=CutChoice.marked)
     batch = collate([encoded], media_position_shift=0)
     names = {tokenizer.im_start: "<|im_start|>", tokenizer.im_end: "<|im_end|>"}

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from owl.config.run import CutPolicy, OversizePolicy, PackConfig, TemplateKind
+from owl.config.run import CutPolicy, OversizePolicy, PackConfig
 from owl.curate.lint.lint import Budgets, Checks, lint_folder
 from owl.curate.prepare import prepare_folder
 from owl.data.collate import collate
@@ -357,7 +357,7 @@ def checks(tmp_path_factory):
     return lambda code: Checks(
         budgets=Budgets(
             tokenizer=tokenizer,
-            template=TemplateKind.v2,
+            template="v2",
             image_size=16,
             text_tokens=20 if code == "E401" else 10_000,
             tiles=2,

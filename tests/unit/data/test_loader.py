@@ -24,7 +24,8 @@ from owl.data.collate import EMPTY_KEY
 from owl.data.microbatch import SPAN, Fault, MicrobatchReader, SkipBudget
 from owl.data.problems import data_problems
 from owl.data.samples import Cursor
-from owl.data.shards.dataset import ShardWriter, retry
+from owl.data.shards import retry
+from owl.data.shards.dataset import ShardWriter
 from owl.errors import CheckpointError, ConfigError, DataError
 from tests.unit.data.shard_factory import (
     IMAGE_SIZE,

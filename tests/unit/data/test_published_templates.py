@@ -10,7 +10,6 @@ from functools import cache
 
 import pytest
 
-from owl.config.run import TemplateKind
 from owl.data.collate import collate
 from owl.data.encode.encoder import CutChoice, SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
@@ -20,9 +19,9 @@ from tests.unit.data.shard_factory import QWEN2, chat, needs_qwen2, picture
 pytestmark = needs_qwen2
 
 VERSIONS = {
-    "7B-240728": (TemplateKind.v2, 384, 1),
-    "2B-241014": (TemplateKind.v3, 384, 1),
-    "7B-241101": (TemplateKind.v3, 378, 0),
+    "7B-240728": ("v2", 384, 1),
+    "2B-241014": ("v3", 384, 1),
+    "7B-241101": ("v3", 378, 0),
 }
 """Template, side of a tile, media position shift."""
 CONTROLS = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
@@ -31,22 +30,20 @@ IMAGE = [27, 91, 1805, 91, 29]
 EMPTY_SYSTEM = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
 ANSWER = "<|im_end|>\n<|im_start|>assistant\n[An owl.<|im_end|><|endoftext|>]"
 CUT_2X3 = {
-    TemplateKind.v2: (
+    "v2": (
         "Cut to 2 rows 3 columns with a global view\n"
         "subimg(0,0)<|image|> subimg(0,1)<|image|> subimg(0,2)<|image|>\n"
         "subimg(1,0)<|image|> subimg(1,1)<|image|> subimg(1,2)<|image|>\n"
         "global_view<|image|>"
     ),
-    TemplateKind.v3: (
+    "v3": (
         "<|start_cut|>2*3\n<|image|> <|image|> <|image|>\n<|image|> <|image|> <|image|>\n"
         "<|image|><|end_cut|>"
     ),
 }
 FOUR_FRAMES = {
-    TemplateKind.v2: "<|image|><|image|><|image|><|image|>",
-    TemplateKind.v3: (
-        "<|start_video_frame|><|image|><|image|><|image|><|image|><|end_video_frame|>"
-    ),
+    "v2": "<|image|><|image|><|image|><|image|>",
+    "v3": ("<|start_video_frame|><|image|><|image|><|image|><|image|><|end_video_frame|>"),
 }
 
 
@@ -123,7 +120,7 @@ def test_a_cut_picture(version):
     text = f"{EMPTY_SYSTEM}{CUT_2X3[template]}What is it?{ANSWER}"
     document = chat("What is it?", pictures=1)
     sample = agrees(version, document, text, CutChoice.single, width=640, height=480)
-    if template == TemplateKind.v3:  # recorded from a run of the published 7B-241101
+    if template == "v3":  # recorded from a run of the published 7B-241101
         assert sample.media_offset == [18, 24, 30, 36, 42, 48, 54]
 
 
@@ -142,7 +139,7 @@ def test_the_frames_of_a_video(version):
     document = asked({"media": 0}, {"text": "What happens?"}, media=media)
     text = f"{EMPTY_SYSTEM}{FOUR_FRAMES[template]}What happens?{ANSWER}"
     sample = agrees(version, document, text, CutChoice.single)
-    first = 8 if template == TemplateKind.v2 else 15
+    first = 8 if template == "v2" else 15
     assert sample.media_offset == [first + 5 * frame for frame in range(4)]
 
 

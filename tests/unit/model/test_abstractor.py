@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from owl.config.run import (
     AbstractorConfig,
-    FusionKind,
     ParallelConfig,
     Precision,
     ProjectorKind,
     VisionTowerConfig,
 )
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published import entries
 from owl.mcore.provider import build_model
 from owl.mcore.transformer_config import decoder_config

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
-from owl.config.run import AttentionKind, HyperAttentionConfig
+from owl.config.run import AttentionKind
+from owl.families.owl3.config import HyperAttentionConfig
 from owl.model.attention import attention_backend
 from owl.model.media import PackContext, pack_context
 from tests.tiny_run import tiny_model

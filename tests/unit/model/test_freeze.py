@@ -4,7 +4,8 @@
 import pytest
 from torch import nn
 
-from owl.config.run import FusionKind, ParallelConfig, Precision, Trainable
+from owl.config.run import ParallelConfig, Precision, Trainable
+from owl.families.owl3.config import FusionKind
 from owl.mcore.provider import build_model
 from owl.model.freeze import PARTS, PartSize, freeze, part_of, part_sizes, part_table
 from tests.tiny_run import tiny_model

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from owl.config.run import HyperAttentionConfig
+from owl.families.owl3.config import HyperAttentionConfig
 from owl.model.media import PackContext, pack_context
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import Place, make_pack, places

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from owl.config.run import FusionKind, ParallelConfig, Precision, Recompute, Trainable
+from owl.config.run import ParallelConfig, Precision, Recompute, Trainable
 from owl.data.samples import IGNORE_INDEX
 from owl.errors import BatchError
+from owl.families.owl3.config import FusionKind
 from owl.mcore.provider import build_model
 from owl.model import tile_attention
 from owl.model.freeze import freeze

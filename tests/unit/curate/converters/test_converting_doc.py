@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.unit.curate.converters.test_parquet import write_table
 
 from owl.curate.converters.formats.prompt_endings import PromptEnding
 from owl.curate.converters.formats.registry import FAMILIES
@@ -21,6 +20,7 @@ from tests.unit.curate.converters.converting import (
     write_pictures,
 )
 from tests.unit.curate.converters.formats.test_captions import write_tar
+from tests.unit.curate.converters.formats.test_parquet import write_table
 from tests.unit.curate.converters.test_video import write_video
 from tests.unit.data.shard_factory import picture
 

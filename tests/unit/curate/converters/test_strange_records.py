@@ -7,7 +7,6 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.curate.converters.test_llava import RECORDS
 
 from owl.curate.converters.formats.registry import FAMILIES
 from owl.curate.converters.pictures import PictureStore, SourceFolder
@@ -15,6 +14,7 @@ from owl.curate.converters.records import ConvertOptions, SourceRecord, finish_d
 from owl.data.shards.schema import check_document
 from owl.errors import DataError
 from tests.unit.curate.converters.converting import convert_lines, write_pictures
+from tests.unit.curate.converters.formats.test_llava import RECORDS
 from tests.unit.curate.converters.formats.test_registry import JSONL, M4, MMC4, OBELICS, clip
 from tests.unit.data.shard_factory import picture
 

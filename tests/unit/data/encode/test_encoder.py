@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from owl.config.run import CutPolicy, LiteralPolicy, TemplateKind
+from owl.config.run import CutPolicy, LiteralPolicy
 from owl.data.encode.encoder import CutChoice, SampleEncoder, choose_cut
 from owl.data.encode.images import picture_size
 from owl.data.encode.tokenizer import load_tokenizer
@@ -21,7 +21,7 @@ EOT, START, END = 256, 257, 258  # of the byte tokenizer
 
 @pytest.fixture
 def encoder(tmp_path):
-    return SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), TemplateKind.v2, IMAGE_SIZE)
+    return SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), "v2", IMAGE_SIZE)
 
 
 def raw(document, **options):
@@ -126,7 +126,7 @@ def test_a_clip_shows_the_frames_it_is_asked_for(encoder):
 
 
 def test_the_three_marks_of_v3_surround_cells_and_frames(tmp_path):
-    encoder = SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), TemplateKind.v3, IMAGE_SIZE)
+    encoder = SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), "v3", IMAGE_SIZE)
     sample = raw(chat("x", "y", pictures=1), width=64, height=48)
     assert "<|start_cut|>2*3\n<|image|> <|image|> <|image|>\n<|image|> <|image|> <|image|>\n" + (
         "<|image|><|end_cut|>x"
@@ -145,7 +145,7 @@ def test_v2_writes_a_coordinate_before_each_cell(encoder):
 
 @needs_qwen2
 def test_offsets_of_a_cut_picture_are_those_recorded_from_a_published_run():
-    encoder = SampleEncoder(load_tokenizer(QWEN2), TemplateKind.v3, 378)
+    encoder = SampleEncoder(load_tokenizer(QWEN2), "v3", 378)
     sample = raw(chat("What is it?", pictures=1), width=640, height=480)
     result = encoded(encoder, sample, CutChoice.single)
     assert result.media_offset == [18, 24, 30, 36, 42, 48, 54]
@@ -153,7 +153,7 @@ def test_offsets_of_a_cut_picture_are_those_recorded_from_a_published_run():
 
 @needs_qwen2
 def test_a_text_only_chat_has_the_published_ids():
-    encoder = SampleEncoder(load_tokenizer(QWEN2), TemplateKind.v3, 378)
+    encoder = SampleEncoder(load_tokenizer(QWEN2), "v3", 378)
     tokens = encoded(encoder, raw(chat("Hi", "Yes"))).tokens.tolist()
     question, answer = encoder.tokenizer.encode("Hi"), encoder.tokenizer.encode("Yes")
     assert tokens == [
@@ -165,7 +165,7 @@ def test_a_text_only_chat_has_the_published_ids():
 @needs_qwen2
 def test_an_answer_reads_the_same_after_an_open_prompt():
     # "\n" + "\nNo" would be one token for the two newlines, were the header part of the text.
-    encoder = SampleEncoder(load_tokenizer(QWEN2), TemplateKind.v2, 384)
+    encoder = SampleEncoder(load_tokenizer(QWEN2), "v2", 384)
     for loss in (True, False):
         sample = chat("Hi", "\nNo")
         sample["turns"][1]["loss"] = loss
@@ -197,7 +197,7 @@ def test_an_open_prompt_may_come_without_an_answer(encoder):
     )
 
 
-@pytest.mark.parametrize("template", list(TemplateKind))
+@pytest.mark.parametrize("template", ["v2", "v3"])
 @pytest.mark.parametrize("cut", list(CutChoice))
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
 @pytest.mark.parametrize("pictures", [0, 1, 2])
@@ -251,7 +251,7 @@ def contains(tokens, ids):
 @pytest.mark.parametrize("literal", LITERALS)
 def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(literal):
     tokenizer = load_tokenizer(QWEN2)
-    escaping = SampleEncoder(tokenizer, TemplateKind.v3, 378, literals=LiteralPolicy.escape)
+    escaping = SampleEncoder(tokenizer, "v3", 378, literals=LiteralPolicy.escape)
     question = f"What does {literal} mean, or {literal}{literal}?"
     sample = encoded(escaping, raw(chat(question, literal)))
     tokens = sample.tokens.tolist()
@@ -265,7 +265,7 @@ def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(li
 @needs_qwen2
 def test_markup_that_hides_across_parts_is_escaped_too():
     tokenizer = load_tokenizer(QWEN2)
-    escaping = SampleEncoder(tokenizer, TemplateKind.v2, 384, literals=LiteralPolicy.escape)
+    escaping = SampleEncoder(tokenizer, "v2", 384, literals=LiteralPolicy.escape)
     for first in range(1, 9):
         halves = ("<|image|>"[:first], "<|image|>"[first:])
         parts = [{"text": half, "weight": 1.0 + n} for n, half in enumerate(halves)]
@@ -276,16 +276,14 @@ def test_markup_that_hides_across_parts_is_escaped_too():
 
 
 def test_text_without_markup_is_encoded_alike_under_both_policies(encoder):
-    escaping = SampleEncoder(
-        encoder.tokenizer, TemplateKind.v2, IMAGE_SIZE, literals=LiteralPolicy.escape
-    )
+    escaping = SampleEncoder(encoder.tokenizer, "v2", IMAGE_SIZE, literals=LiteralPolicy.escape)
     sample = raw(chat("2 < 3 |> x <b>", pictures=2))
     assert encoded(escaping, sample).tokens.equal(encoded(encoder, sample).tokens)
     assert escaping.name != encoder.name
 
 
 def test_a_clip_shows_no_more_frames_than_its_budget(tmp_path, encoder):
-    few = SampleEncoder(encoder.tokenizer, TemplateKind.v2, IMAGE_SIZE, max_frames=2)
+    few = SampleEncoder(encoder.tokenizer, "v2", IMAGE_SIZE, max_frames=2)
     media = clip("f0.jpg", "f1.jpg", "f2.jpg", "f3.jpg")
     sample = document({"media": 0}, {"text": "x"}, media=[media])
     files = {name: picture(seed=number) for number, name in enumerate(media["files"])}

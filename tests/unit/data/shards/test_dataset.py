@@ -10,7 +10,8 @@ import tarfile
 import pytest
 
 from owl.curate.prepare import prepare_folder
-from owl.data.shards.dataset import Dataset, ShardWriter, retry
+from owl.data.shards import retry
+from owl.data.shards.dataset import Dataset, ShardWriter
 from owl.data.shards.index import index_path, index_shard, write_dataset
 from owl.errors import DataError
 from tests.unit.data.shard_factory import chat, files_of, picture, write_chats, write_shard

@@ -8,8 +8,9 @@ from itertools import islice
 import pytest
 
 from owl.data.problems import data_problems
+from owl.data.shards import retry
 from owl.data.shards.checksum import crc32
-from owl.data.shards.dataset import Dataset, retry
+from owl.data.shards.dataset import Dataset
 from owl.data.shards.index import read_records
 from owl.data.shards.storage import LocalFolder, RemoteFolder, is_remote, open_storage
 from owl.errors import DataError

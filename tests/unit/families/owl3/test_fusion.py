@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from owl.config.run import (
-    AttentionKind,
-    FusionKind,
-    HyperAttentionConfig,
-    ParallelConfig,
-    Precision,
-)
+from owl.config.run import AttentionKind, ParallelConfig, Precision
+from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.mcore.transformer_config import decoder_config
 from owl.model.attention import attention_backend
 from owl.model.media import PackContext, pack_context

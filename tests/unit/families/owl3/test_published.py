@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from owl.config.node import build_node
-from owl.config.run import FusionKind, ModelConfig, ParallelConfig, Precision
+from owl.config.run import ModelConfig, ParallelConfig, Precision
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published import entries, is_carried
 from owl.mcore.parameters import global_names
 from owl.mcore.provider import build_model

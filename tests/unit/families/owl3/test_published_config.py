@@ -3,8 +3,9 @@
 
 import pytest
 
-from owl.config.run import FusionKind, ProjectorKind
+from owl.config.run import ProjectorKind
 from owl.errors import CheckpointError
+from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published_config import build_config, owl3_config, variant_of
 
 LANGUAGE = {

@@ -7,14 +7,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from owl.config.run import (
     AbstractorConfig,
-    FusionKind,
-    HyperAttentionConfig,
     ModelConfig,
     ParallelConfig,
     Precision,
     ProjectorKind,
     Trainable,
 )
+from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.families.owl3.work import batch_flops
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model

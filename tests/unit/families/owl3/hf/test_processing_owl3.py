@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from owl.config.run import TemplateKind
 from owl.data.encode.encoder import CutChoice, SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
@@ -52,7 +51,7 @@ def assert_same(one, other) -> None:
 
 
 def encoder_for(folder, template: str) -> SampleEncoder:
-    return SampleEncoder(load_tokenizer(folder), TemplateKind(template), SIZE)
+    return SampleEncoder(load_tokenizer(folder), template, SIZE)
 
 
 @pytest.fixture(params=["v2", "v3"])

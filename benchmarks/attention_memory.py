@@ -119,7 +119,7 @@ def _pack(samples: int) -> PackContext:
         )
         for index in range(samples)
     ]
-    return pack_context(collate(encoded, media_position_shift=0), MODEL, torch.float32)
+    return pack_context(collate(encoded), MODEL, torch.float32)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,6 @@ def build_model(size: str, device: torch.device) -> Owl3ForConditionalGeneration
         **SIZES[size],
         fusion="joint_softmax",
         projector="mlp",
-        media_position_shift=0,
         template="v3",
         carried_vision_parts=[],
         vision_config={

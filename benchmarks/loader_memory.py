@@ -97,7 +97,6 @@ def open_loader(home: Path, tokenizer: Path) -> Loader:
         PACK,
         image_size=IMAGE_SIZE,
         template="v3",
-        media_position_shift=0,
         micro_batch_size=1,
     )
 

@@ -114,7 +114,15 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
         tiles=choice.batch.num_tiles,
         text_budget=run.pack.text_tokens * len(choice.packs),
         tile_budget=run.pack.tiles * len(choice.packs),
-        samples=list(sample_views(choice.batch, loader.tokenizer, names, show=arguments.show)),
+        samples=list(
+            sample_views(
+                choice.batch,
+                loader.tokenizer,
+                names,
+                position_shift=run.model.enters.position_shift,
+                show=arguments.show,
+            )
+        ),
         num_samples=choice.batch.num_samples,
         work=batch_flops(choice.batch, run.model, run.stage.trainable),
         ranks=[
@@ -128,9 +136,7 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
 
 def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
     """One sample by itself."""
-    batch, planned = load_sample(
-        loader, run.data, arguments.sample, run.model.hyper_attention.media_position_shift
-    )
+    batch, planned = load_sample(loader, run.data, arguments.sample)
     source = loader.plan.sources[planned.source].name
     objected = exclusion_code(loader, planned)
     notes = [(OBJECTION, objected)] if objected else []
@@ -141,7 +147,15 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
         tiles=batch.num_tiles,
         text_budget=run.pack.text_tokens,
         tile_budget=run.pack.tiles,
-        samples=list(sample_views(batch, loader.tokenizer, [source], show=1)),
+        samples=list(
+            sample_views(
+                batch,
+                loader.tokenizer,
+                [source],
+                position_shift=run.model.enters.position_shift,
+                show=1,
+            )
+        ),
         num_samples=1,
         work=batch_flops(batch, run.model, run.stage.trainable),
     )
@@ -153,7 +167,7 @@ def run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
     yield "stage", run.stage.name
     yield "template", run.model.template
     yield "tile", f"{run.model.vision_tower.image_size} px"
-    yield "media position", f"offset + {run.model.hyper_attention.media_position_shift}"
+    yield "media position", f"offset + {run.model.enters.position_shift}"
 
 
 def step_facts(choice: StepChoice, global_batch_size: int) -> Iterator[tuple[str, str]]:

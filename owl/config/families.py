@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings that only one model family has: one node of `model` for each family.
 
-A family's node judges itself: `problems(num_layers=..., template=...)` yields a sentence for each
-setting that cannot work. Only the node of `model.family` is asked, and read.
+Shared code asks `ModelConfig` and never a family by name: `problems` and `enters` are answered by
+the node of `model.family`; the other nodes are not read.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,17 @@ from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from owl.config.choices import FamilyKind
+from owl.config.media_entry import Cross
 from owl.families.owl3.config import HyperAttentionConfig
 
 
 class FamilyNode(Protocol):
     """The settings of one family."""
+
+    @property
+    def enters(self) -> Cross:
+        """How media reach the decoder."""
+        ...
 
     def problems(self, *, num_layers: int, template: str) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work.
@@ -36,9 +42,14 @@ class FamilyNodes:
         default_factory=HyperAttentionConfig, metadata={"family": FamilyKind.owl3}
     )
 
-    def family_problems(self, *, num_layers: int, template: str) -> Iterator[str]:
-        """Yield the problems of this family's own settings."""
-        for each in fields(self):
-            if each.metadata.get("family") is self.family:
-                node: FamilyNode = getattr(self, each.name)
-                yield from node.problems(num_layers=num_layers, template=template)
+    @property
+    def node(self) -> FamilyNode:
+        """The settings of this model's own family."""
+        (name,) = (f.name for f in fields(self) if f.metadata.get("family") is self.family)
+        node: FamilyNode = getattr(self, name)
+        return node
+
+    @property
+    def enters(self) -> Cross:
+        """How media reach the decoder."""
+        return self.node.enters

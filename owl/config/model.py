@@ -140,7 +140,7 @@ class ModelConfig(FamilyNodes):
                 f"gives heads of width {self.head_dim}, but rotary positions turn pairs. "
                 f"Choose sizes whose quotient is even."
             )
-        yield from self.family_problems(num_layers=self.num_layers, template=self.template)
+        yield from self.node.problems(num_layers=self.num_layers, template=self.template)
         yield from self.vision_tower.problems()
         if self.projector is ProjectorKind.abstractor:
             yield from self.abstractor.problems(self.vision_tower.hidden_size)

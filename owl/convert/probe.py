@@ -34,5 +34,4 @@ def make_probe(model: ModelConfig, seed: int) -> PackedBatch:
         )
         for index, (length, offsets) in enumerate(_SAMPLES)
     ]
-    shift = model.hyper_attention.media_position_shift
-    return collate(samples, media_position_shift=shift)
+    return collate(samples)

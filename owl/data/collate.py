@@ -18,14 +18,11 @@ EMPTY_KEY = "(empty)"
 """Stands for a pack whose samples were all skipped."""
 
 
-def collate(
-    samples: Sequence[EncodedSample], *, media_position_shift: int, with_pixels: bool = True
-) -> PackedBatch:
+def collate(samples: Sequence[EncodedSample], *, with_pixels: bool = True) -> PackedBatch:
     """Lay samples end to end in one row.
 
     Args:
         samples: at least one; those of several packs, when a micro-batch holds several.
-        media_position_shift: the variant's, added to media_offset (owl3.md: 1 or 0).
         with_pixels: False on a rank that encodes no pictures. Its samples hold no tiles and
             pixel_values is [0, 3, s, s]; media_offset and all that follows from it is whole.
 
@@ -44,7 +41,7 @@ def collate(
         position_ids=torch.cat([torch.arange(length) for length in seqlens]),
         cu_seqlens=cumulative(seqlens),
         pixel_values=torch.cat([sample.tiles for sample in samples]),
-        media_position=torch.tensor(flat_offsets, dtype=torch.int64) + media_position_shift,
+        flat_media_offset=torch.tensor(flat_offsets, dtype=torch.int64),
         cu_media=cumulative([len(offsets) for offsets in media_offset]),
         seqlens=seqlens,
         media_offset=media_offset,

@@ -257,7 +257,6 @@ def build_loader(
     *,
     image_size: int,
     template: str,
-    media_position_shift: int,
     micro_batch_size: int,
     dp_rank: int = 0,
     dp_size: int = 1,
@@ -273,7 +272,6 @@ def build_loader(
         pack: budgets.
         image_size: side of a tile, from the vision tower.
         template: the model variant's.
-        media_position_shift: the model variant's.
         micro_batch_size: packs per forward.
         dp_rank: of this process; tensor- and pipeline-parallel ranks of one give the same batches.
         dp_size: data-parallel ranks.
@@ -313,7 +311,7 @@ def build_loader(
     quarantine.check_shards({shard for source in sources for shard in source.dataset.listed})
     return Loader(
         Plan(sources, pack, data.seed),
-        MicrobatchReader(sources, media_position_shift, read_pixels=read_pixels),
+        MicrobatchReader(sources, read_pixels=read_pixels),
         data=data,
         fingerprint=make_fingerprint(sources, pack, data, quarantine),
         tokenizer=tokenizer,

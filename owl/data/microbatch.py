@@ -91,21 +91,18 @@ class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
 
     Args:
         sources: where the samples are, and how each is encoded.
-        media_position_shift: the model variant's.
         read_pixels: False reads and decodes no picture: pixel_values is [0, 3, s, s].
     """
 
     def __init__(
         self,
         sources: Sequence[PlannedSource],
-        media_position_shift: int,
         *,
         read_pixels: bool = True,
     ) -> None:
         self._datasets = [source.dataset for source in sources]
         self._names = [source.name for source in sources]
         self._encoders = [source.lengths.encoder for source in sources]
-        self._media_position_shift = media_position_shift
         self.read_pixels = read_pixels
 
     def __getitem__(self, packs: Sequence[Pack]) -> LoadedMicrobatch | Fault:
@@ -143,9 +140,7 @@ class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
         if not samples:
             encoder = self._encoders[0]
             samples = [empty_sample(encoder.tokenizer.end_of_text, encoder.image_size)]
-        return collate(
-            samples, media_position_shift=self._media_position_shift, with_pixels=self.read_pixels
-        )
+        return collate(samples, with_pixels=self.read_pixels)
 
     def _load(self, planned: PlannedSample) -> EncodedSample:
         dataset, encoder = self._datasets[planned.source], self._encoders[planned.source]

@@ -37,7 +37,6 @@ def open_loader(
         run.pack,
         image_size=run.model.vision_tower.image_size,
         template=run.model.template,
-        media_position_shift=run.model.hyper_attention.media_position_shift,
         micro_batch_size=run.batch.micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,

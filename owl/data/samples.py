@@ -69,7 +69,7 @@ class PackedBatch:
     position_ids: Tensor  # [t] int64, restarts at 0 in every sample
     cu_seqlens: Tensor  # [n + 1] int32, sample i owns rows cu_seqlens[i]:cu_seqlens[i + 1]
     pixel_values: Tensor  # [m, 3, s, s] uint8, normalised on the device; float is taken as it is
-    media_position: Tensor  # [m] int64, media_offset + the variant's shift, within its own sample
+    flat_media_offset: Tensor  # [m] int64, media_offset end to end, within its own sample
     cu_media: Tensor  # [n + 1] int32, sample i owns tiles cu_media[i]:cu_media[i + 1]
     seqlens: tuple[int, ...]  # n entries, on the host
     media_offset: list[list[int]]  # per sample: index of each tile's first placeholder within it
@@ -117,10 +117,10 @@ class PackedBatch:
                 f"seqlens sum to {self.num_tokens} but the row holds {len(self.tokens)} tokens "
                 f"(samples {list(self.keys)})."
             )
-        if len(self.media_position) != self.num_tiles:
+        if len(self.flat_media_offset) != self.num_tiles:
             raise BatchError(
-                f"media_offset names {self.num_tiles} tiles but media_position has "
-                f"{len(self.media_position)} (samples {list(self.keys)})."
+                f"media_offset names {self.num_tiles} tiles but flat_media_offset has "
+                f"{len(self.flat_media_offset)} (samples {list(self.keys)})."
             )
 
 

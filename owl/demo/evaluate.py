@@ -91,11 +91,10 @@ def answerer_of(model: LoadedModel, tokenizer: Path) -> Answerer:
         tokenizer: folder of the demo's tokenizer.
     """
     encoder = open_encoder(tokenizer)
-    shift = model.config.hyper_attention.media_position_shift
 
     def answer(samples: Sequence[RawSample]) -> list[str]:
         prompts = [encoder.encode_prompt(sample) for sample in samples]
-        return decode_greedily(prompts, model.logits, encoder.tokenizer, media_position_shift=shift)
+        return decode_greedily(prompts, model.logits, encoder.tokenizer)
 
     return answer
 
@@ -105,7 +104,6 @@ def decode_greedily(
     logits: Logits,
     tokenizer: Tokenizer,
     *,
-    media_position_shift: int,
     max_tokens: int = MAX_ANSWER_TOKENS,
 ) -> list[str]:
     """Continue each prompt with its likeliest tokens until the turn ends.
@@ -117,7 +115,6 @@ def decode_greedily(
         prompts: open prompts.
         logits: the model.
         tokenizer: turns tokens back into text; its control tokens end an answer.
-        media_position_shift: the variant's.
         max_tokens: longest answer.
 
     Returns:
@@ -130,7 +127,7 @@ def decode_greedily(
         chosen: list[int] = []
         for some in in_groups(unfinished, PROMPTS_PER_PACK):
             grown = [_extend(prompts[number], written[number]) for number in some]
-            batch = collate(grown, media_position_shift=media_position_shift)
+            batch = collate(grown)
             chosen += likeliest_next(batch, logits)
         for number, token in zip(unfinished, chosen, strict=True):
             written[number].append(token)

@@ -104,8 +104,7 @@ def _difference(
     exported: Exported,
     samples: Sequence[RawSample],
 ) -> float:
-    shift = trained.config.hyper_attention.media_position_shift
-    ours = trained.logits(collate(prompts, media_position_shift=shift))
+    ours = trained.logits(collate(prompts))
     batch = exported.read(samples)
     theirs: Tensor = exported.network(**batch).logits[batch["attention_mask"].bool()]
     return float((ours - theirs).abs().max())

@@ -93,8 +93,9 @@ def pack_context(batch: PackedBatch, model: ModelConfig, dtype: torch.dtype) -> 
         dtype: of the model's activations.
     """
     device = batch.tokens.device
-    patches = model.keys_per_tile
-    samples = tuple(_views(batch, model.hyper_attention.media_position_shift, patches))
+    patches, shift = model.keys_per_tile, model.enters.position_shift
+    media_position = batch.flat_media_offset + shift
+    samples = tuple(_views(batch, shift, patches))
     index = torch.arange(len(samples), device=device)
 
     def table(positions: Tensor) -> Rotary:
@@ -103,9 +104,9 @@ def pack_context(batch: PackedBatch, model: ModelConfig, dtype: torch.dtype) -> 
     return PackContext(
         samples=samples,
         text_rotary=table(batch.position_ids),
-        media_rotary=table(batch.media_position),
+        media_rotary=table(media_position),
         position_ids=batch.position_ids,
-        media_position=batch.media_position,
+        media_position=media_position,
         token_sample=torch.repeat_interleave(
             index, batch.cu_seqlens.diff(), output_size=batch.num_tokens
         ),

@@ -184,7 +184,6 @@ def _pack(case: Case, rows: list[int], config: ModelConfig) -> PackedBatch:
     tiles = sum(len(row) for row in offsets)
     size = config.vision_tower.image_size
     pixels = case.tensors.get("pixel_values", torch.zeros(0, 3, size, size))
-    shift = config.hyper_attention.media_position_shift
     return PackedBatch(
         tokens=torch.cat(tokens),
         labels=labels,
@@ -192,7 +191,7 @@ def _pack(case: Case, rows: list[int], config: ModelConfig) -> PackedBatch:
         position_ids=torch.cat([torch.arange(len(row)) for row in tokens]),
         cu_seqlens=_boundaries([len(row) for row in tokens]),
         pixel_values=pixels[first : first + tiles],
-        media_position=torch.tensor([o + shift for row in offsets for o in row]).long(),
+        flat_media_offset=torch.tensor([o for row in offsets for o in row]).long(),
         cu_media=_boundaries([len(row) for row in offsets]),
         seqlens=tuple(len(row) for row in tokens),
         media_offset=offsets,

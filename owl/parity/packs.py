@@ -62,12 +62,8 @@ def make_samples(model: ModelConfig, seed: int) -> list[EncodedSample]:
 def make_packs(model: ModelConfig, seed: int, cut: Cut) -> list[PackedBatch]:
     """Cut the samples into micro-batches, in order."""
     samples = make_samples(model, seed)
-    shift = model.hyper_attention.media_position_shift
     ends = list(accumulate(_SAMPLES_OF_PACKS[cut]))
-    return [
-        collate(samples[start:end], media_position_shift=shift)
-        for start, end in pairwise([0, *ends])
-    ]
+    return [collate(samples[start:end]) for start, end in pairwise([0, *ends])]
 
 
 def _sample(

@@ -31,7 +31,7 @@ def context(places: list[Place], shift: int) -> PackContext:
         hyper_attention=HyperAttentionConfig(media_position_shift=shift),
         vision_tower=VisionTowerConfig(image_size=378, patch_size=14),  # 729 patches, as published
     )
-    batch = make_pack(places, shift=shift, image_size=14)  # the pictures are not looked at
+    batch = make_pack(places, image_size=14)  # the pictures are not looked at
     return pack_context(batch.to(torch.device("cuda")), model, torch.float32)
 
 

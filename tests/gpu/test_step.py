@@ -35,8 +35,7 @@ def first_losses(alone, fusion: FusionKind, attention: AttentionKind, precision:
     )
     optimizer = build_optimizer(OptimConfig(), chunks, alone, precision=precision, train_steps=10)
     step = make_step(chunks, optimizer, alone)
-    shift = model.hyper_attention.media_position_shift
-    batch = make_pack(PLACES, shift=shift).to(alone.device)
+    batch = make_pack(PLACES).to(alone.device)
     return [
         step(StepBatch(microbatches=[batch], cursor=Cursor(), report=REPORT)).loss for _ in range(3)
     ]

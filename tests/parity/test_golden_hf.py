@@ -108,10 +108,9 @@ def make_samples() -> list[EncodedSample]:
 @torch.no_grad()
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_a_padded_batch_gives_the_logits_of_a_pack(pair, padding_side):
-    chunk, twin, config = pair
+    chunk, twin, _ = pair
     samples = make_samples()
-    shift = config.hyper_attention.media_position_shift
-    packed = chunk(collate(samples, media_position_shift=shift), return_logits=True)
+    packed = chunk(collate(samples), return_logits=True)
 
     longest = max(sample.num_tokens for sample in samples)
     tokens = torch.zeros(len(samples), longest, dtype=torch.long)
@@ -134,11 +133,10 @@ def test_a_padded_batch_gives_the_logits_of_a_pack(pair, padding_side):
 @torch.no_grad()
 @pytest.mark.parametrize("index", range(len(SAMPLES)))
 def test_a_single_sample_gives_the_same_logits(pair, index):
-    chunk, twin, config = pair
+    chunk, twin, _ = pair
     sample = make_samples()[index]
-    shift = config.hyper_attention.media_position_shift
 
-    ours = chunk(collate([sample], media_position_shift=shift), return_logits=True)
+    ours = chunk(collate([sample]), return_logits=True)
     theirs = twin(
         input_ids=sample.tokens[None],
         pixel_values=sample.tiles,
@@ -151,11 +149,10 @@ def test_a_single_sample_gives_the_same_logits(pair, index):
 def test_losses_and_gradients_agree_with_the_training_model(pair):
     chunk, twin, config = pair
     sample = make_samples()[0]
-    shift = config.hyper_attention.media_position_shift
     twin.zero_grad()
     chunk.zero_grad(set_to_none=True)
 
-    loss = chunk(collate([sample], media_position_shift=shift)).sum() / (sample.num_tokens - 1)
+    loss = chunk(collate([sample])).sum() / (sample.num_tokens - 1)
     loss.backward()
     theirs = twin(
         input_ids=sample.tokens[None],

@@ -56,8 +56,7 @@ def samples(seed: int) -> list[EncodedSample]:
 
 def losses_in(model, config, pack: list[EncodedSample], index: int) -> torch.Tensor:
     """Per-token losses of one sample of a pack."""
-    shift = config.hyper_attention.media_position_shift
-    losses = model(collate(pack, media_position_shift=shift))
+    losses = model(collate(pack))
     return losses.split([sample.num_tokens for sample in pack])[index]
 
 
@@ -94,8 +93,6 @@ def test_reference_attention_agrees_on_the_whole_pack(model, config, groups):
     reference = dataclasses.replace(config, attention=AttentionKind.reference)
     (other,) = build_model(reference, ParallelConfig(), Precision.fp64, groups)
     other.load_state_dict(model.state_dict())
-    batch = collate(
-        samples(seed=0), media_position_shift=config.hyper_attention.media_position_shift
-    )
+    batch = collate(samples(seed=0))
 
     torch.testing.assert_close(model(batch), other(batch), rtol=1e-11, atol=1e-11)

@@ -80,16 +80,13 @@ def _planned_step(
     return before[0].cursor if before else None, next(steps)
 
 
-def load_sample(
-    loader: Loader, data: DataConfig, name: str, media_position_shift: int
-) -> tuple[PackedBatch, PlannedSample]:
+def load_sample(loader: Loader, data: DataConfig, name: str) -> tuple[PackedBatch, PlannedSample]:
     """Load one sample as a pack of its own, cut as in the first pass over its source.
 
     Args:
         loader: of any rank.
         data: its settings.
         name: SOURCE:NUMBER or SOURCE:KEY.
-        media_position_shift: the variant's.
 
     Raises:
         UsageError: there is no such sample.
@@ -112,7 +109,7 @@ def load_sample(
     cut = choose_cut(source.cut, seed=data.seed, source=source.name, epoch=0, index=index)
     tokens, tiles = source.lengths.of(index, cut)
     planned = PlannedSample(number, 0, index, cut, tokens, tiles)
-    reader = MicrobatchReader(loader.plan.sources, media_position_shift)
+    reader = MicrobatchReader(loader.plan.sources)
     loaded = check_loaded(reader[((planned,),)])
     for fault in loaded.skipped.values():
         raise fault.error()

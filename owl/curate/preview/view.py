@@ -98,7 +98,12 @@ class PageView:
 
 
 def sample_views(
-    batch: PackedBatch, tokenizer: Tokenizer, sources: Sequence[str], *, show: int
+    batch: PackedBatch,
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    *,
+    position_shift: int,
+    show: int,
 ) -> Iterator[SampleView]:
     """Take a batch apart again, sample by sample.
 
@@ -106,13 +111,14 @@ def sample_views(
         batch: with its pixels as uint8.
         tokenizer: that wrote it.
         sources: name of each sample's source, or nothing where it is not known.
+        position_shift: a tile is seen from its offset plus this on (`model.enters`).
         show: samples to yield.
     """
     starts, media = batch.cu_seqlens.tolist(), batch.cu_media.tolist()
     for number in range(min(show, batch.num_samples)):
         rows = range(starts[number], starts[number + 1])
         tiles = range(media[number], media[number + 1])
-        places = batch.media_position[tiles.start : tiles.stop].tolist()
+        places = [offset + position_shift for offset in batch.media_offset[number]]
         yield SampleView(
             number=number,
             key=batch.keys[number],

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from owl.config.media_entry import Cross
+
 TEMPLATES = ("v2", "v3")
 
 
@@ -26,6 +28,11 @@ class HyperAttentionConfig:
     media_position_shift: int = 1
     """Added to a placeholder's first index to give the tile's position: 1 in 240728 and 241014,
     0 in 241101. A token sees the tile when its own position is at or after that."""
+
+    @property
+    def enters(self) -> Cross:
+        """How media reach the decoder."""
+        return Cross(tuple(self.layer_indices), self.media_position_shift)
 
     def problems(self, *, num_layers: int, template: str) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""

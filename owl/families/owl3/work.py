@@ -39,6 +39,7 @@ def batch_flops(batch: PackedBatch, model: ModelConfig, trainable: Trainable) ->
     media = _passes(learns=trainable.fusion, below=features_learn)
     head = _passes(learns=trainable.language_model, below=True)
     pair = MULTIPLY_ADD * SCORES_AND_VALUES * model.num_attention_heads * model.head_dim
+    seen = visible_pairs(batch, model.enters.position_shift)
     return {
         "vision tower": batch.num_tiles * _tower(model, trainable),
         "projector": batch.num_tiles * _projector(model, trainable),
@@ -46,19 +47,17 @@ def batch_flops(batch: PackedBatch, model: ModelConfig, trainable: Trainable) ->
         "decoder weights": MULTIPLY_ADD * batch.num_tokens * _decoder(model, trainable),
         "attention to text": pair * causal * _self_attentions(model, trainable),
         "gate": MULTIPLY_ADD * batch.num_tokens * _gates(model, trainable),
-        "attention to images": 3 * pair * hyper * visible_pairs(batch) * model.keys_per_tile,
+        "attention to images": 3 * pair * hyper * seen * model.keys_per_tile,
         "head": head * MULTIPLY_ADD * supervised * model.hidden_size * model.vocab_size,
     }
 
 
-def visible_pairs(batch: PackedBatch) -> int:
-    """Pairs of a token and a tile that it sees."""
-    places = batch.media_position.tolist()
-    ends = batch.cu_media.tolist()
+def visible_pairs(batch: PackedBatch, position_shift: int) -> int:
+    """Count pairs of a token and a tile that it sees, from the tile's offset plus the shift on."""
     return sum(
-        max(0, length - place)
-        for sample, length in enumerate(batch.seqlens)
-        for place in places[ends[sample] : ends[sample + 1]]
+        max(0, length - offset - position_shift)
+        for length, offsets in zip(batch.seqlens, batch.media_offset, strict=True)
+        for offset in offsets
     )
 
 

@@ -122,7 +122,6 @@ def make_loader(data: DataConfig, pack: PackConfig | None = None, **options) -> 
     settings = {
         "image_size": IMAGE_SIZE,
         "template": "v2",
-        "media_position_shift": 1,
         "micro_batch_size": 1,
     } | options
     return build_loader(data, pack or PackConfig(text_tokens=200, tiles=4, window=8), **settings)

@@ -27,7 +27,7 @@ def two():
 
 
 def test_a_label_is_the_next_token_of_the_same_sample():
-    batch = collate(two(), media_position_shift=1)
+    batch = collate(two())
     no = IGNORE_INDEX
     assert batch.tokens.tolist() == [5, 6, 7, 8, 9, 10, 11]
     assert batch.labels.tolist() == [no, 7, 8, no, 10, no, no]
@@ -36,7 +36,7 @@ def test_a_label_is_the_next_token_of_the_same_sample():
 
 
 def test_positions_restart_and_boundaries_are_cumulative():
-    batch = collate(two(), media_position_shift=1)
+    batch = collate(two())
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert batch.cu_seqlens.tolist() == [0, 4, 7]
     assert batch.cu_media.tolist() == [0, 1, 3]
@@ -44,24 +44,23 @@ def test_positions_restart_and_boundaries_are_cumulative():
     assert batch.keys == ("a", "b")
 
 
-@pytest.mark.parametrize(("shift", "positions"), [(0, [1, 0, 2]), (1, [2, 1, 3])])
-def test_media_positions_count_within_their_sample(shift, positions):
-    batch = collate(two(), media_position_shift=shift)
-    assert batch.media_position.tolist() == positions
+def test_media_offsets_count_within_their_sample():
+    batch = collate(two())
+    assert batch.flat_media_offset.tolist() == [1, 0, 2]
     assert batch.media_offset == [[1], [0, 2]]
 
 
 def test_pixels_stay_bytes_in_sample_order():
-    batch = collate(two(), media_position_shift=1)
+    batch = collate(two())
     assert batch.pixel_values.dtype == torch.uint8
     assert batch.pixel_values[:, 0, 0, 0].tolist() == [4, 3, 3]
 
 
 def test_a_batch_without_pictures_has_tensors_without_rows():
-    batch = collate([sample([1, 2], [0, 1])], media_position_shift=1)
+    batch = collate([sample([1, 2], [0, 1])])
     assert batch.pixel_values.shape == (0, 3, 2, 2)
-    assert batch.media_position.shape == (0,)
-    assert batch.media_position.dtype == torch.int64
+    assert batch.flat_media_offset.shape == (0,)
+    assert batch.flat_media_offset.dtype == torch.int64
     assert batch.cu_media.tolist() == [0, 0]
 
 
@@ -76,11 +75,11 @@ def test_a_batch_without_pictures_has_tensors_without_rows():
 )
 def test_tiles_that_do_not_fit_their_placeholders_are_refused(broken):
     with pytest.raises(DataError, match="E405"):
-        collate([broken], media_position_shift=0)
+        collate([broken])
 
 
 def test_an_empty_sample_is_one_token_that_teaches_nothing():
-    batch = collate([empty_sample(7, 4)], media_position_shift=1)
+    batch = collate([empty_sample(7, 4)])
     assert (batch.tokens.tolist(), batch.keys) == ([7], (EMPTY_KEY,))
     assert batch.supervised_weight == 0
     assert batch.pixel_values.shape == (0, 3, 4, 4)

@@ -41,7 +41,7 @@ def stations() -> list[str]:
     tokenizer = load_tokenizer(QWEN2)
     encoder = SampleEncoder(tokenizer, "v3", 378)
     encoded = encoder.encode(raw, source="owls", cut=CutChoice.marked)
-    batch = collate([encoded], media_position_shift=0)
+    batch = collate([encoded])
     names = {tokenizer.im_start: "<|im_start|>", tokenizer.im_end: "<|im_end|>"}
     names[tokenizer.end_of_text] = "<|endoftext|>"
     text = "".join(names.get(t) or tokenizer.decode([t]) for t in encoded.tokens.tolist())
@@ -73,7 +73,7 @@ def stations() -> list[str]:
                 f"PackedBatch.position_ids    {shape(batch.position_ids)}",
                 f"PackedBatch.cu_seqlens      {batch.cu_seqlens.tolist()}",
                 f"PackedBatch.pixel_values    {shape(batch.pixel_values)}",
-                f"PackedBatch.media_position  {batch.media_position.tolist()}",
+                f"PackedBatch.media_offset    {batch.media_offset}",
                 f"PackedBatch.cu_media        {batch.cu_media.tolist()}",
                 f"PackedBatch.keys            {batch.keys}",
             ]

@@ -88,7 +88,7 @@ def test_a_rank_that_reads_no_pixels_holds_the_same_rows(tmp_path, folders):
             rows.check()
             assert rows.pixel_values.shape == (0, *full.pixel_values.shape[1:])
             assert len(full.pixel_values) == full.num_tiles
-            for name in ("tokens", "labels", "loss_weights", "media_position", "cu_media"):
+            for name in ("tokens", "labels", "loss_weights", "flat_media_offset", "cu_media"):
                 assert getattr(rows, name).equal(getattr(full, name))
             assert (rows.keys, rows.media_offset) == (full.keys, full.media_offset)
 

@@ -300,7 +300,7 @@ def tiles_without_placeholder(_: Path) -> None:
         tiles=torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
         media_offset=[1],
     )
-    collate([sample], media_position_shift=0)
+    collate([sample])
 
 
 def sample_that_no_cut_makes_fit(folder: Path) -> None:

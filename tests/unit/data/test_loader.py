@@ -451,7 +451,7 @@ def test_each_source_has_a_skip_budget_of_its_own(tmp_path):
 def test_every_tensor_of_a_micro_batch_can_be_pinned(tmp_path, folder, monkeypatch):
     loader = make_loader(data_config(tmp_path, folder))
     packs = loader.plan.window(0, 0).packs[:1]
-    loaded = MicrobatchReader(loader.plan.sources, 1)[packs]
+    loaded = MicrobatchReader(loader.plan.sources)[packs]
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     again = loaded.pin_memory()

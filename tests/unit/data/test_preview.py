@@ -62,7 +62,7 @@ def page_of(batch, tokenizer, **changes):
         tiles=batch.num_tiles,
         text_budget=400,
         tile_budget=6,
-        samples=list(sample_views(batch, tokenizer, [], show=10)),
+        samples=list(sample_views(batch, tokenizer, [], position_shift=1, show=10)),
         num_samples=batch.num_samples,
         work={"vision tower": 3e12, "head": 1e9},
         ranks=[RankView(rank=0, packs=[5.0]), RankView(rank=1, packs=[2.0, 1.0])],
@@ -88,9 +88,17 @@ def test_a_micro_batch_that_is_not_there_is_refused(loader):
         choose(loader, microbatch=2)
 
 
+def views(batch, loader):
+    return list(sample_views(batch, loader.tokenizer, [], position_shift=1, show=99))
+
+
 def test_every_token_is_shown_as_the_batch_has_it(loader):
     batch = choose(loader).batch
-    tokens = [t for s in sample_views(batch, loader.tokenizer, [], show=99) for t in s.tokens]
+    tokens = [
+        t
+        for s in sample_views(batch, loader.tokenizer, [], position_shift=1, show=99)
+        for t in s.tokens
+    ]
     assert [t.id for t in tokens] == batch.tokens.tolist()
     assert [t.position for t in tokens] == batch.position_ids.tolist()
     assert [t.row for t in tokens] == list(range(batch.num_tokens))
@@ -104,16 +112,22 @@ def test_what_a_token_sees_is_what_attention_lets_it_see(loader):
     batch = choose(loader).batch
     sample = torch.repeat_interleave(torch.arange(batch.num_samples), batch.cu_seqlens.diff())
     owner = torch.repeat_interleave(torch.arange(batch.num_samples), batch.cu_media.diff())
-    visible = (sample[:, None] == owner) & (batch.position_ids[:, None] >= batch.media_position)
-    tokens = [t for s in sample_views(batch, loader.tokenizer, [], show=99) for t in s.tokens]
+    visible = (sample[:, None] == owner) & (
+        batch.position_ids[:, None] >= batch.flat_media_offset + 1
+    )
+    tokens = [
+        t
+        for s in sample_views(batch, loader.tokenizer, [], position_shift=1, show=99)
+        for t in s.tokens
+    ]
     assert [t.sees for t in tokens] == visible.sum(1).tolist()
-    assert visible_pairs(batch) == int(visible.sum())
+    assert visible_pairs(batch, 1) == int(visible.sum())
 
 
 def test_placeholders_and_tiles_belong_together(loader):
     batch = choose(loader).batch
     span = len(loader.tokenizer.image_placeholder)
-    for sample in sample_views(batch, loader.tokenizer, [], show=99):
+    for sample in views(batch, loader):
         for tile in sample.tiles:
             part = [t for t in sample.tokens if t.placeholder == tile.number]
             assert [t.position for t in part] == list(range(tile.offset, tile.offset + span))
@@ -122,8 +136,8 @@ def test_placeholders_and_tiles_belong_together(loader):
 
 
 def test_one_sample_is_found_by_number_and_by_key(loader, data):
-    by_number, planned = load_sample(loader, data, "a:13", 1)
-    by_key, _ = load_sample(loader, data, "a:s0013", 1)
+    by_number, planned = load_sample(loader, data, "a:13")
+    by_key, _ = load_sample(loader, data, "a:s0013")
     assert by_number.keys == by_key.keys == ("s0013",)
     assert planned.index == 13
     assert by_number.num_tokens == planned.tokens
@@ -135,9 +149,9 @@ def test_one_sample_is_found_by_number_and_by_key(loader, data):
 )
 def test_a_sample_that_is_not_there_is_refused(loader, data, name, complaint):
     with pytest.raises(UsageError, match=complaint):
-        load_sample(loader, data, name, 1)
+        load_sample(loader, data, name)
     with pytest.raises(UsageError, match=r"no shard of .* has that key"):
-        load_sample(loader, data, "a:nobody", 1)
+        load_sample(loader, data, "a:nobody")
 
 
 class Elements(HTMLParser):
@@ -221,7 +235,7 @@ def test_tokens_of_text_join_to_the_text():
 
 def test_samples_beyond_show_are_counted(loader):
     batch = choose(loader).batch
-    some = list(sample_views(batch, loader.tokenizer, [], show=1))
+    some = list(sample_views(batch, loader.tokenizer, [], position_shift=1, show=1))
     page = page_of(batch, loader.tokenizer, samples=some)
     assert f"{batch.num_samples - 1} more samples are not shown" in page
 
@@ -242,7 +256,7 @@ def test_work_agrees_with_the_published_budget_of_7b(loader, stage, total, share
         loss_weights=torch.ones(8192),
         seqlens=(1024,) * 8,
         media_offset=[[0] * 8] * 8,
-        media_position=torch.zeros(64, dtype=torch.int64),
+        flat_media_offset=torch.zeros(64, dtype=torch.int64),
         cu_media=torch.arange(0, 65, 8),
     )
     work = batch_flops(batch, run.model, run.stage.trainable)

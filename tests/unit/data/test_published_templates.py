@@ -19,11 +19,11 @@ from tests.unit.data.shard_factory import QWEN2, chat, needs_qwen2, picture
 pytestmark = needs_qwen2
 
 VERSIONS = {
-    "7B-240728": ("v2", 384, 1),
-    "2B-241014": ("v3", 384, 1),
-    "7B-241101": ("v3", 378, 0),
+    "7B-240728": ("v2", 384),
+    "2B-241014": ("v3", 384),
+    "7B-241101": ("v3", 378),
 }
-"""Template, side of a tile, media position shift."""
+"""Template, side of a tile."""
 CONTROLS = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
 IMAGE = [27, 91, 1805, 91, 29]
 
@@ -76,7 +76,7 @@ def expected(text):
 
 @cache
 def encoder(version):
-    template, image_size, _ = VERSIONS[version]
+    template, image_size = VERSIONS[version]
     return SampleEncoder(load_tokenizer(QWEN2), template, image_size)
 
 
@@ -116,7 +116,7 @@ def test_a_single_picture(version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_cut_picture(version):
-    template, _, _ = VERSIONS[version]
+    template, _ = VERSIONS[version]
     text = f"{EMPTY_SYSTEM}{CUT_2X3[template]}What is it?{ANSWER}"
     document = chat("What is it?", pictures=1)
     sample = agrees(version, document, text, CutChoice.single, width=640, height=480)
@@ -134,7 +134,7 @@ def test_several_pictures_among_text(version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_frames_of_a_video(version):
-    template, _, _ = VERSIONS[version]
+    template, _ = VERSIONS[version]
     media = [{"type": "frames", "files": [f"f{i}.jpg" for i in range(4)]}]
     document = asked({"media": 0}, {"text": "What happens?"}, media=media)
     text = f"{EMPTY_SYSTEM}{FOUR_FRAMES[template]}What happens?{ANSWER}"
@@ -171,8 +171,6 @@ def test_thirty_tokens_with_pictures_at_8_and_20_one_without_and_one_at_12(versi
     ]
     prompts = [encoder(version).encode_prompt(raw(document)) for document in samples]
     assert [prompt.num_tokens for prompt in prompts] == [30, 14, 30]
-    shift = VERSIONS[version][2]
-    batch = collate(prompts, media_position_shift=shift)
+    batch = collate(prompts)
     assert batch.media_offset == [[8, 20], [], [12]]
-    assert batch.media_position.tolist() == [8 + shift, 20 + shift, 12 + shift]
     assert batch.cu_media.tolist() == [0, 2, 2, 3]

@@ -59,7 +59,7 @@ def decode(scripts, tokenizer_folder, **options):
     encoder = open_encoder(tokenizer_folder)
     prompts = prompts_for(encoder, scripts)
     model = Scripted(scripts, prompts)
-    answers = decode_greedily(prompts, model, encoder.tokenizer, media_position_shift=1, **options)
+    answers = decode_greedily(prompts, model, encoder.tokenizer, **options)
     return answers, model
 
 

@@ -26,7 +26,7 @@ def places(draw: st.DrawFn) -> list[Place]:
 
 
 def make_pack(
-    samples: Sequence[Place], *, shift: int = 1, image_size: int = 28, vocab_size: int = 259
+    samples: Sequence[Place], *, image_size: int = 28, vocab_size: int = 259
 ) -> PackedBatch:
     """Collate samples of random tokens, all of them supervised, and random tiles."""
     generator = torch.Generator().manual_seed(0)
@@ -43,4 +43,4 @@ def make_pack(
         )
         for index, (length, offsets) in enumerate(samples)
     ]
-    return collate(encoded, media_position_shift=shift)
+    return collate(encoded)

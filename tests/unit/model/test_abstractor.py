@@ -171,11 +171,10 @@ def test_sizes_that_cannot_work_are_said():
 @pytest.mark.parametrize("kind", list(FusionKind), ids=str)
 @pytest.mark.parametrize("places", [PLACES, [(4, []), (3, [])]], ids=["tiles", "text only"])
 def test_an_owl3_with_an_abstractor_learns_from_every_pack(alone, kind, places):
-    joint = kind is FusionKind.joint_softmax
     config = tiny_model(kind, projector=ProjectorKind.abstractor, abstractor=TINY.abstractor)
     (model,) = build_model(config, ParallelConfig(), Precision.fp32, alone)
 
-    model(make_pack(places, shift=0 if joint else 1)).sum().backward()
+    model(make_pack(places)).sum().backward()
 
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     looked = any(offsets for _, offsets in places)
@@ -184,18 +183,15 @@ def test_an_owl3_with_an_abstractor_learns_from_every_pack(alone, kind, places):
 
 @pytest.mark.parametrize("kind", list(FusionKind), ids=str)
 def test_a_sample_behind_an_abstractor_is_the_same_alone_and_packed(alone, kind):
-    shift = 0 if kind is FusionKind.joint_softmax else 1
     config = tiny_model(kind, projector=ProjectorKind.abstractor, abstractor=TINY.abstractor)
     (model,) = build_model(config, ParallelConfig(), Precision.fp64, alone)
-    batch = make_pack(PLACES, shift=shift)
+    batch = make_pack(PLACES)
     tiles = batch.pixel_values.split([len(offsets) for _, offsets in PLACES])
     tokens = batch.tokens.split([length for length, _ in PLACES])
     packed = model(batch).split([length for length, _ in PLACES])
 
     for index, place in enumerate(PLACES):
-        one = replace(
-            make_pack([place], shift=shift), tokens=tokens[index], pixel_values=tiles[index]
-        )
+        one = replace(make_pack([place]), tokens=tokens[index], pixel_values=tiles[index])
         one.labels[: place[0] - 1] = tokens[index][1:]
         torch.testing.assert_close(model(one), packed[index], rtol=0, atol=1e-12)
 

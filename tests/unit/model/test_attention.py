@@ -30,7 +30,7 @@ HEAD_DIM, PATCHES = 4, 4
 
 def context(samples: list[Place], *, shift: int = 1) -> PackContext:
     model = replace(tiny_model(), hyper_attention=HyperAttentionConfig(media_position_shift=shift))
-    return pack_context(make_pack(samples, shift=shift), model, torch.float64)
+    return pack_context(make_pack(samples), model, torch.float64)
 
 
 def heads_for(

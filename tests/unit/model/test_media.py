@@ -13,7 +13,7 @@ from tests.unit.model.packs import Place, make_pack, places
 
 def context(samples: list[Place], *, shift: int) -> PackContext:
     model = tiny_model(hyper_attention=HyperAttentionConfig(media_position_shift=shift))
-    return pack_context(make_pack(samples, shift=shift), model, torch.float32)
+    return pack_context(make_pack(samples), model, torch.float32)
 
 
 def picture(visible: torch.Tensor) -> list[str]:

@@ -113,7 +113,7 @@ def split(pack: PackedBatch, *, samples: int) -> tuple[PackedBatch, PackedBatch]
             **{n: getattr(pack, n)[rows] for n in ("tokens", "labels", "loss_weights")},
             position_ids=pack.position_ids[rows],
             pixel_values=pack.pixel_values[tiles],
-            media_position=pack.media_position[tiles],
+            flat_media_offset=pack.flat_media_offset[tiles],
             cu_seqlens=torch.tensor([0, *seqlens]).cumsum(0).int(),
             cu_media=torch.tensor([0, *map(len, media_offset)]).cumsum(0).int(),
             seqlens=seqlens,

@@ -135,7 +135,7 @@ def test_a_storage_travels_to_a_fresh_process_without_its_open_files(folder, rem
 
 
 def test_only_so_many_files_are_open_at_a_time(tmp_path, monkeypatch):
-    from owl.data.shards.dataset import storage
+    from owl.data.shards import storage
 
     monkeypatch.setattr(storage, "MAX_OPEN_FILES", 2)
     dataset = Dataset.open(write_chats(tmp_path / "many", shards=4, samples=2))

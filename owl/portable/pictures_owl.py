@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and videos from wherever a user has them; tiles_owl3 makes tiles of them.
+"""Pictures and videos from wherever a user has them.
 
 Decoded with Pillow alone, to the very pixels that owl/data/encode/images.py gives to training.
 """
@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
-from owl.families.owl3.tiles_owl3 import MODES_WITHOUT_RANGE, PUBLISHED_GRIDS, Grid, to_rgb
+from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid
+from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, to_rgb
 
 URL_TIMEOUT_SECONDS = 30
 DEFAULT_MAX_FRAMES = 16  # of the model cards

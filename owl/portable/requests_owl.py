@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from owl.families.owl3.hf.template_owl3 import Mark, Turn, parse_rendered, render, split_marks
-from owl.families.owl3.markup_owl3 import Control, Piece
 from owl.portable.pictures_owl import shorten
+from owl.portable.pieces_owl import Control, Piece
 
 SOURCE_KEYS = {
     "image": ("image", "path", "url", "base64"),

@@ -25,8 +25,9 @@ from owl.data.rng import generator
 from owl.data.samples import EncodedSample, RawSample
 from owl.data.shards.schema import Json, frame_range, media_use
 from owl.errors import DataError
-from owl.families.owl3.markup_owl3 import CONTEXT, TEMPLATES, Control, Piece, Text, join_text
+from owl.families.owl3.markup_owl3 import TEMPLATES
 from owl.families.owl3.tiles_owl3 import choose_grid
+from owl.portable.pieces_owl import CONTEXT, Control, Piece, Text, join_text
 
 ENCODING_VERSION = 1
 """Raised when the same sample would give other tokens or tiles: it names cached lengths."""

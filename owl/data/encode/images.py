@@ -16,8 +16,9 @@ from torch import Tensor
 
 from owl.config.run import ImageLibrary
 from owl.errors import DataError
-from owl.families.owl3 import tiles_owl3
-from owl.families.owl3.tiles_owl3 import Grid, Pixels, make_tiles, resize_with_pillow
+from owl.families.owl3.tiles_owl3 import Grid, make_tiles
+from owl.portable import pixels_owl
+from owl.portable.pixels_owl import Pixels, resize_with_pillow
 
 MIN_SIDE = 4
 MAX_SIDE = 16384
@@ -183,7 +184,7 @@ def _decode_with_pillow(data: bytes) -> Pixels:
 
 def check_mode(image: Image.Image) -> None:
     """Raise E310 for float and 32-bit pictures, whose range is anybody's guess."""
-    if image.mode in tiles_owl3.MODES_WITHOUT_RANGE:
+    if image.mode in pixels_owl.MODES_WITHOUT_RANGE:
         raise DataError(
             "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
         )
@@ -196,7 +197,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         DataError: E310, see check_mode.
     """
     check_mode(image)
-    return tiles_owl3.to_rgb(image)
+    return pixels_owl.to_rgb(image)
 
 
 def stack_tiles(pictures: list[Tensor], image_size: int) -> Tensor:

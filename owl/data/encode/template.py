@@ -15,17 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from owl.data.shards.schema import Json, part_weight, turn_weight
-from owl.families.owl3.markup_owl3 import (
-    Control,
-    Piece,
-    RenderedTurn,
-    Template,
-    Text,
-    Tile,
-    start_turn,
-    write_turns,
-)
+from owl.families.owl3.markup_owl3 import Template, start_turn, write_turns
 from owl.families.owl3.tiles_owl3 import Grid
+from owl.portable.pieces_owl import Control, Piece, RenderedTurn, Text, Tile
 
 
 @dataclass(frozen=True, slots=True)

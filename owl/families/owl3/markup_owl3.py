@@ -1,46 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the published models read around text and tiles: turns, cut pictures, video clips.
 
-A writer gives pieces, not one string: what is a control token and where a tile stands is known by
-construction and never searched for in text. Training and owl.hf share this module, and a copy of it
-travels with exported folders: it imports nothing of owl but other modules that travel.
+Training and owl.hf share this module, and a copy of it travels with exported folders: it imports
+nothing of owl but other modules that travel.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from owl.families.owl3.tiles_owl3 import Grid
-
-CONTEXT = 0.0
-"""Loss weight of what is read but not learned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Plain text; neighbours of equal weight are tokenised as one, unless the first is closed."""
-
-    text: str
-    weight: float = CONTEXT
-    closed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """One control token."""
-
-    literal: str
-    weight: float = CONTEXT
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """The placeholder of one encoded picture. Never learned."""
-
-
-Piece = Text | Control | Tile
-Other = TypeVar("Other")
-"""What a caller puts between pieces, such as a mark whose tiles are not known yet."""
+from owl.portable.pieces_owl import Control, Other, Piece, RenderedTurn, Text, Tile
 
 
 class Template(Protocol):
@@ -95,15 +64,6 @@ class TemplateV3:
 TEMPLATES: dict[str, Template] = {"v2": TemplateV2(), "v3": TemplateV3()}
 
 
-@dataclass(frozen=True)
-class RenderedTurn(Generic[Other]):
-    """A turn on its way into the text."""
-
-    role: str
-    content: Iterable[Piece | Other]
-    weight: float  # of the token that ends the turn
-
-
 def write_turns(turns: Sequence[RenderedTurn[Other]]) -> Iterator[Piece | Other]:
     """Write a conversation, each turn closed.
 
@@ -125,24 +85,3 @@ def start_turn(role: str, *, first: bool = False) -> Iterator[Text | Control]:
     # A question is tokenised together with this newline, an answer is not (as published): an answer
     # that begins with a newline must read the same in training and after an open prompt.
     yield Text(f"{role}\n", closed=role == "assistant")
-
-
-def join_text(pieces: Iterable[Piece | Other]) -> Iterator[Piece | Other]:
-    """Join neighbouring text of equal weight, since the published processor tokenises it as one."""
-    held: Text | None = None
-    for piece in pieces:
-        if (
-            isinstance(piece, Text)
-            and held is not None
-            and not held.closed
-            and piece.weight == held.weight
-        ):
-            held = Text(held.text + piece.text, held.weight, piece.closed)
-            continue
-        if held is not None:
-            yield held
-        held = piece if isinstance(piece, Text) else None
-        if held is None:
-            yield piece
-    if held is not None:
-        yield held

@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures to tiles: the published grids, and the resizing.
+"""Pictures to tiles: the published grids.
 
 Training and owl.hf share this module, and a copy of it travels with exported folders: it imports
-nothing of owl.
+nothing of owl but other modules that travel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-Pixels = NDArray[np.uint8]
-"""[height, width, 3]."""
+from owl.portable.pixels_owl import Pixels, Resize, resize_with_torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +64,6 @@ def _overlap(box: tuple[float, float], other: tuple[float, float]) -> float:
     return shared / (box[0] * box[1] + other[0] * other[1] - shared + 1e-5)
 
 
-Resize = Callable[[Pixels, int, int], Tensor]
-"""Pixels, height and width to [3, height, width] uint8."""
-
-
-def resize_with_torch(pixels: Pixels, height: int, width: int) -> Tensor:
-    """Resize by antialiased bicubic: within 2 levels of Pillow's, several times as fast."""
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # [1, 3, h, w]
-    resized = functional.interpolate(
-        picture, size=(height, width), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized[0].contiguous()
-
-
-def resize_with_pillow(pixels: Pixels, height: int, width: int) -> Tensor:
-    """Resize by Pillow's bicubic, as the published processor does."""
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-
-
 def make_tiles(
     pixels: Pixels, image_size: int, grid: Grid | None, resize: Resize = resize_with_torch
 ) -> Tensor:
@@ -109,24 +85,3 @@ def make_tiles(
     cells = large.unflatten(2, (grid.columns, image_size)).unflatten(1, (grid.rows, image_size))
     in_order = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)  # [rows * columns, 3, s, s]
     return torch.cat([in_order, whole])
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode with an obvious meaning to RGB; alpha is laid on white.
-
-    Args:
-        image: of any mode but those in MODES_WITHOUT_RANGE.
-    """
-    if image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255 instead of scaling.
-        high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high_byte).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-MODES_WITHOUT_RANGE = ("I", "F")
-"""32-bit and float pictures: what is white in them is anybody's guess."""

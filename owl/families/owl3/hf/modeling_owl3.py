@@ -34,10 +34,12 @@ from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS  # noqa: F401
 from owl.families.owl3.hf.vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 from owl.families.owl3.limits_owl3 import config_problems  # noqa: F401 - see below
-from owl.families.owl3.markup_owl3 import Piece  # noqa: F401
+from owl.families.owl3.markup_owl3 import TEMPLATES  # noqa: F401
 from owl.families.owl3.tiles_owl3 import Grid  # noqa: F401
 from owl.portable.options_owl import MediaOptions  # noqa: F401 - see below
 from owl.portable.pictures_owl import MediaError  # noqa: F401
+from owl.portable.pieces_owl import Piece  # noqa: F401
+from owl.portable.pixels_owl import Pixels  # noqa: F401
 from owl.portable.requests_owl import RequestError  # noqa: F401
 from owl.portable.rotary_owl import TextContext, causal_mask, rotary
 from owl.portable.tokenizer_owl import load_tokenizer  # noqa: F401

@@ -16,15 +16,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.template_owl3 import CHAT_TEMPLATE, Mark, number_media, to_string
 from owl.families.owl3.limits_owl3 import config_problems  # noqa: F401 - see modeling_owl3
-from owl.families.owl3.markup_owl3 import TEMPLATES, Control, Piece, Text, Tile, join_text
-from owl.families.owl3.tiles_owl3 import (
-    Grid,
-    Resize,
-    choose_grid,
-    make_tiles,
-    resize_with_pillow,
-    resize_with_torch,
-)
+from owl.families.owl3.markup_owl3 import TEMPLATES
+from owl.families.owl3.tiles_owl3 import Grid, choose_grid, make_tiles
 from owl.portable.options_owl import (
     CALL_OPTIONS,
     BatchOptions,
@@ -33,6 +26,8 @@ from owl.portable.options_owl import (
     read_options,
 )
 from owl.portable.pictures_owl import grids_within, load_frames, load_picture
+from owl.portable.pieces_owl import Control, Piece, Text, Tile, join_text
+from owl.portable.pixels_owl import Resize, resize_with_pillow, resize_with_torch
 from owl.portable.requests_owl import (
     Ending,
     Request,

@@ -10,16 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from owl.families.owl3.markup_owl3 import (
-    CONTEXT,
-    Control,
-    Piece,
-    RenderedTurn,
-    Text,
-    Tile,
-    start_turn,
-    write_turns,
-)
+from owl.families.owl3.markup_owl3 import start_turn, write_turns
+from owl.portable.pieces_owl import CONTEXT, Control, Piece, RenderedTurn, Text, Tile
 
 CONTROL_LITERALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")

@@ -15,8 +15,9 @@ from owl.families.owl3.hf.template_owl3 import (
     split_marks,
     to_string,
 )
-from owl.families.owl3.markup_owl3 import TEMPLATES, Control, Text, Tile, join_text
+from owl.families.owl3.markup_owl3 import TEMPLATES
 from owl.families.owl3.tiles_owl3 import Grid
+from owl.portable.pieces_owl import Control, Text, Tile, join_text
 
 CONVERSATIONS = [
     [("user", "What is <|image|> this?"), ("assistant", "An owl.")],

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_tools.prepare import ProgressPrinter
 from owl import progress
 from owl.curate.prepare import ShardDone
+from owl.curate.tools.prepare import ProgressPrinter
 from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]

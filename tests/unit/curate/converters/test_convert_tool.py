@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import convert
 from owl.curate.converters import command
 from owl.curate.converters.formats.registry import FAMILIES
 from owl.curate.prepare import prepare_folder
+from owl.curate.tools import convert
 from tests.unit.curate.converters.converting import write_lines
 
 REPOSITORY = Path(__file__).parents[4]

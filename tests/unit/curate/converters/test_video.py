@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import video_frames as tool
 from owl.curate.converters.job import ConvertJob
 from owl.curate.converters.pictures import SourceFolder
 from owl.curate.converters.records import ConvertOptions, open_sample
 from owl.curate.converters.video.frame_sampling import FrameSampling, SamplingMode
 from owl.curate.converters.video.video_file import CONTAINERS, VideoFile, upright
 from owl.curate.converters.video.video_frames import VideoClips, to_source, video_family
+from owl.curate.tools import video_frames as tool
 from owl.errors import DataError
 from tests.unit.curate.converters.converting import run_job, write_lines
 

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convert a public data set, or your own, into shards of owl3-sample/1.
+
+    python data_tools/convert.py llava --input llava.json --images images/ --output shards/
+    python data_tools/convert.py captions --input cc12m/ --output shards/ --workers 8
+    python data_tools/prepare.py shards/
+
+Nothing is guessed: a record with a missing or damaged picture, marks that do not match its
+pictures, or a field of the wrong type gives no sample, but a line in shards/rejects.jsonl with
+file, line, code and reason. Run the same command again to go on after a stop: finished shards
+are kept. docs/converting.md has an example for each family.
+
+Exit code: 0 every record became a sample; 1 some records were rejected (rejects.jsonl), or shards
+remain whose input is gone; 2 the conversion could not start or go on; 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from owl.curate.converters.command import add_running, run_job, running_problem
+from owl.curate.converters.formats.prompt_endings import WORDING, PromptEnding
+from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.converters.job import ConvertJob
+from owl.curate.converters.records import ConvertOptions, MissingPictures
+from owl.curate.converters.shard_series import ShardLimits
+from owl.data.shards.schema import CUT_MODES
+
+FAMILY_HELP = {
+    "llava": "LLaVA json: conversations with <image> marks",
+    "obelics": "OBELICS json: images and texts in parallel",
+    "mmc4": "MMC4 jsonl: sentences with matched pictures",
+    "m4": "M4-Instruct json: conversations over several pictures",
+    "sharegpt4video": "ShareGPT4Video json, frames as pictures in folders",
+    "captions": "image-caption tars of img2dataset (LAION, COYO, DataComp, CC12M)",
+    "parquet": "Hugging Face parquet: interleaved (OBELICS) or chat (The Cauldron)",
+    "jsonl": "your own: messages, question and answer, or text",
+}
+ONLY_WITH = {
+    "prompt_ending": ("llava", "m4", "sharegpt4video", "parquet", "jsonl"),
+    "missing_pictures": ("obelics", "mmc4"),
+    "url_map": ("obelics", "parquet"),
+    "turns_of": ("jsonl",),
+}
+"""Options that would silently do nothing with the other families."""
+ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    families = "\n".join(f"  {name:15} {text}" for name, text in FAMILY_HELP.items())
+    parser = argparse.ArgumentParser(
+        prog="owl data convert",
+        description=__doc__,
+        epilog=f"families:\n{families}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("family", choices=list(FAMILIES), metavar="FAMILY", help="see below")
+    add_folders(parser)
+    add_choices(parser)
+    add_running(parser)
+    return parser.parse_args(argv)
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where things are."""
+    group = parser.add_argument_group("where")
+    group.add_argument("--input", type=Path, required=True, help="source file, or folder of them")
+    group.add_argument(
+        "--images", type=Path, help="folder that picture names in the source are relative to"
+    )
+    group.add_argument("--output", type=Path, required=True, help="folder for the shards")
+    group.add_argument("--name", help="first part of each sample's key (default: the family)")
+    group.add_argument(
+        "--url-map",
+        type=Path,
+        help='jsonl of {"url": ..., "file": ...}: where the picture of a url lies under --images',
+    )
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that change what is written."""
+    group = parser.add_argument_group("what is written")
+    group.add_argument(
+        "--prompt-ending",
+        type=PromptEnding,
+        choices=list(PromptEnding),
+        help=f"end every question with the mPLUG-Owl family's wording: {ENDINGS}; "
+        "by_question_type (m4) does so for the records that call themselves multi-choice",
+    )
+    group.add_argument(
+        "--turns-of",
+        metavar="FIELD",
+        help="jsonl questions: lines in a row with the same FIELD are one conversation",
+    )
+    group.add_argument(
+        "--cut", choices=CUT_MODES, help="mark each picture: on for text-rich ones (default: none)"
+    )
+    group.add_argument(
+        "--escape",
+        action="store_true",
+        help="keep text that looks like markup as plain text (default: reject it, E206)",
+    )
+    group.add_argument(
+        "--missing-pictures",
+        type=MissingPictures,
+        choices=list(MissingPictures),
+        default=MissingPictures.reject,
+        help="obelics and mmc4: reject the document (default), or leave the picture out",
+    )
+    group.add_argument(
+        "--no-decode",
+        action="store_true",
+        help="only read the headers of pictures: faster, but damage is found in training",
+    )
+
+
+def make_job(arguments: argparse.Namespace) -> ConvertJob:
+    """Describe the conversion that the command line asks for."""
+    return ConvertJob(
+        family=FAMILIES[arguments.family],
+        input=arguments.input,
+        images=arguments.images,
+        output=arguments.output,
+        name=arguments.name or arguments.family,
+        options=ConvertOptions(
+            prompt_ending=arguments.prompt_ending,
+            escape=arguments.escape,
+            missing_pictures=arguments.missing_pictures,
+            cut=arguments.cut,
+            turns_of=arguments.turns_of,
+            url_map=arguments.url_map,
+            decode=not arguments.no_decode,
+        ),
+        limits=ShardLimits(arguments.shard_samples, arguments.shard_bytes),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert what the command line names; return the exit code."""
+    arguments = parse_arguments(argv)
+    problem = running_problem(arguments) or find_problem(arguments)
+    if problem:
+        print(f"convert: {problem}", file=sys.stderr)
+        return 2
+    return run_job(
+        make_job(arguments),
+        arguments.workers,
+        retry_rejects=arguments.retry_rejects,
+        tool="convert",
+    )
+
+
+def find_problem(arguments: argparse.Namespace) -> str | None:
+    """What keeps this conversion from starting."""
+    if arguments.images and not arguments.images.is_dir():
+        return f"--images {arguments.images} is not a folder."
+    if arguments.url_map and not arguments.url_map.is_file():
+        return f"--url-map {arguments.url_map} is not a file."
+    for option, families in ONLY_WITH.items():
+        value = getattr(arguments, option)
+        if value not in (None, MissingPictures.reject) and arguments.family not in families:
+            flag = f"--{option.replace('_', '-')}"
+            return f"{flag} works with {', '.join(families)}, not with {arguments.family}."
+    if arguments.prompt_ending is PromptEnding.by_question_type and arguments.family != "m4":
+        return "--prompt-ending by_question_type works with m4 only: name one kind of ending."
+    return None

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say what a prepared folder holds: samples, pictures, tokens where counted, and histograms.
+
+    python data_tools/info.py shards/
+    python data_tools/info.py shards/ --json
+    python data_tools/info.py shards/ --png info.png      # needs matplotlib: extra "demo"
+
+Reads the indexes only, so it is fast on any amount of data. Tokens and tiles are known after
+`prepare.py` with a run's words, or after training has counted them; "cut" and "uncut" say whether
+single pictures are cut into a grid.
+
+Exit code: 0 the folder is described; 2 it cannot be: prepare it first.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from owl.curate.summary import Distribution, Summary, summarise
+from owl.errors import OwlError
+
+BAR_WIDTH = 40
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="owl data info",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder that prepare.py has prepared")
+    parser.add_argument("--json", action="store_true", help="print the figures as json")
+    parser.add_argument("--png", type=Path, help="also draw the histograms into this file")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Describe the folder named on the command line; return the exit code."""
+    arguments = parse_arguments(argv)
+    if arguments.png and (problem := png_problem(arguments.png)):
+        print(f"info: {problem}", file=sys.stderr)
+        return 2
+    try:
+        summary = summarise(arguments.folder)
+    except OwlError as error:
+        print(f"info: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(asdict(summary), indent=1))
+    else:
+        print("\n".join(describe(summary)))
+    if arguments.png:
+        draw(summary, arguments.png)
+    return 0
+
+
+def png_problem(path: Path) -> str | None:
+    """What keeps the histograms from being drawn into a file."""
+    if importlib.util.find_spec("matplotlib") is None:
+        advice = "Install it: pip install 'owl3-megatron[demo]'. Without --png it is not needed."
+        return f"--png needs matplotlib. {advice}"
+    if path.is_dir():
+        return f"--png {path} is a folder. Name a file in it."
+    if not path.absolute().parent.is_dir():
+        return f"--png {path}: there is no such folder. Make it first."
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        return f"--png {path}: the suffix must be one of {', '.join(sorted(known))}."
+    return None
+
+
+def describe(summary: Summary) -> Iterator[str]:
+    """Write the figures for people."""
+    yield (
+        f"{summary.folder}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, "
+        f"{summary.samples:,} samples"
+    )
+    if summary.invalid:
+        codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
+        yield f"invalid, and left out below: {codes} (data_tools/lint.py names them)"
+    for each in summary.distributions:
+        yield from describe_distribution(each)
+    if not any("tokens" in each.name for each in summary.distributions):
+        command = f"python data_tools/prepare.py {summary.folder}"
+        yield f"\ntokens are not counted: {command} and the words of your run, or --tokenizer DIR"
+
+
+def describe_distribution(each: Distribution) -> Iterator[str]:
+    """Write a histogram as text."""
+    total = f"{each.count:,} of them" if each.total is None else f"{each.total:,} in all"
+    yield (
+        f"\n{each.name}: {total}, {each.mean:,.1f} on average, half at most "
+        f"{each.middle:,}, most {each.most:,}"
+    )
+    highest = max((count for _, count in each.bins), default=1)
+    for label, count in each.bins:
+        bar = "#" * round(BAR_WIDTH * count / highest)
+        yield f"  {label:>12} {count:>9,} {bar}"
+
+
+def draw(summary: Summary, path: Path) -> None:
+    """Draw the histograms, one below the other."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    from matplotlib import pyplot
+
+    count = len(summary.distributions)
+    figure, axes = pyplot.subplots(count, 1, figsize=(8, 2.2 * count), squeeze=False)
+    for each, axis in zip(summary.distributions, axes[:, 0], strict=True):
+        axis.bar([label for label, _ in each.bins], [number for _, number in each.bins])
+        axis.set_title(each.name, fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+    figure.suptitle(f"{summary.folder}: {summary.samples:,} samples", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Account for every sample of a folder of shards: good, or bad with key or byte, code and message.
+
+    python data_tools/lint.py shards/
+    python data_tools/lint.py shards/ --workers 8 --json > lint.json
+    python data_tools/lint.py shards/ --headers-only             # do not decode the pictures
+    python data_tools/lint.py shards/ --tokenizer qwen2/ --text-tokens 4096 --tiles 40
+
+It reads on behind damage, compares each shard with its index where there is one, and names every
+rule that a sample breaks (docs/data_format.md lists the codes). With --tokenizer it also names the
+samples that would not fit a pack, measured as a run with the same --template, --image-size, --cut
+and --max-frames would.
+
+Exit code: 0 nothing was found; 1 problems were found; 2 the folder cannot be looked at.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from owl.config.run import CutPolicy, DataConfig, PackConfig
+from owl.curate.lint.lint import Budgets, Checks, lint_folder
+from owl.curate.lint.report import FolderReport, ShardReport
+from owl.data.encode.tokenizer import load_tokenizer
+from owl.errors import DataError
+from owl.progress import Progress
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="owl data lint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder that holds the shards")
+    parser.add_argument("--json", action="store_true", help="print the whole account as json")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument(
+        "--headers-only", action="store_true", help="read the pictures' headers, not their pixels"
+    )
+    parser.add_argument(
+        "--escape",
+        action="store_true",
+        help="E206 is no fault: the run will have data.special_literals=escape",
+    )
+    parser.add_argument(
+        "--show", type=int, default=20, help="bad samples to print per shard (default: 20)"
+    )
+    budgets = parser.add_argument_group("budgets (E401, E402)")
+    budgets.add_argument("--tokenizer", type=Path, help="count tokens with this tokenizer")
+    budgets.add_argument("--template", type=str, choices=["v2", "v3"], default="v2")
+    budgets.add_argument("--image-size", type=int, default=384)
+    budgets.add_argument("--text-tokens", type=int, default=PackConfig().text_tokens)
+    budgets.add_argument("--tiles", type=int, default=PackConfig().tiles)
+    budgets.add_argument(
+        "--cut",
+        type=CutPolicy,
+        choices=list(CutPolicy),
+        default=DataConfig().cut,
+        help=f"the run's data.cut (default: {DataConfig().cut})",
+    )
+    budgets.add_argument("--max-frames", type=int, help="the run's data.max_frames (default: all)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Lint the folder named on the command line; return the exit code."""
+    arguments = parse_arguments(argv)
+    problem = find_problem(arguments)
+    if problem:
+        print(f"lint: {problem}", file=sys.stderr)
+        return 2
+    progress = Progress(sum(p.stat().st_size for p in arguments.folder.glob("*.tar")), "linted")
+    report = lint_folder(
+        arguments.folder,
+        make_checks(arguments),
+        workers=arguments.workers,
+        report=lambda path, shard: progress.add(path.stat().st_size, path.name),
+    )
+    if arguments.json:
+        print(json.dumps(report.describe(), indent=1))
+    else:
+        print("\n".join(describe_folder(report, arguments.show)))
+    return 0 if report.is_clean else 1
+
+
+def find_problem(arguments: argparse.Namespace) -> str | None:
+    """What keeps the folder from being looked at."""
+    if not arguments.folder.is_dir():
+        return f"{arguments.folder} is not a folder."
+    if not any(arguments.folder.glob("*.tar")) and not (arguments.folder / "dataset.json").exists():
+        return f"{arguments.folder} holds no *.tar."
+    for option in ("workers", "image_size", "text_tokens", "tiles", "max_frames"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            name = option.replace("_", "-")
+            return f"--{name} {value}: use at least 1."
+    try:
+        if arguments.tokenizer:
+            load_tokenizer(arguments.tokenizer)
+    except DataError as error:
+        return f"--tokenizer {arguments.tokenizer}: {error}"
+    return None
+
+
+def make_checks(arguments: argparse.Namespace) -> Checks:
+    """Say how closely to look."""
+    budgets = None
+    if arguments.tokenizer:
+        budgets = Budgets(
+            tokenizer=arguments.tokenizer,
+            template=arguments.template,
+            image_size=arguments.image_size,
+            text_tokens=arguments.text_tokens,
+            tiles=arguments.tiles,
+            cut=arguments.cut,
+            max_frames=arguments.max_frames,
+        )
+    return Checks(pixels=not arguments.headers_only, escape=arguments.escape, budgets=budgets)
+
+
+def describe_folder(report: FolderReport, show: int) -> Iterator[str]:
+    """Write the account for people.
+
+    Args:
+        report: the account.
+        show: bad samples to name per shard; the rest is counted.
+    """
+    for shard in report.shards:
+        yield from describe_shard(shard, show)
+    for problem in report.problems:
+        yield f"{problem.code} {problem.message}"
+    bad = report.samples - report.good
+    yield f"{len(report.shards)} shards, {report.samples} samples: {report.good} good, {bad} bad"
+    if report.codes():
+        counts = ", ".join(f"{code} {count}" for code, count in sorted(report.codes().items()))
+        yield f"by code: {counts}"
+
+
+def describe_shard(shard: ShardReport, show: int) -> Iterator[str]:
+    """Write one shard's account: a line, and below it what was found."""
+    yield f"{shard.file}: {shard.samples} samples, {shard.good} good, {len(shard.bad)} bad"
+    if shard.is_broken:
+        yield "  prepare.py leaves this shard out until the tar is mended"
+    for problem in shard.problems:
+        where = "" if problem.offset is None else f" (byte {problem.offset})"
+        yield f"  {problem.code} shard{where}: {problem.message}"
+    for sample in shard.bad[:show]:
+        name = "a sample" if sample.key is None else f"sample {sample.key!r}"
+        where = "" if sample.offset is None else f" (byte {sample.offset})"
+        for reason in sample.problems:
+            yield f"  {reason.code} {name}{where}: {reason.message}"
+    if len(shard.bad) > show:
+        yield f"  and {len(shard.bad) - show} more bad samples: --show N, or --json, names them"

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say what a run will get out of its data, before any GPU is booked.
+
+    python data_tools/plan.py --dp 8 +experiment=stage2 model=owl3_7b_240728 scale=published \
+        data=own data.sources.mine.path=/data/mine data.tokenizer=/data/Qwen2-7B pack.enabled=true
+
+Takes the words that pretrain_owl3.py takes (overrides, --config-dir, --config-name) and prints how
+full packs will be, steps per epoch, what is dropped, how evenly ranks will work, and budgets that
+fit the data better. Nothing is decoded. Token counts are made and kept where they are missing.
+
+Exit code: 0 the plan is printed; 2 the settings or the data cannot be used.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from owl.config.data_run import read_data_run
+from owl.config.run import RunConfig
+from owl.curate.forecast import Fill, Forecast, forecast
+from owl.data.loader import Loader
+from owl.data.open_run import open_loader, step_size
+from owl.errors import ConfigError, OwlError, UsageError
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line: our options, and the words about the run."""
+    parser = argparse.ArgumentParser(
+        prog="owl data plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dp", type=int, default=1, help="data-parallel ranks (default: 1)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=100_000,
+        help="look at about this many samples of the first epoch (default: 100000)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as json")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan of the run on the command line; return the exit code."""
+    arguments, words = parse_arguments(argv)
+    try:
+        for option in ("dp", "samples"):
+            if getattr(arguments, option) < 1:
+                raise UsageError(f"--{option} {getattr(arguments, option)}: use 1 or more.")
+        run = read_data_run(words)
+        loader = open_loader(run, dp_size=arguments.dp)
+        result = make_forecast(run, loader, arguments.dp, arguments.samples)
+    except OwlError as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(describe_json(result), indent=1))
+    else:
+        print("\n".join(describe(result, run, loader)))
+    return 0
+
+
+def make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int) -> Forecast:
+    """Look at a run's plan. Raises ConfigError when ranks cannot share a step."""
+    global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
+    per_forward = dp_size * run.batch.micro_batch_size
+    if global_batch_size % per_forward:
+        raise ConfigError(
+            f"batch.global_batch_size={global_batch_size} must be a multiple of {per_forward}: "
+            f"batch.micro_batch_size={run.batch.micro_batch_size} on each of --dp {dp_size} ranks."
+        )
+    return forecast(
+        loader.plan,
+        run.pack,
+        global_batch_size=global_batch_size,
+        dp_size=dp_size,
+        tile_cost=loader.tile_cost,
+        max_samples=max_samples,
+    )
+
+
+def describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]:
+    """Write the figures for people."""
+    yield (
+        f"{result.samples_per_epoch:,} samples an epoch in {result.windows_per_epoch:,} window(s) "
+        f"of {run.pack.window}; looked at {result.windows:,}"
+    )
+    yield from source_lines(result)
+    yield from dropped_lines(result)
+    yield from fill_lines(result)
+    yield step_line(result, run.stage.train_steps)
+    yield balance_line(result, loader.tile_cost)
+    yield from suggestion_lines(result)
+
+
+def source_lines(result: Forecast) -> Iterator[str]:
+    """Write each source's part in samples, text and tiles."""
+    totals = [
+        max(1, sum(getattr(share, name) for share in result.sources.values()))
+        for name in ("samples", "text_tokens", "tiles")
+    ]
+    yield f"  {'source':20}{'samples':>18}{'text tokens':>20}{'tiles':>18}"
+    for name, share in result.sources.items():
+        amounts = (share.samples, share.text_tokens, share.tiles)
+        cells = [f"{a:,} ({a / total:.0%})" for a, total in zip(amounts, totals, strict=True)]
+        yield f"  {name:20}{cells[0]:>18}{cells[1]:>20}{cells[2]:>18}"
+
+
+def dropped_lines(result: Forecast) -> Iterator[str]:
+    """Write what the plan leaves out, and why."""
+    if not result.dropped:
+        yield "nothing is dropped"
+        return
+    listed = ", ".join(f"{code} {count:,}" for code, count in result.dropped.items())
+    yield f"dropped: {listed} (E401: text over pack.text_tokens, E402: tiles over pack.tiles)"
+
+
+def fill_lines(result: Forecast) -> Iterator[str]:
+    """Write how full the packs are."""
+    fill = result.fill
+    if not result.packed:
+        yield f"packing is off: {fill.packs:,} samples, each a pack of its own"
+        return
+    yield (
+        f"packs: {result.packs_per_epoch:,} an epoch, {fill.samples_per_pack:.1f} samples each; "
+        f"largest sample: {result.longest[0]:,} tokens; most tiles: {result.longest[1]:,}"
+    )
+    yield (
+        f"fill: text {fill.text_fill:.1%} of {fill.text_tokens:,}, tiles {fill.tile_fill:.1%} of "
+        f"{fill.tiles:,}; {fill.efficiency:.1%} of the bound, which {fill.binding} sets"
+    )
+
+
+def step_line(result: Forecast, train_steps: int) -> str:
+    """Write what a step holds, and how many make an epoch."""
+    samples = result.fill.samples_per_pack * result.global_batch_size
+    epochs = train_steps / max(result.steps_per_epoch, 1e-9)
+    return (
+        f"a step is {result.global_batch_size:,} packs, about {samples:,.0f} samples; "
+        f"{result.steps_per_epoch:,.1f} steps an epoch; "
+        f"stage.train_steps={train_steps:,} is {epochs:,.2f} epochs"
+    )
+
+
+def balance_line(result: Forecast, tile_cost: float) -> str:
+    """Write how evenly ranks will work."""
+    cost = f"a tile weighs {tile_cost:.3g} text tokens"
+    if not result.imbalances:
+        return f"imbalance: less than one step was looked at, so nothing can be said ({cost})"
+    mean = sum(result.imbalances) / len(result.imbalances)
+    return (
+        f"imbalance over {result.dp_size} rank(s): {mean:.1%} on average, "
+        f"{max(result.imbalances):.1%} at worst, in {len(result.imbalances):,} steps ({cost})"
+    )
+
+
+def suggestion_lines(result: Forecast) -> Iterator[str]:
+    """Write budgets that would fit the data better."""
+    for fill in result.suggestions:
+        change = (
+            f"pack.tiles={fill.tiles}"
+            if fill.text_tokens == result.fill.text_tokens
+            else f"pack.text_tokens={fill.text_tokens}"
+        )
+        packs = fill.packs / result.fill.packs
+        yield f"try {change}: {describe_fill(fill)}, {packs:.2f} x the packs"
+    if result.packed and not result.suggestions:
+        yield "the two budgets run out together: nothing better to suggest"
+
+
+def describe_fill(fill: Fill) -> str:
+    """Write the fill of both budgets."""
+    return f"text {fill.text_fill:.1%}, tiles {fill.tile_fill:.1%}"
+
+
+def describe_json(result: Forecast) -> dict[str, object]:
+    """Plain values."""
+    derived = {
+        "packs_per_epoch": result.packs_per_epoch,
+        "steps_per_epoch": result.steps_per_epoch,
+        "efficiency": result.fill.efficiency,
+    }
+    return asdict(result) | derived

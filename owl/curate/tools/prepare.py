@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Index every *.tar of a folder, check its samples, and write dataset.json.
+
+    python data_tools/prepare.py shards/
+    python data_tools/prepare.py shards/ --tokenizer qwen2/ --template v3 --image-size 378
+    python data_tools/prepare.py shards/ --workers 8 +experiment=stage2 model=owl3_7b_240728 \
+        data=own data.sources.mine.path=shards/ data.tokenizer=qwen2/ data.max_frames=8
+
+Run it again after a stop, or after adding or replacing shards: those that did not change are not
+read again, and what is wrong with them is said again.
+
+Token counts can be made now instead of when training starts, by every rank. They depend on the
+tokenizer, the template, the tile size, data.max_frames and data.special_literals, so it is safest
+to give the words that pretrain_owl3.py will take (overrides, --config-dir, --config-name): the
+folder is counted as the source of the run that lies there. --tokenizer does it without a run.
+
+Exit code: 0 all is well; 1 some samples are invalid or some shards are broken (each is named);
+2 the folder cannot be prepared at all.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from owl.config.data_run import read_data_run
+from owl.curate.prepare import Counting, ShardDone, countings_of_run, prepare_folder
+from owl.data.encode.tokenizer import load_tokenizer
+from owl.errors import OwlError
+from owl.progress import Progress
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line: our options, and the words about a run."""
+    parser = argparse.ArgumentParser(
+        prog="owl data prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder that holds the shards")
+    parser.add_argument("--tokenizer", type=Path, help="also count tokens with this tokenizer")
+    parser.add_argument(
+        "--template",
+        type=str,
+        choices=["v2", "v3"],
+        default="v2",
+        help="template to count for (default: v2)",
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=384, help="tile side to count for (default: 384)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepare the folder named on the command line; return the exit code."""
+    arguments, words = parse_arguments(argv)
+    problem = find_problem(arguments, words)
+    if problem:
+        print(f"prepare: {problem}", file=sys.stderr)
+        return 2
+    try:
+        countings = choose_countings(arguments, words)
+    except OwlError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    problems = prepare_folder(
+        arguments.folder,
+        countings=countings,
+        workers=arguments.workers,
+        progress=ProgressPrinter(arguments.folder),
+    )
+    for line in problems:
+        print(line, file=sys.stderr)
+    print(f"wrote {arguments.folder / 'dataset.json'}, {len(problems)} problem(s)")
+    return 1 if problems else 0
+
+
+class ProgressPrinter:
+    """Names each shard that is done, and says now and then on standard error how long is left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bytes = sum(path.stat().st_size for path in folder.glob("*.tar"))
+        self._progress = Progress(self._bytes, "indexed")
+
+    def __call__(self, done: ShardDone) -> None:
+        """Tell of one shard."""
+        print(f"{done.verb} {done.number}/{done.total} {done.path}", flush=True)
+        self._progress.add(done.path.stat().st_size, done.path.name)
+        if done.number == done.total:  # counting, if it follows, takes its own time
+            self._progress = Progress(self._bytes, "counted")
+
+
+def choose_countings(arguments: argparse.Namespace, words: Sequence[str]) -> list[Counting]:
+    """What to count with: nothing, the options, or what a run does.
+
+    Raises:
+        OwlError: a run that cannot be, or a tokenizer that cannot be read.
+    """
+    countings: list[Counting] = []
+    if words:
+        countings = countings_of_run(read_data_run(words), arguments.folder)
+    elif arguments.tokenizer:
+        countings = [Counting(arguments.tokenizer, arguments.template, arguments.image_size)]
+    for counting in countings[:1]:  # of one run, they share it
+        load_tokenizer(counting.tokenizer)
+    return countings
+
+
+def find_problem(arguments: argparse.Namespace, words: Sequence[str]) -> str | None:
+    """What keeps the folder from being prepared at all."""
+    if not arguments.folder.is_dir():
+        return f"{arguments.folder} is not a folder."
+    if not any(arguments.folder.glob("*.tar")):
+        return f"{arguments.folder} holds no *.tar."
+    if words and arguments.tokenizer:
+        return f"--tokenizer and words about a run ({words[0]} ...): give one of the two."
+    for option in ("workers", "image_size"):
+        if getattr(arguments, option) < 1:
+            name = option.replace("_", "-")
+            return f"--{name} {getattr(arguments, option)}: use at least 1."
+    return None

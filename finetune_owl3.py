@@ -6,16 +6,7 @@
 `--help` lists every setting.
 """
 
-from owl.config.load import run_with_config
-from owl.config.run import RunConfig
-
-
-def main(run: RunConfig) -> None:
-    """Train; imported late, so that a config problem shows before torch and Megatron load."""
-    from owl.train.run import train
-
-    train(run)
-
+from owl.command.train import main
 
 if __name__ == "__main__":
-    run_with_config("finetune", main)
+    main("finetune")

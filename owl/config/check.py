@@ -6,7 +6,6 @@ Pure Python on a RunConfig, so that a mistake shows before anything heavy is imp
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from owl.config.run import (
@@ -53,7 +52,6 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
         *_attention_problems(run),
         *_start_problems(run),
         *_package_problems(run),
-        *_data_problems(run),
     ]
 
 
@@ -200,7 +198,7 @@ def _start_problems(run: RunConfig) -> Iterator[str]:
                 f"checkpoint.start_from={start} does not exist. Name a checkpoint or a run folder, "
                 f"or build one with `python -m owl.convert init`."
             )
-    elif _in_demo(run, start) and run.model.name != DEMO_MODEL and not run.dry_run:
+    elif run.data.is_made_by_demo(start) and run.model.name != DEMO_MODEL and not run.dry_run:
         yield (
             f"checkpoint.start_from={start} is the demo's, made for model={DEMO_MODEL}, but "
             f"model.name={run.model.name}. Choose data= and checkpoint.start_from= of your own."
@@ -228,30 +226,6 @@ def _package_problems(run: RunConfig) -> Iterator[str]:
     for package, (asked, setting, advice) in wanted.items():
         if asked and importlib.util.find_spec(package) is None:
             yield f"{setting} needs the package {package}, which is not installed. Run {advice}."
-
-
-def _data_problems(run: RunConfig) -> Iterator[str]:
-    """Ask the loader about folders and indices; what the demo makes on first use may be missing."""
-    from owl.data.problems import data_problems  # here, since it imports torch
-
-    made_on_first_use = tuple(_settings_of_demo_folders(run))
-    for problem in data_problems(replace(run.data, demo=False)):
-        if not problem.startswith(made_on_first_use):
-            yield problem
-
-
-def _settings_of_demo_folders(run: RunConfig) -> Iterator[str]:
-    """How a sentence begins that is about a folder which the embedded demo makes."""
-    for name, source in run.data.sources.items():
-        if _in_demo(run, source.path):
-            yield f"data.sources.{name}.path="
-    if _in_demo(run, run.data.tokenizer):
-        yield "data.tokenizer="
-
-
-def _in_demo(run: RunConfig, path: str) -> bool:
-    """Whether a path lies in the folder that the embedded demo makes."""
-    return run.data.demo and Path(path).is_relative_to(run.data.demo_folder)
 
 
 def _either(numbers: list[int]) -> str:

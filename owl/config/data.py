@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from owl.config.choices import (
     ChangePolicy,
@@ -70,10 +71,14 @@ class DataConfig:
     demo_shards: str = "stage1"
     """Which of the demo's shards to read, stage1 or stage2: each experiment says."""
 
+    def is_made_by_demo(self, path: str) -> bool:
+        """Whether the embedded demo makes a path on first use, so that it may be missing."""
+        return self.demo and Path(path).is_relative_to(self.demo_folder)
+
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each number that cannot work.
 
-        Sources and tokenizer are `owl.data.problems.data_problems`'s to judge: it opens them.
+        Sources and tokenizer are checked by `owl.data.problems.data_problems`, which opens them.
         """
         yield from too_small("data.num_workers", self.num_workers, 0, "it counts processes")
         if self.max_frames is not None:

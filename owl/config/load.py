@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hydra in, plain dataclasses out; the only file that knows hydra.
 
-Hydra composes the YAML files; what it composed and what was typed are then laid onto the schema one
-setting at a time. Hydra alone would stop at the first unknown key: here whatever cannot be used is
-set aside as a sentence for the user, and composition goes on without it, so that all mistakes show
-at once.
+Hydra composes the YAML files; the result and the command line's overrides are then copied onto the
+schema one setting at a time. Hydra alone would stop at the first unknown key: here each value that
+cannot be used is left out and becomes a problem, so that all mistakes are reported at once.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,49 +27,61 @@ from omegaconf.errors import OmegaConfBaseException
 from owl.config.check import run_problems
 from owl.config.command_line import read_command_line
 from owl.config.help import help_page
-from owl.config.overlay import Problems, delete, overlay_on, resolve
+from owl.config.overlay import Problems, delete, overlay, resolve
 from owl.config.run import RunConfig
 from owl.config.settings import closest
 from owl.errors import ConfigError, OwlError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-"""The YAML files, beside the entry scripts."""
+"""Folder of the YAML files."""
 
 EXIT_BAD_CONFIG = 2
-EXIT_INTERRUPTED = 130  # as shells say it
+EXIT_INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 SECONDS_FOR_RANK_0 = 5.0
 _HINT = "Nothing was started. --help lists every setting; --cfg job prints the whole run."
 
 
-def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None:
-    """Read the command line, compose the run, check it, and hand it to main.
+def run_with_config(
+    config_name: str,
+    main: Callable[[RunConfig], None],
+    *,
+    more_problems: Callable[[RunConfig], Iterable[str]] = lambda run: (),
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Read the command line, compose the run, check it, and call main with it.
 
-    Every problem is printed at once and the process exits with code 2, before main (and so before
-    any process group) starts. Under torchrun every rank does the same and rank 0 speaks.
+    All problems are printed at once and the process exits with code 2, before main (and so before
+    any process group) starts. Under torchrun every rank does the same and only rank 0 prints.
 
     Args:
         config_name: file in configs/ to start from, without ".yaml".
-        main: what to do with a sound configuration.
+        main: called with a run that has no problems.
+        more_problems: yields the problems that this package cannot see, such as missing data
+            folders; called once, and not for --help and --cfg.
+        arguments: the command line without the program's name; sys.argv's by default.
     """
-    line = read_command_line(config_name, sys.argv[1:])
+    line = read_command_line(config_name, sys.argv[1:] if arguments is None else arguments)
     if line.help:
-        return _say(help_page(config_name, _groups([CONFIGS, *line.config_dirs])))
+        return _print_once(help_page(config_name, _groups([CONFIGS, *line.config_dirs])))
     run, problems = compose(line.config_name, line.overrides, config_dirs=line.config_dirs)
     problems = [*line.problems, *problems]
     if line.print_config:
         if problems:
-            _refuse(ConfigError(problems))
-        return _say(to_yaml(run))
+            _exit_with_problems(ConfigError(problems))
+        return _print_once(to_yaml(run))
     problems += run_problems(run, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    problems += more_problems(run)
     if problems:
-        _refuse(ConfigError(problems))
+        _exit_with_problems(ConfigError(problems))
     try:
         main(run)
     except ConfigError as error:
-        _refuse(error, hint="")
+        _exit_with_problems(error, hint="")
     except KeyboardInterrupt:
-        _stop(f"interrupted; the same command goes on from the newest checkpoint in {run.output}")
-    except OwlError as error:  # said by the rank that met it: torchrun then ends the others
+        _exit_interrupted(
+            f"interrupted; the same command resumes from the newest checkpoint in {run.output}"
+        )
+    except OwlError as error:  # printed by the rank that raised it: torchrun then ends the others
         rank = os.environ.get("RANK", "0")
         sys.exit(f"[rank {rank}] {type(error).__name__}: {error}")
 
@@ -78,23 +89,23 @@ def run_with_config(config_name: str, main: Callable[[RunConfig], None]) -> None
 def compose(
     config_name: str, overrides: Sequence[str], *, config_dirs: Sequence[Path] = ()
 ) -> tuple[RunConfig, Problems]:
-    """Compose a run from YAML files and overrides, setting aside what cannot be used.
+    """Compose a run from YAML files and overrides, leaving out what cannot be used.
 
     Args:
         config_name: file in configs/ to start from, without ".yaml".
-        overrides: as typed: `parallel.tensor=2`, `model=owl3_7b_240728`, `+experiment=stage2`.
-        config_dirs: folders of the user's own YAML, laid out like configs/.
+        overrides: as on the command line: `parallel.tensor=2`, `model=owl3_7b_240728`.
+        config_dirs: the user's folders of YAML files, laid out like configs/.
 
     Returns:
-        The run, every interpolation resolved, and a sentence for each thing set aside. The run is
-        whole (defaults stand in) even when there are problems, so that it can be checked further.
+        The run with every interpolation resolved, and one problem for each value left out. The run
+        is complete even then (defaults take their place), so that it can be checked further.
     """
     typed = _sort_overrides(overrides, [CONFIGS, *config_dirs])
     problems = list(typed.problems)
     composed, failure = _compose_yaml(config_name, typed.choices, config_dirs)
     problems += failure
     schema = OmegaConf.structured(RunConfig)
-    problems += overlay_on(schema, composed, "", "a YAML file of this run")
+    problems += overlay(schema, composed, "", "a YAML file of this run")
     for override in typed.values:
         problems += _apply(schema, override)
     problems += resolve(schema)
@@ -119,11 +130,11 @@ def load_yaml(path: Path) -> RunConfig:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
-            f"{path} cannot be read as YAML: {error}. Name a run's own file."
+            f"{path} cannot be read as YAML: {error}. Name the config.yaml of a run folder."
         ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no settings. Name the YAML file of a run folder.")
-    problems = [*overlay_on(schema, tree, "", str(path)), *resolve(schema)]
+    problems = [*overlay(schema, tree, "", str(path)), *resolve(schema)]
     if problems:
         raise ConfigError(problems)
     run = OmegaConf.to_object(schema)
@@ -131,8 +142,8 @@ def load_yaml(path: Path) -> RunConfig:
     return run
 
 
-def _say(text: str) -> None:
-    """Print from one rank only."""
+def _print_once(text: str) -> None:
+    """Print from rank 0 only."""
     if os.environ.get("RANK", "0") != "0":
         return
     try:
@@ -142,18 +153,18 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refuse(error: ConfigError, hint: str = _HINT) -> None:
-    """Print the problems from one rank, and end the process without a traceback."""
+def _exit_with_problems(error: ConfigError, hint: str = _HINT) -> None:
+    """Print the problems on rank 0, and exit without a traceback."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{error}\n{hint}".rstrip(), file=sys.stderr)
     else:
-        # torchrun ends all ranks with the first: that must not be before rank 0 has spoken.
+        # torchrun ends all ranks when one exits: rank 0 has to print first.
         time.sleep(SECONDS_FOR_RANK_0)
     sys.exit(EXIT_BAD_CONFIG)
 
 
-def _stop(message: str) -> None:
-    """End after CTRL-C, with a sentence instead of every rank's traceback."""
+def _exit_interrupted(message: str) -> None:
+    """Exit after CTRL-C with one sentence instead of a traceback from every rank."""
     if os.environ.get("RANK", "0") == "0":
         print(f"\n{message}", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
@@ -161,7 +172,7 @@ def _stop(message: str) -> None:
 
 @dataclass(slots=True)
 class _Typed:
-    """Overrides by kind: choices of a YAML file, values, and sentences about the rest."""
+    """Overrides by kind: choices of a YAML file, values, and problems with the rest."""
 
     choices: dict[str, str | None] = field(default_factory=dict)  # None drops the group
     values: list[Override] = field(default_factory=list)
@@ -223,7 +234,7 @@ def _unreadable(text: str, groups: Mapping[str, Sequence[str]]) -> str:
 def _choose(
     override: Override, names: Sequence[str], choices: dict[str, str | None]
 ) -> Iterator[str]:
-    """Record which file of a group to use, or say why it cannot be used."""
+    """Record which file of a group to use, or yield why it cannot be used."""
     group, choice = override.key_or_group, override.value()
     if override.is_delete() or choice is None:
         choices[group] = None
@@ -234,14 +245,14 @@ def _choose(
         yield (
             f"{group}={choice} names no file in configs/{group}/. Choose one of "
             f"{', '.join(names)}{f' (did you mean {guess}?)' if guess else ''}, "
-            f"or bring your own with --config-dir."
+            f"or add a folder of your own files with --config-dir."
         )
 
 
 def _compose_yaml(
     config_name: str, choices: Mapping[str, str | None], config_dirs: Sequence[Path]
 ) -> tuple[dict[str, Any], Problems]:
-    """Let hydra merge the YAML files, without a schema; fall back to our own when it cannot."""
+    """Let hydra merge the YAML files, without a schema; fall back to the default when it fails."""
     folders = [CONFIGS, *config_dirs]
     # Hydra looks for the file to start from in one folder only.
     home = next((f for f in folders if (f / f"{config_name}.yaml").is_file()), CONFIGS)
@@ -253,15 +264,17 @@ def _compose_yaml(
         try:
             return _plain(hydra_compose(config_name, overrides)), []
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            problem = f"The YAML files do not compose: {_one_line(error)}. Mend what it names."
+            problem = (
+                f"The YAML files do not compose: {_one_line(error)}. Fix the file named above."
+            )
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return _plain(hydra_compose("pretrain")), [problem]
 
 
 def _spell_choices(primary: Path, choices: Mapping[str, str | None]) -> list[str]:
-    """Write choices the way hydra insists on: a plus for groups the defaults list does not have.
+    """Write choices as hydra requires: a plus for groups that the defaults list does not have.
 
-    Users may write either; `+experiment=stage1` and `experiment=stage1` mean the same here.
+    Users may write either form; `+experiment=stage1` and `experiment=stage1` mean the same here.
     """
     listed = _default_groups(primary)
     spelled = {
@@ -278,7 +291,7 @@ def _default_groups(primary: Path) -> set[str]:
     try:
         tree = yaml.safe_load(primary.read_text())
     except (OSError, yaml.YAMLError):
-        return set()  # hydra will say what is wrong with it
+        return set()  # hydra reports the mistake
     entries = tree.get("defaults", []) if isinstance(tree, dict) else []
     return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
 
@@ -294,13 +307,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _apply(schema: DictConfig, override: Override) -> Problems:
-    """Lay one typed override onto the schema."""
+    """Apply one override to the schema."""
     name, where = override.key_or_group, "the command line"
     if name.split(".")[0] == "hydra":
-        return [f"{name} does nothing here: output=FOLDER says where a run writes. Remove it."]
+        return [f"{name} has no effect: output=FOLDER sets where a run writes. Remove it."]
     if override.is_delete():
         return delete(schema, name)
     tree: Any = override.value()
     for part in reversed(name.split(".")):
         tree = {part: tree}
-    return overlay_on(schema, tree, "", where)
+    return overlay(schema, tree, "", where)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lay plain values onto the typed tree of settings, leaf by leaf, and say what does not fit.
+"""Copy plain values onto the typed tree of settings, leaf by leaf, and report what does not fit.
 
 OmegaConf checks types and resolves `${...}`, but stops at the first mistake: here each leaf is
-tried by itself.
+assigned separately.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +25,20 @@ def delete(schema: DictConfig, name: str) -> Problems:
         return [f"~{name} cannot be removed: only entries of data.sources and recipe can."]
     if key not in parent:
         known = ", ".join(map(str, parent)) or "none"
-        return [f"~{name} removes what is not there. {parent_name} has: {known}."]
+        return [f"~{name} names no entry. {parent_name} has: {known}."]
     del parent[key]
     return []
 
 
-def overlay_on(node: DictConfig, tree: Mapping[Any, Any], prefix: str, where: str) -> Problems:
-    """Copy a tree of plain values onto a typed node, leaf by leaf; return what did not fit."""
+def overlay(node: DictConfig, tree: Mapping[Any, Any], prefix: str, where: str) -> Problems:
+    """Copy a tree of plain values onto a typed node, leaf by leaf; return what does not fit.
+
+    Args:
+        node: changed in place.
+        tree: nested plain values.
+        prefix: dotted name of the node with a dot at the end, "" for the root.
+        where: source of the values, for messages.
+    """
     problems: Problems = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -42,18 +49,18 @@ def overlay_on(node: DictConfig, tree: Mapping[Any, Any], prefix: str, where: st
             continue
         child = node._get_node(key)
         if isinstance(child, DictConfig) and isinstance(value, Mapping):
-            problems += overlay_on(child, value, f"{name}.", where)
+            problems += overlay(child, value, f"{name}.", where)
         else:
             problems += _set(node, str(key), value, name)
     return problems
 
 
 def _set(node: DictConfig, key: str, value: Any, name: str) -> Problems:
-    """Assign one leaf, and say what it expects when the value is of another kind."""
+    """Assign one leaf; return the type it takes when the value has another one."""
     setting = find_setting(name)
     members = enum_members(setting.annotation) if setting else []
     if isinstance(value, bool) and members:
-        # YAML 1.1 reads a bare `off` as false; the enum means the word.
+        # YAML 1.1 reads a bare `off` as false; the enum has a member of that name.
         value = "on" if value else "off"
     try:
         if setting and setting.annotation is bool and not isinstance(value, bool | str):
@@ -65,7 +72,7 @@ def _set(node: DictConfig, key: str, value: Any, name: str) -> Problems:
 
 
 def _unknown(name: str, value: Any, where: str) -> Iterator[str]:
-    """Yield a sentence for each leaf under a name that the schema does not have."""
+    """Yield a problem for each leaf under a name that the schema does not have."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _unknown(f"{name}.{key}", inner, where)
@@ -88,24 +95,24 @@ def _wrong_type(name: str, value: Any, members: Sequence[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Write a value the way it is typed."""
+    """Write a value as on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
 
 
 def resolve(schema: DictConfig) -> Problems:
-    """Replace each ${...} by its value; report what leads nowhere (the default stands in)."""
+    """Replace each ${...} by its value, or by the default where it cannot be resolved."""
     problems: Problems = []
     for node, key, name in list(_interpolated(schema, "")):
         text = str(node._get_node(key)._value())
         try:
             node[key] = node[key]
         except OmegaConfBaseException:
-            problems.append(_dead_end(schema, name, text))
+            problems.append(_unresolved(schema, name, text))
             setting = find_setting(name)
             node[key] = setting.default if setting else None
-    return list(dict.fromkeys(problems))  # a missing recipe is asked for by several settings
+    return list(dict.fromkeys(problems))  # several settings refer to the same missing recipe
 
 
 def _interpolated(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[Any, Any, str]]:
@@ -118,16 +125,16 @@ def _interpolated(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[
             yield from _interpolated(child, f"{prefix}{key}.")
 
 
-def _dead_end(schema: DictConfig, name: str, text: str) -> str:
+def _unresolved(schema: DictConfig, name: str, text: str) -> str:
     target = text.removeprefix("${").removesuffix("}")
     group, _, rest = target.partition(".")
     scale = rest.split(".")[0]
     if group == "recipe" and scale not in schema.recipe:
         return (
-            f"scale={scale} has no amounts: no YAML file of this run sets recipe.{scale}. "
-            f"Choose an experiment, such as +experiment=stage1, or write recipe.{scale} in yours."
+            f"scale={scale} has no settings: no YAML file of this run sets recipe.{scale}. "
+            f"Choose an experiment, such as +experiment=stage1, or set recipe.{scale} in your own."
         )
     return (
-        f"{name}={text} leads nowhere, or to a value that does not fit. "
+        f"{name}={text} refers to no setting, or to a value that does not fit. "
         f"Set {target}, or {name} itself."
     )

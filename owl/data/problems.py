@@ -15,21 +15,22 @@ from owl.errors import ConfigError
 def data_problems(data: DataConfig) -> Iterator[str]:
     """Yield a sentence for everything that keeps the data from being opened; never raises.
 
-    The embedded demo makes its data on first use, so nothing is missing there.
+    Folders that the embedded demo makes on first use may be missing.
     """
-    if data.demo:
-        return
     if not data.sources:
         yield "data.sources is empty. Name a prepared folder: data.sources.mine.path=FOLDER."
     for name, source in data.sources.items():
-        yield from _source_problems(f"data.sources.{name}", source)
+        is_made = data.is_made_by_demo(source.path)
+        yield from _source_problems(f"data.sources.{name}", source, is_made=is_made)
     yield from _blend_problems(data)
     if not data.tokenizer:
         yield (
             "data.tokenizer is not set. Name a folder with tokenizer.json, or with vocab.json and "
             "merges.txt."
         )
-    elif problem := tokenizer_problem(Path(data.tokenizer)):
+    elif not data.is_made_by_demo(data.tokenizer) and (
+        problem := tokenizer_problem(Path(data.tokenizer))
+    ):
         yield (
             f"data.tokenizer={data.tokenizer}: {problem} Copy a Qwen2 tokenizer's files there, or "
             "name another folder."
@@ -50,7 +51,7 @@ def _blend_problems(data: DataConfig) -> Iterator[str]:
         )
 
 
-def _source_problems(setting: str, source: SourceConfig) -> Iterator[str]:
+def _source_problems(setting: str, source: SourceConfig, *, is_made: bool) -> Iterator[str]:
     if not source.weight > 0:
         yield f"{setting}.weight={source.weight} must be above 0. To leave a source out, remove it."
     if source.epochs is not None and not source.epochs > 0:
@@ -61,7 +62,7 @@ def _source_problems(setting: str, source: SourceConfig) -> Iterator[str]:
         yield f"{setting}.path is not set. Name a folder of prepared shards."
     elif is_remote(source.path):
         yield from _remote_problems(f"{setting}.path={source.path}", source.path)
-    else:
+    elif not is_made:
         yield from _folder_problems(f"{setting}.path={source.path}", Path(source.path))
 
 

@@ -14,7 +14,6 @@ from owl.config.check import check_run
 from owl.config.load import to_yaml
 from owl.config.run import RunConfig
 from owl.data.open_run import check_vocabulary, chosen_for, open_loader, packs_per_step, step_size
-from owl.data.problems import data_problems
 from owl.errors import ConfigError
 from owl.logging import logger, set_up_logging
 from owl.mcore.optimizer import Optimizer, build_optimizer
@@ -37,8 +36,6 @@ def train(run: RunConfig) -> None:
     if run.dry_run:
         return dry_run(run)
     with sole_run(Path(run.output)):
-        if run.data.demo:
-            prepare_demo_data(run)
         build_and_fit(run)
 
 
@@ -102,7 +99,7 @@ def dry_run(run: RunConfig) -> None:
     """Print what the run would be: layers, parameters, micro-batches. Allocates no weights."""
     dp_size = max(1, world_size() // (run.parallel.tensor * run.parallel.pipeline))
     global_batch_size = None
-    if not list(data_problems(run.data)) and _data_is_there(run):
+    if _data_is_there(run):
         loader = open_loader(run, dp_size=dp_size)
         check_vocabulary(run, loader)
         global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
@@ -111,13 +108,6 @@ def dry_run(run: RunConfig) -> None:
     sizes = overview.parameter_sizes(run.model, run.precision, run.parallel.device)
     _print_overview(run, sizes, global_batch_size, dp_size)
     logger.info("dry run: nothing was trained")
-
-
-def prepare_demo_data(run: RunConfig) -> None:
-    """Make the embedded demo's data and start weights, unless they are there."""
-    from owl.demo.prepare import prepare_demo
-
-    prepare_demo(Path(run.data.demo_folder))
 
 
 def log_run_overview(

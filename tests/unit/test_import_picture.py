@@ -17,8 +17,9 @@ RANK = {
     "mcore": 4,
     "checkpoint": 5,
     **dict.fromkeys(("convert", "train"), 6),  # neither sees the other
-    # Command lines of their own.
-    **dict.fromkeys(("parity", "demo", "chat", "command"), 7),
+    # Command lines of their own, and the one command that starts any of them.
+    **dict.fromkeys(("parity", "demo", "chat"), 7),
+    "command": 8,
 }
 PORTABLE = ("limits_", "variants_", "markup_", "tiles_")
 FAMILY_FILES = {

@@ -77,8 +77,6 @@ def test_a_node_names_what_cannot_work(override: str, sentence: str):
         (["batch.global_batch_size=33"], 2, "batch.global_batch_size=33 is not a multiple"),
         (["scale=published", "batch.samples_per_step=2047"], 2, "Use 2046 or 2048."),
         (["model=owl3_7b_240728"], 1, "made for model=owl3_tiny"),
-        (["data.sources.demo.path=''"], 1, "data.sources.demo.path is not set"),
-        (["data.tokenizer=''"], 1, "data.tokenizer is not set"),
         (["scale=published", "checkpoint.start_from=null"], 1, "checkpoint.start_from=null"),
     ],
 )
@@ -105,15 +103,6 @@ def test_the_published_7b_fits_the_layouts_on_offer(layout: str):
 def test_a_plan_for_many_ranks_is_made_on_one():
     run = run_of("model=owl3_7b_240728", "scale=published", "parallel=tp4", "dry_run=true")
     assert run_problems(run, world_size=1) == []
-
-
-def test_what_the_demo_makes_may_be_missing_but_other_folders_may_not(tmp_path):
-    demo = f"data.demo_folder={tmp_path}/not_made_yet"
-    assert run_problems(run_of(demo), world_size=1) == []
-
-    found = run_problems(run_of(demo, "data.sources.mine.path=/no/such/shards"), world_size=1)
-    assert len(found) == 1
-    assert "/no/such/shards" in found[0]
 
 
 def test_a_start_that_does_not_exist_is_named():

@@ -39,7 +39,7 @@ def assert_names_four_mistakes(text: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["pretrain_owl3.py", "finetune_owl3.py"])
-def test_four_mistakes_are_said_at_once_before_anything_starts(script: str):
+def test_four_mistakes_are_reported_at_once_before_anything_starts(script: str):
     done = start(script, *FOUR_MISTAKES)
 
     assert done.returncode == 2
@@ -48,7 +48,7 @@ def test_four_mistakes_are_said_at_once_before_anything_starts(script: str):
     assert done.stdout == ""
 
 
-def test_only_rank_0_speaks_but_all_ranks_stop():
+def test_only_rank_0_prints_but_all_ranks_stop():
     done = start("pretrain_owl3.py", *FOUR_MISTAKES, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
@@ -61,7 +61,7 @@ def test_a_config_mistake_needs_neither_torch_nor_megatron():
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
-def test_cfg_job_prints_the_whole_resolved_run():
+def test_cfg_job_prints_the_complete_resolved_run():
     done = start(
         "pretrain_owl3.py",
         *("+experiment=stage2", "model=owl3_7b_240728", "scale=published", "parallel=tp4"),
@@ -108,5 +108,5 @@ def test_ctrl_c_ends_a_run_with_a_sentence():
     )
     assert done.returncode == 130
     assert done.stderr.decode().strip() == (
-        "interrupted; the same command goes on from the newest checkpoint in runs/mine"
+        "interrupted; the same command resumes from the newest checkpoint in runs/mine"
     )

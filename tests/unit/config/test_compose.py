@@ -130,9 +130,9 @@ def test_interpolations_are_resolved():
     assert composed("+experiment=stage2", "output=out/${stage.name}").output == "out/stage2"
 
 
-def test_an_interpolation_that_leads_nowhere_is_a_problem():
+def test_an_interpolation_that_refers_to_nothing_is_a_problem():
     (problem,) = problems_of("output=${stage.nam}")
-    assert problem.startswith("output=${stage.nam} leads nowhere")
+    assert problem.startswith("output=${stage.nam} refers to no setting")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_yaml_that_does_not_compose_is_one_problem_beside_others(tmp_path: Path)
     assert "do not compose" in problems[0]
 
 
-def test_scale_without_amounts_is_said_once(tmp_path: Path):
+def test_scale_without_settings_is_reported_once(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(
         "defaults: [{scale: published}, _self_]\nstage: {name: mine}\n"
     )

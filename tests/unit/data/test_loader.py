@@ -326,7 +326,9 @@ def test_all_missing_folders_are_named_at_once(tmp_path):
 
 def test_nothing_named_is_two_problems_and_the_demo_none():
     assert len(list(data_problems(DataConfig()))) == 2
-    assert list(data_problems(DataConfig(demo=True))) == []
+    demo = {"demo": SourceConfig(path="demo_data/shards/stage1")}
+    made = DataConfig(demo=True, sources=demo, tokenizer="demo_data/tokenizer")
+    assert list(data_problems(made)) == []
 
 
 def test_text_with_markup_is_left_out_unless_it_is_escaped(tmp_path):

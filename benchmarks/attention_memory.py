@@ -21,7 +21,7 @@ from owl.config.run import AttentionKind, ModelConfig, VisionTowerConfig
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample
 from owl.families.owl3.config import HyperAttentionConfig
-from owl.model.attention import attention_backend
+from owl.model.attention.backend import attention_backend
 from owl.model.attention.flex import FlexAttention
 from owl.model.media import PackContext, pack_context
 

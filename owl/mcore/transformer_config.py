@@ -10,6 +10,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from owl.config.run import ModelConfig, ParallelConfig, Precision, Recompute, VisionParallelism
 from owl.mcore.random_start import RandomStart
+from owl.model.families import BUILDS
 
 DTYPES = {
     Precision.fp32: torch.float32,
@@ -22,7 +23,7 @@ DTYPES = {
 def decoder_config(
     model: ModelConfig, parallel: ParallelConfig, precision: Precision
 ) -> TransformerConfig:
-    """Describe the Qwen2 decoder to megatron-core."""
+    """Describe the decoder to megatron-core."""
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -35,7 +36,7 @@ def decoder_config(
         gated_linear_unit=True,
         activation_func=F.silu,
         add_bias_linear=False,
-        add_qkv_bias=True,
+        **BUILDS[model.family].decoder_settings(model),
         **_random_start(model.init_std, model.num_layers),
         pipeline_model_parallel_size=parallel.pipeline,
         virtual_pipeline_model_parallel_size=(
@@ -60,18 +61,17 @@ def decoder_config(
 def tower_config(
     model: ModelConfig, parallel: ParallelConfig, precision: Precision
 ) -> TransformerConfig:
-    """Describe the SigLIP tower to megatron-core. It lives whole on the first pipeline stage."""
-    tower = model.vision_tower
+    """Describe the tower to megatron-core. All of it is on the first pipeline stage."""
+    tower, settings = model.vision_tower, BUILDS[model.family].tower_settings(model)
     whole = tower.parallelism is VisionParallelism.image
     return TransformerConfig(
-        num_layers=tower.num_layers - 1,
+        **settings,
         hidden_size=tower.hidden_size,
         ffn_hidden_size=tower.ffn_hidden_size,
         num_attention_heads=tower.num_attention_heads,
         kv_channels=tower.hidden_size // tower.num_attention_heads,
         layernorm_epsilon=tower.layer_norm_eps,
         normalization="LayerNorm",
-        activation_func=_gelu_tanh,
         add_bias_linear=True,
         **_random_start(model.init_std, tower.num_layers),
         **_recompute(parallel.recompute_tower),
@@ -82,11 +82,6 @@ def tower_config(
 def padded_vocab_size(vocab_size: int, tensor: int) -> int:
     """Round up to what a tensor-parallel degree can share; the padding is never saved."""
     return -(-vocab_size // tensor) * tensor
-
-
-def _gelu_tanh(hidden_states: torch.Tensor) -> torch.Tensor:
-    """SigLIP's activation, gelu_pytorch_tanh."""
-    return F.gelu(hidden_states, approximate="tanh")
 
 
 def _random_start(std: float, num_layers: int) -> dict[str, Any]:

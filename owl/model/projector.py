@@ -72,3 +72,10 @@ PROJECTORS: dict[ProjectorKind, type[MegatronModule]] = {
     ProjectorKind.mlp: MlpProjector,
     ProjectorKind.abstractor: VisualAbstractor,
 }
+
+
+def build_projector(
+    config: TransformerConfig, model: ModelConfig, pg_collection: ProcessGroupCollection
+) -> MegatronModule:
+    """Build the projector that `model.projector` names."""
+    return PROJECTORS[model.projector](config, model, pg_collection)

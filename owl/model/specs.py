@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which class fills each slot of megatron-core's layers, in the decoder and in the tower."""
+"""Which class fills each slot of megatron-core's layers: the parts that families share."""
 
 from functools import partial
 
@@ -13,77 +13,50 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import nn
 
 from owl.config.run import LayerBackend, ModelConfig
-from owl.families.owl3.config import FusionKind
-from owl.families.owl3.fusion import JointSoftmax, StaticGate, TokenGate
-from owl.families.owl3.hyper_attention import (
-    CoreAttention,
-    HyperAttention,
-    HyperAttentionLayer,
-    HyperAttentionSubmodules,
-    PackedSelfAttention,
-)
-from owl.model.attention import attention_backend
+from owl.model.attention.backend import attention_backend
 from owl.model.norm import LayerNorm, RMSNorm
+from owl.model.self_attention import CoreAttention, PackedSelfAttention
 from owl.model.tile_attention import TileSelfAttention
 
-FUSIONS = {
-    FusionKind.token_gate: TokenGate,
-    FusionKind.static_gate: StaticGate,
-    FusionKind.joint_softmax: JointSoftmax,
-}
+
+def text_layer(model: ModelConfig) -> ModuleSpec:
+    """Describe a decoder layer that attends to text alone: RMSNorm, rotary positions, SwiGLU."""
+    column, row = linears(model.layer_backend)
+    attention = ModuleSpec(
+        module=PackedSelfAttention,
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=column, core_attention=core_attention(model), linear_proj=row
+        ),
+    )
+    return layer(TransformerLayer, RMSNorm, attention, model)
 
 
-def decoder_layer_specs(model: ModelConfig) -> list[ModuleSpec]:
-    """One spec per decoder layer: plain Qwen2, or Qwen2 that also looks at images."""
-    looks_at_images = set(model.hyper_attention.layer_indices)
-    plain, hyper = _qwen2_layer(model), _hyper_attention_layer(model)
-    return [hyper if index in looks_at_images else plain for index in range(model.num_layers)]
-
-
-def tower_layer_spec(model: ModelConfig) -> ModuleSpec:
-    """SigLIP's encoder layer: pre-norm, biases everywhere, every patch sees its whole tile."""
-    column, row = _linears(model.layer_backend)
+def tile_layer(model: ModelConfig) -> ModuleSpec:
+    """Describe a tower layer in which every patch sees its entire tile: pre-norm, biases."""
+    column, row = linears(model.layer_backend)
     attention = ModuleSpec(
         module=TileSelfAttention,
         submodules=SelfAttentionSubmodules(
             linear_qkv=column, core_attention=partial(CoreAttention, backend=None), linear_proj=row
         ),
     )
-    return _layer(TransformerLayer, LayerNorm, attention, model)
+    return layer(TransformerLayer, LayerNorm, attention, model)
 
 
-def _qwen2_layer(model: ModelConfig) -> ModuleSpec:
-    column, row = _linears(model.layer_backend)
-    attention = ModuleSpec(
-        module=PackedSelfAttention,
-        submodules=SelfAttentionSubmodules(
-            linear_qkv=column, core_attention=_core_attention(model), linear_proj=row
-        ),
-    )
-    return _layer(TransformerLayer, RMSNorm, attention, model)
-
-
-def _hyper_attention_layer(model: ModelConfig) -> ModuleSpec:
-    column, row = _linears(model.layer_backend)
-    attention = ModuleSpec(
-        module=HyperAttention,
-        submodules=HyperAttentionSubmodules(
-            linear_qkv=column,
-            core_attention=_core_attention(model),
-            linear_proj=row,
-            linear_media_kv=column,
-            fusion=FUSIONS[model.hyper_attention.fusion],
-        ),
-    )
-    return _layer(HyperAttentionLayer, RMSNorm, attention, model)
-
-
-def _layer(
-    layer: type[TransformerLayer], norm: type[nn.Module], attention: ModuleSpec, model: ModelConfig
+def layer(
+    kind: type[TransformerLayer], norm: type[nn.Module], attention: ModuleSpec, model: ModelConfig
 ) -> ModuleSpec:
-    column, row = _linears(model.layer_backend)
+    """Describe a transformer layer around an attention.
+
+    Args:
+        kind: megatron-core's layer, or one derived from it.
+        norm: of both halves.
+        attention: fills the self-attention slot.
+        model: names the backend of its linear layers.
+    """
+    column, row = linears(model.layer_backend)
     return ModuleSpec(
-        module=layer,
+        module=kind,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=attention,
@@ -95,12 +68,13 @@ def _layer(
     )
 
 
-def _core_attention(model: ModelConfig) -> partial[CoreAttention]:
+def core_attention(model: ModelConfig) -> partial[CoreAttention]:
+    """Choose what computes attention over packs."""
     return partial(CoreAttention, backend=attention_backend(model.attention))
 
 
-def _linears(backend: LayerBackend) -> tuple[type[nn.Module], type[nn.Module]]:
-    """Column- and row-parallel linear layers. The config check has asked whether TE is there."""
+def linears(backend: LayerBackend) -> tuple[type[nn.Module], type[nn.Module]]:
+    """Choose column- and row-parallel linear layers. The config check has asked for TE."""
     if backend is LayerBackend.transformer_engine and HAVE_TE:
         from megatron.core.extensions.transformer_engine import (
             TEColumnParallelLinear,

@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from owl.config.run import ModelConfig, VisionParallelism
-from owl.model.specs import tower_layer_spec
+from owl.model.specs import tile_layer
 from owl.model.tile_sharding import gather_tiles, tile_shares
 
 
@@ -60,9 +60,7 @@ class TileTower(MegatronModule):
         config.init_method(self.position_embedding)
         self.encoder = TransformerBlock(
             config=config,
-            spec=TransformerBlockSubmodules(
-                layer_specs=[tower_layer_spec(model)] * config.num_layers
-            ),
+            spec=TransformerBlockSubmodules(layer_specs=[tile_layer(model)] * config.num_layers),
             post_layer_norm=False,
             pg_collection=pg_collection,
         )

@@ -20,12 +20,10 @@ from torch import Tensor
 from owl.config.run import ModelConfig
 from owl.data.samples import PackedBatch
 from owl.model import pipeline_wire, sequence_sharding
+from owl.model.families import BUILDS
 from owl.model.media import pack_context
 from owl.model.norm import RMSNorm
 from owl.model.output_layer import OutputLayer
-from owl.model.projector import PROJECTORS
-from owl.model.specs import decoder_layer_specs
-from owl.model.tile_tower import TileTower
 
 
 class VisionLanguageModel(LanguageModule):
@@ -34,7 +32,7 @@ class VisionLanguageModel(LanguageModule):
     Args:
         config: of the decoder.
         tower_config: of the vision tower.
-        model: what the variant chooses.
+        model: what the family and its variant choose.
         padded_vocab_size: rows of embedding and output layer over all ranks of the tensor group.
         pg_collection: Megatron's process groups.
         tower_pg_collection: those of the tower; its tensor group is this rank alone when the tower
@@ -58,7 +56,7 @@ class VisionLanguageModel(LanguageModule):
         vp_stage: int | None = None,
     ) -> None:
         super().__init__(config=config, pg_collection=pg_collection)
-        self.model_config = model
+        self.model_config, build = model, BUILDS[model.family]
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
         self.model_type = ModelType.encoder_or_decoder
         self.share_embeddings_and_output_weights = model.tie_word_embeddings
@@ -66,16 +64,16 @@ class VisionLanguageModel(LanguageModule):
         pp_rank = pg_collection.pp.rank()
         first = get_transformer_layer_offset(config, vp_stage, pp_rank)
         here = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
-        self.media_needed_later = any(i >= here.stop for i in model.hyper_attention.layer_indices)
+        self.media_needed_later = any(i >= here.stop for i in model.enters.layers)
 
         if pre_process:
-            self.vision_tower = TileTower(
+            self.vision_tower = build.tower(
                 tower_config, model, pg_collection=tower_pg_collection, tile_group=pg_collection.tp
             )
             # Projects whole tiles on every rank: rows are shared out afterwards.
             whole_rows = copy(config)
             whole_rows.sequence_parallel = False
-            self.projector = PROJECTORS[model.projector](whole_rows, model, pg_collection)
+            self.projector = build.projector(whole_rows, model, pg_collection)
             self.embedding = LanguageModelEmbedding(
                 config,
                 vocab_size=padded_vocab_size,
@@ -83,7 +81,7 @@ class VisionLanguageModel(LanguageModule):
                 position_embedding_type="rope",
                 tp_group=pg_collection.tp,
             )
-        specs = decoder_layer_specs(model)
+        specs = build.decoder_layers(model)
         self.decoder = TransformerBlock(
             config=config,
             spec=TransformerBlockSubmodules(

@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from owl.config.run import DeviceKind, Precision
+from owl.config.run import DeviceKind, FamilyKind, Precision
 from owl.errors import OwlError
 from owl.mcore.launch import run_in_processes
 from owl.parity.faults import FAULTS
 from owl.parity.golden import run_golden
-from owl.parity.run_layouts import ALL_FAULTS, VARIANTS, Options, run_layouts
+from owl.parity.run_layouts import ALL_FAULTS, Options, run_layouts
 
 _PRECISIONS = {"float64": Precision.fp64, "float32": Precision.fp32, "bfloat16": Precision.bf16}
-_FUSIONS = {name: fusion for fusion, name in VARIANTS.items()}
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
 
 def _add_layouts(commands: Any) -> None:
     layouts = commands.add_parser(
-        "layouts", help="train a small Owl3 in many parallel layouts and compare with one process"
+        "layouts", help="train a small model in many parallel layouts and compare with one process"
     )
     layouts.add_argument(
         "--processes",
@@ -66,7 +65,10 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument("--only", default="", help="layouts whose name contains this, such as SP")
     layouts.add_argument("--dtype", choices=list(_PRECISIONS), default="float64")
     layouts.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    layouts.add_argument("--variant", choices=list(_FUSIONS), nargs="+", default=list(_FUSIONS))
+    layouts.add_argument(
+        "--family", type=FamilyKind, choices=list(FamilyKind), default=FamilyKind.owl3
+    )
+    layouts.add_argument("--variant", nargs="+", default=[], help="of the family (default all)")
     layouts.add_argument(
         "--each-once", action="store_true", help="each feature once, instead of every pair: minutes"
     )
@@ -87,7 +89,8 @@ def _layout_options(options: argparse.Namespace) -> Options:
         device=DeviceKind(options.device),
         fault=options.fault,
         json=options.json,
-        variants=tuple(_FUSIONS[name] for name in options.variant),
+        family=options.family,
+        variants=tuple(options.variant),
         each_once=options.each_once,
     )
 

@@ -14,7 +14,7 @@ from owl.config.run import (
     Trainable,
     VisionParallelism,
 )
-from owl.families.owl3.config import FusionKind
+from owl.model.small_model import LAYERS, SmallModel
 from owl.parity.packs import Cut
 
 Choice = Mapping[str, Any]
@@ -26,8 +26,6 @@ TRAINABLE = {
 }
 PACKS = 4
 """That every cut of layouts makes: so many data-parallel ranks at most."""
-LAYERS = 8
-"""Of the parity model: four stages of two chunks each."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +84,13 @@ _WORDS = {
 }
 
 
-def features(fusion: FusionKind, *, flex: bool = False) -> dict[str, list[Any]]:
-    """Every feature and its values, for a variant.
+def features(small: SmallModel, *, flex: bool = False) -> dict[str, list[Any]]:
+    """List every feature and its values, for a variant.
 
     Args:
-        fusion: of the variant.
+        small: the variant.
         flex: whether there is a GPU to run FlexAttention, and a number format it knows.
     """
-    attention = [AttentionKind.per_sample, AttentionKind.reference]
-    if fusion is FusionKind.joint_softmax:
-        attention.append(AttentionKind.lse_merge)
-    if flex:
-        attention.append(AttentionKind.flex)
     return {
         "tensor": [1, 2, 4],
         "rows": ["whole", "shared"],
@@ -106,7 +99,7 @@ def features(fusion: FusionKind, *, flex: bool = False) -> dict[str, list[Any]]:
         "gradients": ["plain", "sharded", "overlapped"],
         "tower": list(VisionParallelism),
         "recompute": list(Recompute),
-        "attention": attention,
+        "attention": [*small.attention, *([AttentionKind.flex] if flex else [])],
         "cut": [Cut.pairs, Cut.ragged],  # of one sample each are the reference's
         "learns": list(TRAINABLE),
     }

@@ -20,39 +20,51 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from owl.config.run import DeviceKind, ModelConfig, Precision
+from owl.config.run import DeviceKind, FamilyKind, Precision
 from owl.errors import OwlError
-from owl.families.owl3.config import FusionKind
 from owl.mcore.launch import run_in_processes
 from owl.mcore.process_groups import job, layout, process_groups, world_size
+from owl.model.families import BUILDS
+from owl.model.small_model import SmallModel
 from owl.parity.compare import KINDS, distances, euclidean_distance
 from owl.parity.faults import FAULTS
 from owl.parity.layouts import TRAINABLE, Layout, Verdict, covering, features
-from owl.parity.trial import Outcome, parity_model, run_trial, start_weights
+from owl.parity.trial import Outcome, run_trial, start_weights
 
 TOLERANCE = {Precision.fp64: 1e-10, Precision.fp32: 2e-5}
 BFLOAT16_FACTOR = 1.5
 """A layout in bfloat16 may be this much further from float32 than one process in bfloat16 is."""
 ALL_FAULTS = "all"
-VARIANTS = {
-    FusionKind.token_gate: "240728",
-    FusionKind.static_gate: "241014",
-    FusionKind.joint_softmax: "241101",
-}
+Plan = dict[str, list[Layout]]
+"""Layouts to try, by name of the variant."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What the user asked for."""
 
+    family: FamilyKind = FamilyKind.owl3
     processes: int = 4
     only: str = ""
     precision: Precision = Precision.fp64
     device: DeviceKind = DeviceKind.cpu
     fault: str | None = None
     json: Path | None = None
-    variants: tuple[FusionKind, ...] = tuple(VARIANTS)
+    variants: tuple[str, ...] = ()  # of the family; none for all
     each_once: bool = False  # every feature's values once, instead of every pair of them
+
+    @property
+    def small_models(self) -> dict[str, SmallModel]:
+        """The variants to compare, by name."""
+        # FlexAttention takes heads of 16 and more.
+        small = BUILDS[self.family].small_models(head_dim=16 if self.flex else 4)
+        unknown = [name for name in self.variants if name not in small]
+        if unknown:
+            raise OwlError(
+                f"--variant {' '.join(unknown)} is none of {self.family}'s: choose from "
+                f"{', '.join(small)}."
+            )
+        return {name: small[name] for name in self.variants or small}
 
     @property
     def flex(self) -> bool:
@@ -78,7 +90,7 @@ def run_layouts(options: Options) -> None:
             f"--processes {options.processes} needs a GPU each, and {torch.cuda.device_count()} "
             f"are here. Use fewer, --device cpu, or torchrun on several machines."
         )
-    plan = {fusion: _chosen(fusion, options) for fusion in options.variants}
+    plan = {name: _chosen(small, options) for name, small in options.small_models.items()}
     if not any(plan.values()):
         raise SystemExit(f"no layout that fits {options.processes} processes matches --only")
     with tempfile.TemporaryDirectory() as scratch:
@@ -119,8 +131,8 @@ def _conclude(results: list[dict[str, Any]], options: Options, seconds: float) -
         raise SystemExit(1)
 
 
-def _chosen(fusion: FusionKind, options: Options) -> list[Layout]:
-    values = features(fusion, flex=options.flex)
+def _chosen(small: SmallModel, options: Options) -> list[Layout]:
+    values = features(small, flex=options.flex)
     if options.each_once:
         layouts = covering(values, options.processes, together=1, at_least=0)
     else:
@@ -128,59 +140,53 @@ def _chosen(fusion: FusionKind, options: Options) -> list[Layout]:
     return [layout for layout in layouts if options.only.lower() in layout.name.lower()]
 
 
-def _model(fusion: FusionKind, options: Options) -> ModelConfig:
-    return parity_model(fusion, head_dim=16) if options.flex else parity_model(fusion)
-
-
-def _compute_references(
-    plan: dict[FusionKind, list[Layout]], options: Options, folder: Path
-) -> None:
+def _compute_references(plan: Plan, options: Options, folder: Path) -> None:
     """Run each variant in one process, once for each choice of what learns."""
-    for fusion, layouts in plan.items():
+    for variant, layouts in plan.items():
         learns = [name for name in TRAINABLE if any(each.learns == name for each in layouts)]
         if not learns:
             continue
-        model = _model(fusion, options)
+        model = options.small_models[variant].model
         truth = Precision.fp32 if options.precision is Precision.bf16 else options.precision
         plain = Layout().parallel(options.device)
         with process_groups(plain, alone=True) as groups:
             weights = start_weights(model, groups, options.precision)
-            torch.save(weights, folder / f"{fusion}.weights.pt")
+            torch.save(weights, folder / f"{variant}.weights.pt")
             for name in learns:
                 one = Layout(learns=name)
                 for precision in {truth, options.precision}:
                     outcome = run_trial(one, model, weights, groups, precision, options.device)
-                    torch.save(asdict(outcome), folder / f"{fusion}.{name}.{precision}.pt")
+                    torch.save(asdict(outcome), folder / f"{variant}.{name}.{precision}.pt")
 
 
-def _compare_all(plan: dict[FusionKind, list[Layout]], options: Options, folder: Path) -> None:
+def _compare_all(plan: Plan, options: Options, folder: Path) -> None:
     """Run in every process of the pool: take on each layout in turn."""
     warnings.simplefilter("ignore")
     results: list[dict[str, Any]] = []
     # The others wait here for the references.
     parallel = replace(Layout().parallel(options.device), timeout_minutes=10.0)
     with job(parallel) as device:
-        for fusion, layouts in plan.items():
+        for variant, layouts in plan.items():
             if not layouts:
                 continue
             if _is_writer():
-                print(_header(fusion, options, layouts), flush=True)
-            weights = _weights_of(fusion, folder)
+                print(_header(variant, options, layouts), flush=True)
+            weights = _weights_of(variant, folder)
             for fault in _faults(options):
                 if _is_writer() and fault:
                     print(f"planted: {fault}", flush=True)
                 for each in layouts:
-                    verdict = _try(each, fusion, weights, options, folder, device, fault)
+                    verdict = _try(each, variant, weights, options, folder, device, fault)
                     if verdict is not None:
                         print(_row(each, verdict), flush=True)
-                        results.append(_as_json(fusion, each, verdict, fault))
+                        results.append(_as_json(variant, each, verdict, fault))
     if _is_writer():
         (folder / "results.json").write_text(json.dumps(results))
 
 
-def _weights_of(fusion: FusionKind, folder: Path) -> dict[str, torch.Tensor]:
+def _weights_of(variant: str, folder: Path) -> dict[str, torch.Tensor]:
     """Give every rank the weights that the first one has on its disk."""
-    box = [torch.load(folder / f"{fusion}.weights.pt") if _is_writer() else None]
+    box = [torch.load(folder / f"{variant}.weights.pt") if _is_writer() else None]
     dist.broadcast_object_list(box, src=0)
     weights = box[0]
     assert weights is not None
@@ -194,7 +200,7 @@ def _faults(options: Options) -> list[str | None]:
 
 def _try(
     each: Layout,
-    fusion: FusionKind,
+    variant: str,
     weights: dict[str, torch.Tensor],
     options: Options,
     folder: Path,
@@ -205,20 +211,25 @@ def _try(
     planted = FAULTS[fault]() if fault else nullcontext()
     with layout(each.parallel(options.device), device) as groups, planted:
         outcome = run_trial(
-            each, _model(fusion, options), weights, groups, options.precision, options.device
+            each,
+            options.small_models[variant].model,
+            weights,
+            groups,
+            options.precision,
+            options.device,
         )
         is_writer = groups.is_writer
     del groups
     gc.collect()  # the model goes, and with it the groups and their threads
     if not is_writer:
         return None
-    return _judge(outcome, each, fusion, options, folder, started)
+    return _judge(outcome, each, variant, options, folder, started)
 
 
 def _judge(
     outcome: Outcome,
     each: Layout,
-    fusion: FusionKind,
+    variant: str,
     options: Options,
     folder: Path,
     started: float,
@@ -226,7 +237,7 @@ def _judge(
     """Compare an outcome with the run of one process; bfloat16's with the truth in float32."""
 
     def stored(precision: Precision) -> Outcome:
-        path = folder / f"{fusion}.{each.learns}.{precision}.pt"
+        path = folder / f"{variant}.{each.learns}.{precision}.pt"
         return Outcome(**torch.load(path))
 
     if options.precision is Precision.bf16:
@@ -241,10 +252,10 @@ def _judge(
     return Verdict(worst=worst, where=where, tolerance=tolerance, seconds=seconds)
 
 
-def _header(fusion: FusionKind, options: Options, layouts: Sequence[Layout]) -> str:
+def _header(variant: str, options: Options, layouts: Sequence[Layout]) -> str:
     kinds = "".join(f"{kind:>11}" for kind in KINDS)
     return (
-        f"\n{VARIANTS[fusion]} ({fusion}) in {options.precision}: {len(layouts)} layouts on "
+        f"\n{variant} ({variant}) in {options.precision}: {len(layouts)} layouts on "
         f"{options.processes} processes against one process\n{'layout':<86}{kinds}  verdict"
     )
 
@@ -261,12 +272,10 @@ def _row(each: Layout, verdict: Verdict) -> str:
     )
 
 
-def _as_json(
-    fusion: FusionKind, each: Layout, verdict: Verdict, fault: str | None
-) -> dict[str, Any]:
+def _as_json(variant: str, each: Layout, verdict: Verdict, fault: str | None) -> dict[str, Any]:
     return {
         "fault": fault,
-        "variant": VARIANTS[fusion],
+        "variant": variant,
         "layout": each.name,
         "features": asdict(each),
         "passes": verdict.passes,

@@ -10,23 +10,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from owl.config.run import (
-    AbstractorConfig,
     DeviceKind,
     ModelConfig,
     OptimConfig,
     Precision,
-    ProjectorKind,
-    VisionTowerConfig,
 )
 from owl.data.samples import PackedBatch
-from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.families.owl3.published import entries
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
-from owl.parity.layouts import LAYERS, TRAINABLE, Layout
+from owl.parity.layouts import TRAINABLE, Layout
 from owl.parity.packs import make_packs
 
 STEPS = 3
@@ -46,52 +42,6 @@ class Outcome:
     token_losses: dict[str, list[Tensor]]  # optimizer -> loss of each supervised token, by step
     gradients: dict[str, Whole]  # of each step of SGD, and of the first of AdamW
     parameters: dict[str, Whole]  # optimizer -> after the last step
-
-
-_PROJECTORS = {
-    FusionKind.token_gate: ProjectorKind.linear,
-    FusionKind.static_gate: ProjectorKind.abstractor,
-    FusionKind.joint_softmax: ProjectorKind.mlp,
-}
-
-
-def parity_model(fusion: FusionKind, *, head_dim: int = 4) -> ModelConfig:
-    """A small Owl3 with every hard thing: four key-value heads, an odd vocabulary, tied or not.
-
-    Between them the three use all projectors; no published variant has the abstractor.
-
-    Args:
-        fusion: of the variant.
-        head_dim: FlexAttention takes 16 and more.
-    """
-    heads = 8
-    joint = fusion is FusionKind.joint_softmax
-    return ModelConfig(
-        name=f"parity_{fusion}",
-        hidden_size=heads * head_dim,
-        ffn_hidden_size=48,
-        num_layers=LAYERS,
-        num_attention_heads=heads,
-        num_kv_heads=4,
-        vocab_size=203,
-        tie_word_embeddings=fusion is FusionKind.static_gate,
-        projector=_PROJECTORS[fusion],
-        abstractor=AbstractorConfig(
-            num_queries=5, num_layers=2, num_attention_heads=4, ffn_hidden_size=40
-        ),
-        hyper_attention=HyperAttentionConfig(
-            layer_indices=[1, 2, 5],  # none on the last of four stages, two in a row, one alone
-            fusion=fusion,
-            media_position_shift=0 if joint else 1,
-        ),
-        vision_tower=VisionTowerConfig(
-            hidden_size=32,
-            ffn_hidden_size=40,
-            num_layers=3,
-            num_attention_heads=4,
-            image_size=30,
-        ),
-    )
 
 
 def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precision) -> Whole:
@@ -209,7 +159,7 @@ class _SupervisedLosses:
         self._noted.append(losses.detach()[batch.loss_weights > 0].cpu())
 
     def take(self) -> list[Tensor]:
-        """Hand over what was noted, and start anew."""
+        """Return what was noted, and forget it."""
         noted, self._noted = self._noted, []
         return noted
 

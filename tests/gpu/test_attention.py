@@ -7,7 +7,7 @@ from torch import Tensor
 
 from owl.config.run import AttentionKind, ModelConfig, VisionTowerConfig
 from owl.families.owl3.config import HyperAttentionConfig
-from owl.model.attention import AttentionBackend, attention_backend
+from owl.model.attention.backend import AttentionBackend, attention_backend
 from owl.model.attention.with_lse import CudaFlash, PlainAttention
 from owl.model.media import PackContext, pack_context
 from tests.unit.model.packs import Place, make_pack

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl.config.run import DeviceKind, ModelConfig, Precision, Recompute
-from owl.families.owl3.config import FusionKind
+from owl.config.run import DeviceKind, FamilyKind, ModelConfig, Precision, Recompute
 from owl.mcore.launch import run_in_processes
 from owl.mcore.process_groups import job, layout, process_groups
+from owl.model.families import BUILDS
 from owl.parity.compare import distances
 from owl.parity.layouts import Layout
 from owl.parity.packs import Cut, make_samples
-from owl.parity.trial import Outcome, parity_model, run_trial, start_weights
+from owl.parity.trial import Outcome, run_trial, start_weights
 
 CPU = DeviceKind.cpu
-FUSIONS = [FusionKind.token_gate, FusionKind.joint_softmax]  # untied embeddings
+SMALL = BUILDS[FamilyKind.owl3].small_models(head_dim=4)
+VARIANTS = ["240728", "241101"]  # untied embeddings
 PLAIN = Layout(cut=Cut.pairs)
 SHARDED = Layout(cut=Cut.pairs, tensor=2, rows="shared")
 PIPELINES = [
@@ -83,9 +84,9 @@ def assert_same_bits(actual: Outcome, expected: Outcome) -> None:
 
 
 @pytest.mark.parametrize("recompute", [Recompute.selective, Recompute.full], ids=str)
-@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_recompute_is_bit_identical_in_float32(fusion, recompute):
-    model, precision = parity_model(fusion), Precision.fp32
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recompute_is_bit_identical_in_float32(variant, recompute):
+    model, precision = SMALL[variant].model, Precision.fp32
     weights = weights_of(model, precision)
 
     kept = alone(PLAIN, model, weights, precision)
@@ -96,10 +97,10 @@ def test_recompute_is_bit_identical_in_float32(fusion, recompute):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    "fusion", [FUSIONS[0], pytest.param(FUSIONS[1], marks=pytest.mark.slow)], ids=str
+    "variant", [VARIANTS[0], pytest.param(VARIANTS[1], marks=pytest.mark.slow)]
 )
-def test_pipelines_and_recompute_in_layouts_are_bit_identical_in_float32(tmp_path, fusion):
-    model, precision = parity_model(fusion), Precision.fp32
+def test_pipelines_and_recompute_in_layouts_are_bit_identical_in_float32(tmp_path, variant):
+    model, precision = SMALL[variant].model, Precision.fp32
     weights = weights_of(model, precision)
     expected = alone(PLAIN, model, weights, precision)
 
@@ -113,9 +114,9 @@ def test_pipelines_and_recompute_in_layouts_are_bit_identical_in_float32(tmp_pat
     assert 0 < worst["gradients"] < 2e-5, "tensor parallelism sums in another order"
 
 
-@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-def test_gradients_do_not_depend_on_how_a_global_batch_is_cut(tmp_path, fusion):
-    model, precision = parity_model(fusion), Precision.fp64
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_do_not_depend_on_how_a_global_batch_is_cut(tmp_path, variant):
+    model, precision = SMALL[variant].model, Precision.fp64
     weights = weights_of(model, precision)
     supervised = [int((s.loss_weights[1:] > 0).sum()) for s in make_samples(model, seed=0)]
     one_row = alone(Layout(cut=Cut.one), model, weights, precision)

@@ -8,8 +8,11 @@ from itertools import combinations, product
 
 import pytest
 
-from owl.families.owl3.config import FusionKind
+from owl.config.run import FamilyKind
+from owl.model.families import BUILDS
 from owl.parity.layouts import Layout, covering, features, fits
+
+SMALL = BUILDS[FamilyKind.owl3].small_models(head_dim=4)
 
 
 def layouts(*options: str, timeout: int = 280) -> subprocess.CompletedProcess:
@@ -46,9 +49,9 @@ def test_every_planted_fault_is_caught(variant):
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
-@pytest.mark.parametrize("fusion", list(FusionKind), ids=str)
-def test_every_pair_of_features_that_fits_is_covered(fusion, processes):
-    values = features(fusion, flex=True)
+@pytest.mark.parametrize("variant", SMALL)
+def test_every_pair_of_features_that_fits_is_covered(variant, processes):
+    values = features(SMALL[variant], flex=True)
 
     chosen = covering(values, processes)
 
@@ -63,7 +66,7 @@ def test_every_pair_of_features_that_fits_is_covered(fusion, processes):
 
 
 def test_what_shares_gradients_out_meets_every_feature_on_several_ranks():
-    values = features(FusionKind.token_gate)
+    values = features(SMALL["240728"])
 
     chosen = covering(values, 4)
 

@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
-from owl.model.attention import AttentionBackend
+from owl.model.attention.backend import AttentionBackend
 from owl.model.media import PackContext
 
 

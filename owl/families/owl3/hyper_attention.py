@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-attention over packs, and hyper attention: self-attention that also looks at images.
+"""Hyper attention: self-attention that also looks at images.
 
-Both are written for "the heads on this rank" and hold no collective: the linear layers do.
+Written for "the heads on this rank": the linear layers hold the collectives.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
 from owl.families.owl3.fusion import FusionBuilder
-from owl.model.attention import AttentionBackend
 from owl.model.media import PackContext
 from owl.model.recompute import attend_in
 from owl.model.rope import rotate
+from owl.model.self_attention import PackedSelfAttention
 
 
 @dataclass
@@ -28,45 +28,6 @@ class HyperAttentionSubmodules(SelfAttentionSubmodules):
 
     linear_media_kv: Callable[..., nn.Module] | None = None  # [.., h] -> [.., 2 * k * d]
     fusion: FusionBuilder | None = None
-
-
-class CoreAttention(nn.Module):
-    """Fills megatron-core's `core_attention` slot; holds no weights; the tower's has no backend."""
-
-    def __init__(self, *, backend: AttentionBackend | None, **_: Any) -> None:
-        super().__init__()
-        self.backend = backend
-
-
-class PackedSelfAttention(SelfAttention):
-    """Qwen2 self-attention over a pack: samples do not see each other."""
-
-    def forward(  # type: ignore[override]
-        self, hidden_states: Tensor, *, packed_seq_params: PackContext, **_: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend within each sample.
-
-        Args:
-            hidden_states: [t, 1, h], normed (t over the tensor group under sequence parallelism).
-            packed_seq_params: who sees what; megatron-core's name for what a pack needs.
-
-        Returns:
-            [t, 1, h], and the output bias (none in Qwen2).
-        """
-        pack = packed_seq_params
-        query, key, value = self._text_heads(hidden_states, pack)
-        attend = self.core_attention.backend.text
-        heads = attend_in(self, lambda q, k, v: attend(q, k, v, pack), query, key, value)
-        return self.linear_proj(heads.flatten(1)[:, None])
-
-    def _text_heads(
-        self, hidden_states: Tensor, pack: PackContext
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to rotated queries [t, a, d] and keys, and values [t, k, d]."""
-        query, key, value = (
-            part.squeeze(1) for part in self.get_query_key_value_tensors(hidden_states)
-        )
-        return rotate(query, pack.text_rotary), rotate(key, pack.text_rotary), value
 
 
 class HyperAttention(PackedSelfAttention):
@@ -134,7 +95,7 @@ class HyperAttention(PackedSelfAttention):
             [t, 1, h], and the output bias (none in Qwen2).
         """
         pack = packed_seq_params
-        query, key, value = self._text_heads(hidden_states, pack)
+        query, key, value = self.text_heads(hidden_states, pack)
         media_key, media_value = self._media_heads(media_features, pack)
         backend = self.core_attention.backend
 

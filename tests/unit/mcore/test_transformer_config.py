@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from owl.config.run import ParallelConfig, Precision, Recompute
+from owl.families.owl3.model import _gelu_tanh
 from owl.mcore.transformer_config import (
     DTYPES,
-    _gelu_tanh,
     decoder_config,
     padded_vocab_size,
     tower_config,

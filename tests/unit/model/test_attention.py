@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from owl.config.run import AttentionKind
 from owl.families.owl3.config import HyperAttentionConfig
-from owl.model.attention import attention_backend
+from owl.model.attention.backend import attention_backend
 from owl.model.media import PackContext, pack_context
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import PLACES, Place, make_pack, places

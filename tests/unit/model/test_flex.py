@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask
 
 from owl.config.run import AttentionKind
-from owl.model.attention import attention_backend
 from owl.model.attention import flex as flex_module
+from owl.model.attention.backend import attention_backend
 from owl.model.attention.flex import FlexAttention, padded_length
 from owl.model.media import PackContext
 from tests.unit.model.packs import PLACES, places

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from owl.config.run import AttentionKind
-from owl.model.attention import attention_backend
+from owl.model.attention.backend import attention_backend
 from owl.model.attention.staircase import media_steps
 from owl.model.attention.with_lse import CpuFlash, PlainAttention, kernel_for
 from tests.unit.model.packs import places

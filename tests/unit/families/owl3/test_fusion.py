@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from owl.config.run import AttentionKind, ParallelConfig, Precision
 from owl.families.owl3.config import FusionKind, HyperAttentionConfig
+from owl.families.owl3.model import FUSIONS
 from owl.mcore.transformer_config import decoder_config
-from owl.model.attention import attention_backend
+from owl.model.attention.backend import attention_backend
 from owl.model.media import PackContext, pack_context
-from owl.model.specs import FUSIONS
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import PLACES, make_pack
 

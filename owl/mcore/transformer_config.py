@@ -63,7 +63,7 @@ def tower_config(
 ) -> TransformerConfig:
     """Describe the tower to megatron-core. All of it is on the first pipeline stage."""
     tower, settings = model.vision_tower, BUILDS[model.family].tower_settings(model)
-    whole = tower.parallelism is VisionParallelism.image
+    replicated = tower.parallelism is VisionParallelism.image
     return TransformerConfig(
         **settings,
         hidden_size=tower.hidden_size,
@@ -75,7 +75,7 @@ def tower_config(
         add_bias_linear=True,
         **_random_start(model.init_std, tower.num_layers),
         **_recompute(parallel.recompute_tower),
-        **_shared(1 if whole else parallel.tensor, precision),
+        **_shared(1 if replicated else parallel.tensor, precision),
     )
 
 
@@ -121,8 +121,8 @@ def _shared(tensor: int, precision: Precision) -> dict[str, Any]:
         "bias_dropout_fusion": False,
         "apply_rope_fusion": False,
         "deallocate_pipeline_outputs": False,
-        "cuda_graph_scope": [],  # the default's spelling is deprecated, and says so each time
-        # The loss arrives divided by the weight of the whole global batch (train/loss.py).
+        "cuda_graph_scope": [],  # the default is deprecated and warns each time
+        # The loss is already divided by the weight of the global batch.
         "calculate_per_token_loss": True,
         "hetereogenous_dist_checkpoint": True,  # mcore's spelling; hyper layers differ from others
     }

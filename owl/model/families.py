@@ -33,7 +33,7 @@ class Build(Protocol):
         ...
 
     def decoder_settings(self, model: ModelConfig) -> Mapping[str, Any]:
-        """Return what the decoder's TransformerConfig has to say for this family."""
+        """Return the TransformerConfig arguments of this family's decoder."""
         ...
 
     def tower(
@@ -55,7 +55,7 @@ class Build(Protocol):
         ...
 
     def tower_settings(self, model: ModelConfig) -> Mapping[str, Any]:
-        """Return what the tower's TransformerConfig has to say for this family."""
+        """Return the TransformerConfig arguments of this family's tower."""
         ...
 
     def projector(

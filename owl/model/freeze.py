@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters learn, from four switches, and the table that says so."""
+"""Which parameters are trained, from four switches, and the table that shows it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PARTS = ("vision_tower", "projector", "language_model", "fusion")
 
 @dataclass(frozen=True)
 class PartSize:
-    """How large a part is, and how much of it learns."""
+    """How large a part is, and how much of it is trained."""
 
     part: str
     parameters: int
@@ -21,7 +21,7 @@ class PartSize:
 
 
 def part_of(name: str) -> str:
-    """Say which part a parameter belongs to, by its name in our model."""
+    """Return which part a parameter belongs to, by its name in our model."""
     if name.startswith("vision_tower."):
         return "vision_tower"
     if name.startswith("projector."):
@@ -38,7 +38,7 @@ def freeze(model: nn.Module, trainable: Trainable) -> None:
 
 
 def part_sizes(sizes: Iterable[tuple[str, int]], trainable: Trainable) -> list[PartSize]:
-    """Count parameters by part, given (name, number of elements) of the whole model."""
+    """Count parameters by part, given (name, number of elements) of the unsharded model."""
     totals = dict.fromkeys(PARTS, 0)
     for name, elements in sizes:
         totals[part_of(name)] += elements

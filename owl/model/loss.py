@@ -51,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Cut along the vocabulary, so that a weight's gradient is one product over all rows.
 
     Cut along the rows, it would be a sum over chunks, which half precision weights would need a
-    float32 copy of the whole output layer for (2.2 GB in the 7B model). The gradient of the hidden
+    float32 copy of the full output layer for (2.2 GB in the 7B model). The gradient of the hidden
     states is such a sum here, and small.
     """
 
@@ -129,6 +129,6 @@ def _logits(hidden_states: Tensor, weight: Tensor) -> Tensor:
 
 
 def _labels_here(labels: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-    """Say which labels a chunk holds, [r] bool, and their index in it (else 0), [r, 1]."""
+    """Return which labels a chunk holds, [r] bool, and their index in it (else 0), [r, 1]."""
     here = (labels >= chunk.start) & (labels < chunk.stop)
     return here, torch.where(here, labels - chunk.start, 0)[:, None]

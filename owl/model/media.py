@@ -68,9 +68,9 @@ class PackContext:
         return self.position_ids >= first[self.token_sample]
 
     def media_visibility(self) -> Tensor:
-        """Say which tiles each token may attend to: [t, m] bool.
+        """Return which tiles each token may attend to: [t, m] bool.
 
-        A token sees a tile when both belong to the same sample and the token stands at or after
+        A token sees a tile when both belong to the same sample and the token is at or after
         the tile's position. Dense in t and m: for the reference backend and for tests.
         """
         same_sample = self.token_sample[:, None] == self.media_sample[None, :]
@@ -78,7 +78,7 @@ class PackContext:
         return same_sample & reached
 
     def text_visibility(self) -> Tensor:
-        """Say which tokens each token may attend to: [t, t] bool, causal within a sample."""
+        """Return which tokens each token may attend to: [t, t] bool, causal within a sample."""
         same_sample = self.token_sample[:, None] == self.token_sample[None, :]
         row = torch.arange(len(self.token_sample), device=self.token_sample.device)
         return same_sample & (row[:, None] >= row[None, :])

@@ -45,7 +45,7 @@ class OutputLayer(ColumnParallelLinear):
             logits = gather_from_tensor_model_parallel_region(logits, group=self.tp_group)
             return logits.squeeze(1)[:, : self.vocab_size]
         if self.sequence_parallel:
-            # The loss gives every rank the whole gradient, so each takes its rows of it back.
+            # The loss gives every rank the full gradient, so each takes back its own rows.
             hidden_states = gather_from_sequence_parallel_region(
                 hidden_states, tensor_parallel_output_grad=False, group=self.tp_group
             )

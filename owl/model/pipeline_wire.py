@@ -2,7 +2,7 @@
 """What travels between pipeline stages: hidden states, and image features for those who need them.
 
 megatron-core sends one tensor of decoder width from stage to stage and its gradient back. Image
-features have that width too, so they ride behind the hidden states, [t + m * p, 1, h], and their
+features have that width too, so they are appended to the hidden states, [t + m * p, 1, h], and their
 gradient returns the same way: pictures are encoded once, on the first stage. A stage after which no
 hyper layer follows sends them no further.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def join(hidden_states: Tensor, media_features: Tensor | None) -> Tensor:
-    """Lay image features behind hidden states for the next stage.
+    """Append image features to hidden states for the next stage.
 
     Args:
         hidden_states: [t, 1, h].
@@ -24,7 +24,7 @@ def join(hidden_states: Tensor, media_features: Tensor | None) -> Tensor:
 
 
 def split(wire: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Undo `join`; the second part is empty where no features came along.
+    """Undo `join`; the second part is empty where no features were sent.
 
     Args:
         wire: what the previous stage sent.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From tower width to decoder width: the published linear layer, MLP, or visual abstractor.
 
-Each maps [m * p, 1, h_v], tile after tile, to [m * keys, 1, h]: `ModelConfig.keys_per_tile` says
-how many keys a tile costs behind it.
+Each maps [m * p, 1, h_v], tile after tile, to [m * keys, 1, h]: `ModelConfig.keys_per_tile` is
+the number of keys that a tile costs in the decoder.
 """
 
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from owl.model.abstractor import VisualAbstractor
 
 
 class LinearProjector(MegatronModule):
-    """One linear layer (240728, 241014), whole on every rank: 4 M weights need no gather."""
+    """One linear layer (240728, 241014), replicated on every rank: 4 M weights need no gather."""
 
     def __init__(
         self, config: TransformerConfig, model: ModelConfig, pg_collection: ProcessGroupCollection

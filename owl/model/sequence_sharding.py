@@ -47,5 +47,5 @@ def pad_batch(batch: PackedBatch, multiple: int) -> PackedBatch:
 
 
 def share_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Keep this rank's share of rows that every rank holds; the gradient comes back whole."""
+    """Keep this rank's share of rows that every rank holds; the gradient is gathered."""
     return scatter_to_sequence_parallel_region(pad_rows(rows, group.size()), group=group)

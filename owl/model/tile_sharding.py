@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image parallelism: the ranks of a tensor group encode different tiles with the whole tower.
+"""Image parallelism: each rank of a tensor group encodes different tiles with a full copy of the tower.
 
 A tower of 400 M weights is small beside a decoder; cutting its layers costs two all-reduces a layer
 of 729 rows a tile. Sharing the tiles out by count costs one gather of the features.
@@ -29,7 +29,7 @@ def gather_tiles(features: Tensor, tiles: int, group: dist.ProcessGroup) -> Tens
         group: the tensor group.
 
     Returns:
-        [m, ..]. The gradient of a rank's own tiles is its slice of the gradient of the whole,
+        [m, ..]. The gradient of a rank's own tiles is its slice of the full gradient,
         which every rank holds.
     """
     return _GatherTiles.apply(features, tiles, group)

@@ -95,8 +95,8 @@ class TileTower(MegatronModule):
         hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
         features = self.encoder(hidden_states, attention_mask=None)
         if features.requires_grad:
-            # The transpose's gradient lies the other way round, and sums over it, such as those of
-            # biases, would run in another order than where recomputing lays it out anew.
+            # The transpose's gradient has transposed strides. Sums over it, such as those of biases,
+            # would run in another order than in a recomputed layer, whose gradient is contiguous.
             features.register_hook(torch.Tensor.contiguous)
         return features.transpose(0, 1)
 

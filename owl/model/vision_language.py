@@ -70,7 +70,7 @@ class VisionLanguageModel(LanguageModule):
             self.vision_tower = build.tower(
                 tower_config, model, pg_collection=tower_pg_collection, tile_group=pg_collection.tp
             )
-            # Projects whole tiles on every rank: rows are shared out afterwards.
+            # Every rank projects complete tiles: rows are sharded afterwards.
             whole_rows = copy(config)
             whole_rows.sequence_parallel = False
             self.projector = build.projector(whole_rows, model, pg_collection)

@@ -22,7 +22,7 @@ _PRECISIONS = {"float64": Precision.fp64, "float32": Precision.fp32, "bfloat16":
 
 
 def main() -> None:
-    """Read the command line and run the proof it asks for."""
+    """Read the command line and run what it asks for."""
     parser = argparse.ArgumentParser(prog="python -m owl.parity", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     golden = commands.add_parser(
@@ -33,7 +33,7 @@ def main() -> None:
     golden.add_argument("--packed", action="store_true", help="all rows of a case in one pack")
     golden.add_argument(
         "--implementation", choices=["training", "hf"], default="training",
-        help="hf: owl.hf, the model for transformers (one process, rows as they lie)",
+        help="hf: owl.hf, the model for transformers (one process, rows as stored)",
     )  # fmt: skip
     _add_layouts(commands)
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known faults, planted from outside, so that anyone can see the comparison catch them.
 
-Each wraps a function of the product while a layout runs; the run of one process stays whole.
+Each wraps a function of the product while a layout runs; the run of one process is untouched.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,7 +83,7 @@ def unreduced_gradient() -> Iterator[None]:
 
 @contextmanager
 def wrong_denominator() -> Iterator[None]:
-    """The loss is divided by what this rank supervises instead of the whole global batch."""
+    """The loss is divided by what this rank supervises instead of the global batch."""
     from owl.parity import trial
 
     def local(add_up: Callable[..., Any]) -> Callable[..., Any]:

@@ -239,7 +239,7 @@ def gradient_difference(
 def published_gradients(
     chunk: nn.Module, config: ModelConfig, tp_group: dist.ProcessGroup
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield every gradient, whole, under its published name; zero where there is none."""
+    """Yield every full gradient under its published name; zero where there is none."""
     from owl.mcore.parameters import VOCABULARY_TABLES, gather_whole, global_names
 
     parameters = dict(global_names([chunk]))

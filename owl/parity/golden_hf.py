@@ -40,7 +40,7 @@ def run_golden_hf(folder: Path) -> None:
 
 
 def compare_hf(case: Case, model: Owl3ForConditionalGeneration) -> list[Difference]:
-    """Run one case forward and backward, as it lies, padding included."""
+    """Run one case forward and backward as stored, padding included."""
     model.zero_grad(set_to_none=True)
     tensors = case.tensors
     labels = tensors.get("labels")

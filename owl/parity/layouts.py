@@ -33,7 +33,7 @@ class Layout:
     """One way to train the parity model. The first value of each feature is the plain one."""
 
     tensor: int = 1
-    rows: str = "whole"  # or "shared": sequence parallelism
+    rows: str = "full"  # or "shared": sequence parallelism
     pipeline: int = 1
     stages: str = "even"  # or "uneven", "interleaved"
     gradients: str = "plain"  # or "sharded", "overlapped"
@@ -45,7 +45,7 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """A line that tells what differs from the plain run of one process."""
+        """What differs from the plain run of one process, in one line."""
         words = [f"TP{self.tensor}", f"PP{self.pipeline}"]
         plain = Layout()
         for feature in ("rows", "stages", "gradients", "tower", "recompute", "attention", "cut"):
@@ -55,7 +55,7 @@ class Layout:
         return " ".join([*words, self.learns])
 
     def parallel(self, device: DeviceKind) -> ParallelConfig:
-        """Say it as the trainer's configuration does."""
+        """Translate to the trainer's configuration."""
         uneven = self.stages == "uneven"
         return ParallelConfig(
             tensor=self.tensor,
@@ -93,7 +93,7 @@ def features(small: SmallModel, *, flex: bool = False) -> dict[str, list[Any]]:
     """
     return {
         "tensor": [1, 2, 4],
-        "rows": ["whole", "shared"],
+        "rows": ["full", "shared"],
         "pipeline": [1, 2, 4],
         "stages": ["even", "uneven", "interleaved"],
         "gradients": ["plain", "sharded", "overlapped"],
@@ -106,14 +106,14 @@ def features(small: SmallModel, *, flex: bool = False) -> dict[str, list[Any]]:
 
 
 def fits(choice: Choice, processes: int) -> bool:
-    """Say whether a (possibly partial) choice can be laid over this many processes."""
-    full = {"tensor": 1, "pipeline": 1, "rows": "whole", "stages": "even"} | dict(choice)
+    """Return whether a (possibly partial) choice fits this many processes."""
+    full = {"tensor": 1, "pipeline": 1, "rows": "full", "stages": "even"} | dict(choice)
     ranks = full["tensor"] * full["pipeline"]
     micro_batches = PACKS // max(1, processes // ranks) if ranks <= processes else 0
     rules = (
         processes % ranks == 0,
         micro_batches > 0,
-        full["rows"] == "whole" or full["tensor"] > 1,
+        full["rows"] == "full" or full["tensor"] > 1,
         full.get("tower") is not VisionParallelism.image or full["tensor"] > 1,
         full["stages"] == "even" or full["pipeline"] > 1,
         full["stages"] != "interleaved" or micro_batches % full["pipeline"] == 0,
@@ -135,7 +135,7 @@ def covering(
 
     Args:
         values: the features and their values.
-        processes: that every layout is laid over.
+        processes: of every layout.
         together: how many features' values have to meet: 2 for every pair, 1 for each value once.
         at_least: layouts to fill up to.
     """

@@ -112,7 +112,7 @@ def _is_writer() -> bool:
 
 
 def _conclude(results: list[dict[str, Any]], options: Options, seconds: float) -> None:
-    """Say how it went, and exit with status 1 when it went wrong."""
+    """Print the outcome, and exit with status 1 if a layout falls outside."""
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=2))
     failed = [result for result in results if not result["passes"]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the parity model for a few steps in one layout, and bring home what it computed, whole."""
+"""Train a small model for a few steps in one layout, and gather everything that it computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from owl.config.run import (
 from owl.data.samples import PackedBatch
 from owl.families.owl3.published import entries
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
-from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
+from owl.mcore.parameters import VOCABULARY_TABLES, global_names, whole_of
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
@@ -29,9 +29,9 @@ STEPS = 3
 OPTIMIZERS = ("sgd", "adamw")
 BUCKET_SIZE = 4000
 """Parameters whose gradients are reduced together, so that there are several: Megatron's default
-would hold this whole model."""
+would hold the entire model."""
 LEARNING_RATE = {"sgd": 0.05, "adamw": 1e-3}
-Whole = dict[str, Tensor]  # published name -> whole tensor, on the CPU
+FullTensors = dict[str, Tensor]  # published name -> unsharded tensor, on the CPU
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Outcome:
 
     losses: dict[str, list[float]]  # optimizer -> loss of each step
     token_losses: dict[str, list[Tensor]]  # optimizer -> loss of each supervised token, by step
-    gradients: dict[str, Whole]  # of each step of SGD, and of the first of AdamW
-    parameters: dict[str, Whole]  # optimizer -> after the last step
+    gradients: dict[str, FullTensors]  # of each step of SGD, and of the first of AdamW
+    parameters: dict[str, FullTensors]  # optimizer -> after the last step
 
 
-def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precision) -> Whole:
+def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precision) -> FullTensors:
     """Draw weights for a trial, under our names; call it in a job of one."""
     torch.manual_seed(7)
     chunks = build_model(model, Layout().parallel(DeviceKind.auto), precision, groups)
-    weights: Whole = {}
+    weights: FullTensors = {}
     for name, parameter in global_names(chunks):
         noise = torch.randn_like(parameter) * 0.08  # biases and gates away from zero too
         is_scale = name.endswith("norm.weight")
@@ -76,8 +76,8 @@ def run_trial(
     )
     losses: dict[str, list[float]] = {}
     token_losses: dict[str, list[Tensor]] = {}
-    parameters: dict[str, Whole] = {}
-    gradients: dict[str, Whole] = {}
+    parameters: dict[str, FullTensors] = {}
+    gradients: dict[str, FullTensors] = {}
     for kind in OPTIMIZERS:
         chunks, optimizer = _trainable(layout, model, weights, groups, precision, device, kind)
         seen = _SupervisedLosses(chunks[-1]) if groups.is_last_stage else None
@@ -100,10 +100,12 @@ def run_trial(
             losses[kind].append(loss)
             token_losses[kind].append(_over_ranks(seen.take() if seen else [], groups))
             if with_gradients:
-                gradients[f"{kind} step {step + 1}"] = _whole(chunks, model, groups, gradients=True)
+                gradients[f"{kind} step {step + 1}"] = _gather(
+                    chunks, model, groups, gradients=True
+                )
             optimizer.step()
         with whole_weights(chunks):
-            parameters[kind] = _whole(chunks, model, groups, gradients=False)
+            parameters[kind] = _gather(chunks, model, groups, gradients=False)
     return Outcome(losses, token_losses, gradients, parameters)
 
 
@@ -123,7 +125,7 @@ def _trainable(
     chunks = build_model(model, parallel, precision, groups)
     embedding, head = VOCABULARY_TABLES
     tied = {head: weights[embedding]} if model.tie_word_embeddings else {}
-    missing = load_whole(chunks, (dict(weights) | tied).items())
+    missing = load_gather(chunks, (dict(weights) | tied).items())
     assert not missing, f"the reference has no {missing}"
     chunks = wrap_for_training(
         chunks,
@@ -180,10 +182,10 @@ def _my_packs(packs: list[PackedBatch], groups: ProcessGroups) -> list[PackedBat
     return packs[groups.dp_rank * each : (groups.dp_rank + 1) * each]
 
 
-def _whole(
+def _gather(
     chunks: list[nn.Module], model: ModelConfig, groups: ProcessGroups, *, gradients: bool
-) -> Whole:
-    """Collect parameters, or their gradients, from all ranks: whole, in the published naming."""
+) -> FullTensors:
+    """Collect parameters, or their gradients, from all ranks, unsharded, by published name."""
     parameters = {
         name: parameter for name, parameter in global_names(chunks) if parameter.requires_grad
     }
@@ -192,23 +194,23 @@ def _whole(
         for name, parameter in parameters.items()
     }
     # Everything at once: tensor by tensor, the collectives would cost more than the training.
-    ranks: list[Whole] = [{} for _ in range(groups.tp_size)]
+    ranks: list[FullTensors] = [{} for _ in range(groups.tp_size)]
     dist.all_gather_object(ranks, mine, group=groups.collection.tp)
     whole = {
         name: whole_of([rank[name] for rank in ranks], parameter)
         for name, parameter in parameters.items()
     }
-    stages: list[Whole] = [{} for _ in range(groups.pp_size)]
+    stages: list[FullTensors] = [{} for _ in range(groups.pp_size)]
     dist.all_gather_object(stages, whole, group=groups.collection.pp)
     if not groups.is_writer:
         return {}
-    ours: Whole = {}
+    ours: FullTensors = {}
     for stage in reversed(stages):  # a tied table lives on the first stage and on the last
         ours |= stage
     return dict(_published(ours, model))
 
 
-def _published(ours: Whole, model: ModelConfig) -> list[tuple[str, Tensor]]:
+def _published(ours: FullTensors, model: ModelConfig) -> list[tuple[str, Tensor]]:
     pairs: list[tuple[str, Tensor]] = []
     for entry in entries(model):
         if entry.ours not in ours:

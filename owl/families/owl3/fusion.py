@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three released ways to mix what text says with what images show, inside a hyper layer.
+"""The three released ways to mix text and image attention inside a hyper layer.
 
     token_gate     7B-240728      gate from each head's own text output
     static_gate    1B/2B-241014   one learned gate vector
@@ -69,8 +69,8 @@ class TokenGate(nn.Module):
         """Return the fused heads, [t, a, d]."""
         text = attention.text(query, key, value, pack)
         media = attention.media(query, media_key, media_value, pack)
-        # Every rank holds the whole gate but applies it to its own heads only: the copy's backward
-        # adds up what each rank's heads have to say about it.
+        # Every rank holds the full gate but applies it to its own heads only: the copy's backward
+        # sums the gradients of all ranks' heads.
         weight = copy_to_tensor_model_parallel_region(self.weight, group=self.tp_group)
         bias = copy_to_tensor_model_parallel_region(self.bias, group=self.tp_group)
         gate = torch.sigmoid(text @ weight.t() + bias)

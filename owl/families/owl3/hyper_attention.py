@@ -55,8 +55,8 @@ class HyperAttention(PackedSelfAttention):
             pg_collection=pg_collection,
         )
         assert submodules.linear_media_kv is not None and submodules.fusion is not None
-        # Rows lie head by head, a head's key before its value, so a rank's slice of rows is its
-        # own key-value heads whole.
+        # Rows are stored head by head, a head's key before its value, so that a rank's slice of
+        # rows holds its own key-value heads completely.
         self.linear_media_kv = submodules.linear_media_kv(
             config.hidden_size,
             2 * self.kv_projection_size,

@@ -99,14 +99,14 @@ class FlexAttention:
 
 
 def text_columns(pack: PackContext) -> Columns:
-    """Say that a token is seen from itself to the end of its sample."""
+    """Return that a token is seen from itself to the end of its sample."""
     _, stops = _sample_edges(pack)
     row = torch.arange(len(pack.token_sample), device=pack.token_sample.device)
     return Columns(row, stops[pack.token_sample])
 
 
 def media_columns(pack: PackContext) -> Columns:
-    """Say that a tile's patches are seen from its position to the end of its sample."""
+    """Return that a tile's patches are seen from its position to the end of its sample."""
     starts, stops = _sample_edges(pack)
     start, end = starts[pack.media_sample] + pack.media_position, stops[pack.media_sample]
     return Columns(*(edge.repeat_interleave(pack.patches) for edge in (start, end)))
@@ -144,7 +144,7 @@ def block_mask(groups: Sequence[Columns], rows: int, block_size: int) -> BlockMa
 
 
 def _blocks(columns: Columns, first: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Say which blocks of keys each block of rows sees in part at least, and which wholly.
+    """Find the key blocks that each row block sees at least partly, and those it sees fully.
 
     Args:
         columns: n keys.
@@ -196,7 +196,7 @@ def _sample_edges(pack: PackContext) -> tuple[Tensor, Tensor]:
 
 
 def _heads_first(groups: Sequence[Tensor], block_size: int) -> Tensor:
-    """Pad groups of [n, a, d], each by itself, and lay them end to end: [1, a, sum of n, d]."""
+    """Pad groups of [n, a, d], each by itself, and concatenate them: [1, a, sum of n, d]."""
     rows = torch.cat([_padded(group, block_size) for group in groups])
     return rows.transpose(0, 1)[None]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with dense masks for the whole pack: slow, plain, the numerics reference."""
+"""Attention with dense masks over the entire pack: slow and plain, the numerical reference."""
 
 import torch
 from torch import Tensor

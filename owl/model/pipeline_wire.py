@@ -2,9 +2,9 @@
 """What travels between pipeline stages: hidden states, and image features for those who need them.
 
 megatron-core sends one tensor of decoder width from stage to stage and its gradient back. Image
-features have that width too, so they are appended to the hidden states, [t + m * p, 1, h], and their
-gradient returns the same way: pictures are encoded once, on the first stage. A stage after which no
-hyper layer follows sends them no further.
+features have that width too, so they are appended to the hidden states, [t + m * p, 1, h], and
+their gradient returns the same way: pictures are encoded once, on the first stage. A stage after
+which no layer looks at media does not send them.
 """
 
 import torch

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def attend_in(layer: SelfAttention, attend: Callable[..., Tensor], *heads: Tensor) -> Tensor:
-    """Run a layer's attention on heads, and again in the backward pass if its config asks for that."""
+    """Run a layer's attention on heads; recompute it in the backward pass if its config asks."""
     if layer.checkpoint_core_attention and layer.training:
         recomputed: Tensor = tensor_parallel.checkpoint(attend, False, *heads)
         return recomputed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image parallelism: each rank of a tensor group encodes different tiles with a full copy of the tower.
+"""Image parallelism: each rank of a tensor group encodes other tiles with a copy of the tower.
 
 A tower of 400 M weights is small beside a decoder; cutting its layers costs two all-reduces a layer
 of 729 rows a tile. Sharing the tiles out by count costs one gather of the features.

@@ -95,8 +95,8 @@ class TileTower(MegatronModule):
         hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
         features = self.encoder(hidden_states, attention_mask=None)
         if features.requires_grad:
-            # The transpose's gradient has transposed strides. Sums over it, such as those of biases,
-            # would run in another order than in a recomputed layer, whose gradient is contiguous.
+            # The transpose's gradient has transposed strides: sums over it, such as those of
+            # biases, would run in another order than in a recomputed layer.
             features.register_hook(torch.Tensor.contiguous)
         return features.transpose(0, 1)
 

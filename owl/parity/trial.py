@@ -125,7 +125,7 @@ def _trainable(
     chunks = build_model(model, parallel, precision, groups)
     embedding, head = VOCABULARY_TABLES
     tied = {head: weights[embedding]} if model.tie_word_embeddings else {}
-    missing = load_gather(chunks, (dict(weights) | tied).items())
+    missing = load_whole(chunks, (dict(weights) | tied).items())
     assert not missing, f"the reference has no {missing}"
     chunks = wrap_for_training(
         chunks,

@@ -18,7 +18,7 @@ from owl.config.run import (
 from owl.data.samples import PackedBatch
 from owl.families.owl3.published import entries
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
-from owl.mcore.parameters import VOCABULARY_TABLES, global_names, whole_of
+from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel

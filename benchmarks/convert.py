@@ -32,7 +32,6 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.load import CONFIGS
 from owl.config.node import build_node
 from owl.config.run import ModelConfig
-from owl.convert.memory import tune_allocator
 
 MEGABYTE = 10**6
 SHARDS_ALLOWED, ALLOWED_BESIDE = 1.3, 200 * MEGABYTE
@@ -104,22 +103,20 @@ def median_of(runs: Sequence[Row]) -> Row:
 
 def write_random_model(folder: Path, name: str, shard_bytes: int) -> dict[str, TensorSpec]:
     """Write a published folder of random weights, one tensor in memory at a time."""
+    from owl.convert.families import PUBLISHED, weight_table
     from owl.convert.safetensors_file import ShardedSafetensors
-    from owl.convert.shapes import published_shapes
-    from owl.families.owl3.published_config import published_config
 
     text = (CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8")
     model = build_node(ModelConfig, yaml.safe_load(text))
     folder.mkdir(parents=True)
-    specs = {
-        tensor: TensorSpec(shape, torch.bfloat16)
-        for tensor, shape in published_shapes(model).items()
-    }
+    family = PUBLISHED[model.family]
+    shapes = weight_table(family, model).shapes
+    specs = {tensor: TensorSpec(shape, torch.bfloat16) for tensor, shape in shapes.items()}
     files = ShardedSafetensors(folder, specs, shard_bytes)
     for tensor, spec in specs.items():
         files.write(tensor, torch.empty(spec.shape, dtype=spec.dtype).normal_(std=0.02))
     files.close()
-    config = published_config(model, "bfloat16")
+    config = family.write_config(model, "bfloat16")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return specs
 
@@ -199,7 +196,6 @@ def importing(folder: Path) -> Callable[[], object]:
     """Published folder to checkpoint."""
     from owl.convert.from_hf import import_checkpoint
 
-    tune_allocator()
     output = _without(folder / "checkpoint")
     return lambda: import_checkpoint(folder / "hf", output)
 
@@ -208,7 +204,6 @@ def exporting(folder: Path) -> Callable[[], object]:
     """Checkpoint to published folder, in shards of the same size."""
     from owl.convert.to_hf import ExportOptions, export_checkpoint
 
-    tune_allocator()
     files = (folder / "hf").glob("*.safetensors")
     options = ExportOptions(shard_bytes=max(file.stat().st_size for file in files))
     output = _without(folder / "out")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from owl.config.run import ModelConfig
-from owl.convert.shapes import published_shapes
+from owl.convert.families import PUBLISHED, weight_table
 from owl.families.owl3.published_config import build_config
 
 VARIANTS = ("240728", "241014", "241101")
@@ -83,9 +83,10 @@ def random_weights(
 ) -> dict[str, Tensor]:
     """Make every published tensor of a variant, each value different from its neighbours."""
     generator = torch.Generator().manual_seed(int(variant))
+    model = published_model(variant, config)
     return {
         name: (torch.randn(shape, generator=generator) * 0.2).to(dtype)
-        for name, shape in published_shapes(published_model(variant, config)).items()
+        for name, shape in weight_table(PUBLISHED[model.family], model).shapes.items()
     }
 
 

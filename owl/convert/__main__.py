@@ -14,15 +14,15 @@ from owl.errors import OwlError
 
 
 def main() -> None:
-    """Read the command line and convert."""
+    """Run the command of the command line."""
     run, options = parse()
     try:
         run(options)
     except (OwlError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        print("\nStopped: what was being written is removed.", file=sys.stderr)
-        sys.exit(130)  # as shells tell an interrupt
+        print("\nInterrupted; the unfinished output was removed.", file=sys.stderr)
+        sys.exit(130)  # as shells report an interrupt
 
 
 if __name__ == "__main__":

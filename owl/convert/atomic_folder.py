@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that is whole, or not there: written under another name and renamed at the end."""
+"""A folder that is complete, or absent: written under another name and renamed at the end."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ _MARK = ".written-by-owl-convert"
 
 
 @contextmanager
-def whole_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a folder to fill; it takes its final name when the block ends well.
+def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Provide a folder to fill, which gets its final name when the block ends without error.
 
     An error or an interrupt in the block removes it. A kill leaves `NAME.tmp` behind, which the
-    next try removes: a file in it says that it is ours.
+    next attempt removes: it recognises it by a file in it.
 
     Args:
-        final: the name it gets.
-        replace: whether a folder of that name may go.
+        final: the final name.
+        replace: whether an existing folder of that name may be deleted.
 
     Raises:
-        CheckpointError: there is something of that name already, or it cannot be written.
+        CheckpointError: the name is taken, or the folder cannot be written.
     """
     check_free(final, replace=replace)
     partial = final.with_name(final.name + ".tmp")
-    _clear(partial)
+    _remove_leftover(partial)
     try:
         partial.mkdir(parents=True)
         (partial / _MARK).touch()
@@ -45,26 +45,26 @@ def whole_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
-def _clear(partial: Path) -> None:
-    """Remove what a killed try left behind, and nothing else."""
+def _remove_leftover(partial: Path) -> None:
+    """Remove what a killed attempt left behind, and nothing else."""
     if not partial.exists():
         return
     if not (partial / _MARK).is_file():
         raise CheckpointError(
-            f"{partial} is needed while --output is written, and is not ours to remove. Move it "
-            "away, or name another --output."
+            f"{partial} is needed while --output is written, but was not made by a conversion, so "
+            "it is not removed. Move it away, or name another --output."
         )
     shutil.rmtree(partial)
 
 
 def check_free(final: Path, *, replace: bool) -> None:
-    """Raise CheckpointError where writing would destroy something; cheap, so ask it first."""
+    """Raise CheckpointError where writing would destroy something; cheap, so call it first."""
     if not final.exists():
         return
     if final.is_file():
         raise CheckpointError(f"--output {final} is a file. Name a folder that does not exist.")
     if any(final.iterdir()) and not replace:
         raise CheckpointError(
-            f"--output {final} exists and is not empty. Name another folder, or say --replace to "
-            f"have its content deleted when the new one is whole."
+            f"--output {final} exists and is not empty. Name another folder, or add --replace to "
+            f"delete its content once the new one is complete."
         )

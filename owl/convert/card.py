@@ -8,66 +8,56 @@ from pathlib import Path
 
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
-
-_LOADING = {
-    "owl3": (
-        "import owl.hf  # registers mplugowl3 with transformers' Auto classes\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("PATH OF THIS FOLDER")'
-    ),
-    "language-model": (
-        "from transformers import Qwen2ForCausalLM\n\n"
-        'model = Qwen2ForCausalLM.from_pretrained("PATH OF THIS FOLDER")'
-    ),
-    "vision-model": (
-        "from transformers import SiglipVisionModel\n\n"
-        'model = SiglipVisionModel.from_pretrained("PATH OF THIS FOLDER")'
-    ),
-}
-_TAGS = {
-    "owl3": "image-text-to-text",
-    "language-model": "text-generation",
-    "vision-model": "image-feature-extraction",
-}
+from owl.convert.export_part import Part
+from owl.convert.families import Published
 
 
 def model_card(
-    model: ModelConfig, checkpoint: Path, specs: Mapping[str, TensorSpec], part: str
+    checkpoint: Path,
+    model: ModelConfig,
+    family: Published,
+    part: Part,
+    specs: Mapping[str, TensorSpec],
 ) -> str:
-    """Write the card.
+    """Return the text of the card.
 
     Args:
-        model: the architecture.
         checkpoint: what was exported.
+        model: the architecture.
+        family: that the model belongs to.
+        part: what was exported of it.
         specs: the tensors that were written.
-        part: "owl3", "language-model" or "vision-model".
     """
     training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     parameters = sum(prod(spec.shape) for spec in specs.values())
     dtypes = sorted({str(spec.dtype).removeprefix("torch.") for spec in specs.values()})
-    layers = [index + 1 for index in model.hyper_attention.layer_indices]
-    attention = model.hyper_attention
+    exported = family.PARTS[part]
+    rows = {
+        "parameters": f"{parameters:,} in {len(specs)} tensors, {', '.join(dtypes)}",
+        "decoder": f"{model.num_layers} layers, {model.hidden_size} wide, vocabulary "
+        f"{model.vocab_size:,}",
+        **family.describe(model),
+        "trained here": f"{training['step']:,} steps on {training['consumed_tokens']:,} tokens and "
+        f"{training['consumed_tiles']:,} tiles",
+    }
+    table = "\n".join(f"| {title} | {text} |" for title, text in rows.items())
+    loading = exported.loading.replace("FOLDER", '"PATH OF THIS FOLDER"')
     return f"""---
 library_name: transformers
-pipeline_tag: {_TAGS[part]}
+pipeline_tag: {exported.pipeline_tag}
 tags:
-- mplug-owl3
+- mplug-{model.family}
 ---
 
-# {model.name}{"" if part == "owl3" else f": {part}"}
+# {model.name}{"" if part is Part.complete else f": {part}"}
 
 | | |
 |---|---|
-| parameters | {parameters:,} in {len(specs)} tensors, {", ".join(dtypes)} |
-| decoder | {model.num_layers} layers, {model.hidden_size} wide, vocabulary {model.vocab_size:,} |
-| layers that see images | {", ".join(map(str, layers))} (counted from 1), {attention.fusion} |
-| tiles | {model.vision_tower.image_size} px, {model.vision_tower.patches_per_tile} patches |
-| trained here | {training["step"]:,} steps on {training["consumed_tokens"]:,} tokens and \
-{training["consumed_tiles"]:,} tiles |
+{table}
 
 Exported from `{checkpoint.name}` by `python -m owl.convert export`.
 
 ```python
-{_LOADING[part]}
+{loading}
 ```
 """

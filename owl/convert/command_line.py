@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of `python -m owl.convert`, and what each calls.
 
-Imports stand in the functions: megatron-core takes seconds, and --help and --dry-run need none of
-it.
+Functions import what they need: megatron-core takes seconds to import, and --help does without it.
 """
 
 import argparse
@@ -14,9 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from owl.config.run import ModelConfig, ParallelConfig
-from owl.convert.memory import tune_allocator
 from owl.errors import ConfigError, OwlError
-from owl.families.owl3.published_config import VARIANTS
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _PARTS = ("owl3", "language-model", "vision-model")
@@ -24,7 +21,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse() -> tuple[Callable[[Namespace], None], Namespace]:
-    """Read the command line: what to call, and with what."""
+    """Read the command line; returns the function to call and its options."""
     parser = argparse.ArgumentParser(
         prog="python -m owl.convert",
         description="Convert between checkpoints and Hugging Face folders.",
@@ -37,11 +34,11 @@ def parse() -> tuple[Callable[[Namespace], None], Namespace]:
 
 
 def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser("import", help="a published Owl3 folder to a checkpoint")
+    command = commands.add_parser("import", help="a published folder to a checkpoint")
     command.set_defaults(run=_import)
     command.add_argument("--hf", type=Path, required=True, metavar="DIR")
     command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.add_argument("--name", help="what to call the model (default: the folder's name)")
+    command.add_argument("--name", help="name for the model (default: the folder's)")
     for degree in ("--tensor", "--pipeline"):
         command.add_argument(
             degree, type=int, metavar="N",
@@ -85,19 +82,26 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--hf", type=Path, required=True, metavar="DIR")
     command.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
     command.add_argument(
-        "--tensors-only", action="store_true", help="compute no logits: needs no whole model"
+        "--tensors-only", action="store_true", help="do not compare logits: needs less memory"
     )
     command.add_argument("--seed", type=int, default=1234, help="of the probe")
 
 
 def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser(
-        "init", help="a starting checkpoint from a Qwen2 and a SigLIP folder (safetensors)"
+        "init", help="a starting checkpoint from a pretrained language model and vision model"
     )
     command.set_defaults(run=_init)
-    command.add_argument("--language-model", type=Path, required=True, metavar="DIR")
-    command.add_argument("--vision-model", type=Path, required=True, metavar="DIR")
-    command.add_argument("--variant", choices=list(VARIANTS), required=True)
+    command.add_argument(
+        "--language-model", type=Path, required=True, metavar="DIR", help="for Owl3: Qwen2"
+    )
+    command.add_argument(
+        "--vision-model", type=Path, required=True, metavar="DIR", help="for Owl3: SigLIP"
+    )
+    command.add_argument(
+        "--variant", required=True, metavar="NAME",
+        help="published variant to follow, such as 240728; an unknown name lists them all",
+    )  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="DIR")
     command.add_argument(
         "--layer-indices", type=int, nargs="+", metavar="N",
@@ -106,14 +110,13 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument(
         "--vocab-size", type=int, help="embedding rows to keep (default: the variant's own)"
     )
-    command.add_argument("--name", default="owl3", help="what to call the model")
-    command.add_argument("--seed", type=int, default=1234, help="of projector and gates")
+    command.add_argument("--name", default="owl3", help="name for the model")
+    command.add_argument("--seed", type=int, default=1234, help="of the remaining weights")
 
 
 def _import(options: Namespace) -> None:
     from owl.convert.from_hf import import_checkpoint
 
-    tune_allocator()
     wants_layout = options.tensor is not None or options.pipeline is not None
     tensor = 1 if options.tensor is None else options.tensor
     pipeline = 1 if options.pipeline is None else options.pipeline
@@ -123,14 +126,14 @@ def _import(options: Namespace) -> None:
         name=options.name,
         layout=ParallelConfig(tensor=tensor, pipeline=pipeline) if wants_layout else None,
         replace=options.replace,
-        report=_say,
+        report=_print,
     )
     if wants_layout:
-        _say(
+        _print(
             f"--tensor {tensor} --pipeline {pipeline} fit this model. The checkpoint is the same "
             "without them: it has no layout, and loads in any that fits."
         )
-    _say_how_to_train(model, options.output)
+    _print_next_step(model, options.output)
 
 
 def _export(options: Namespace) -> None:
@@ -141,9 +144,9 @@ def _export(options: Namespace) -> None:
         raise OwlError("export needs --checkpoint and --output, or --dry-run and --model.")
     import torch
 
-    from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
+    from owl.convert.export_part import Part
+    from owl.convert.to_hf import ExportOptions, export_checkpoint
 
-    tune_allocator()
     specs = export_checkpoint(
         options.checkpoint,
         options.output,
@@ -155,17 +158,18 @@ def _export(options: Namespace) -> None:
             with_code=options.with_code,
             replace=options.replace,
         ),
-        report=_say,
+        report=_print,
     )
-    _say(f"{options.output}: {len(specs)} tensors")
+    _print(f"{options.output}: {len(specs)} tensors")
 
 
 def _dry_run(options: Namespace) -> None:
     """Print what an export would write, one `name<TAB>shape` a line."""
-    from owl.convert.to_hf import Part, planned_tensors
+    from owl.convert.export_part import Part
+    from owl.convert.to_hf import planned_tensors
 
     for name, shape in planned_tensors(_planned_model(options), Part(options.part)).items():
-        _say(f"{name}\t{shape}")
+        _print(f"{name}\t{shape}")
 
 
 def _planned_model(options: Namespace) -> ModelConfig:
@@ -196,15 +200,16 @@ def _verify(options: Namespace) -> None:
         options.checkpoint,
         logits=not options.tensors_only,
         seed=options.seed,
-        report=_say,
+        report=_print,
     )
-    _say(str(report))
+    _print(str(report))
     if not report.is_equal:
         sys.exit(1)
 
 
 def _init(options: Namespace) -> None:
-    from owl.convert.init import InitOptions, init_checkpoint
+    from owl.convert.init import init_checkpoint
+    from owl.convert.start import InitOptions
 
     model = init_checkpoint(
         options.language_model,
@@ -217,26 +222,30 @@ def _init(options: Namespace) -> None:
             name=options.name,
             seed=options.seed,
         ),
-        report=_say,
+        report=_print,
     )
-    _say_how_to_train(model, options.output)
+    _print_next_step(model, options.output)
 
 
-def _say_how_to_train(model: ModelConfig, output: Path) -> None:
-    _say(
-        f"hyper layers {model.hyper_attention.layer_indices}, vocabulary {model.vocab_size}\n"
+def _print_next_step(model: ModelConfig, output: Path) -> None:
+    from owl.convert.families import PUBLISHED
+
+    for title, text in PUBLISHED[model.family].describe(model).items():
+        _print(f"{title}: {text}")
+    _print(
+        f"vocabulary: {model.vocab_size}\n"
         f"Train from it with: torchrun pretrain_owl3.py +experiment=stage1 "
         f"checkpoint.start_from={output} model=..."
     )
 
 
 def _bytes(text: str) -> int:
-    """Read "5GB" or "256MiB"; 0 means without bound."""
+    """Parse "5GB" or "256MiB"; 0 means no limit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B|)", text.strip().upper())
     if match is None or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB, 256MB or 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 5GB, 256MB or 0")
     return math.floor(float(match[1]) * _UNITS[match[2]]) or sys.maxsize
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A published Owl3 folder to a checkpoint that training starts from, in any layout.
+"""A published folder to a checkpoint that training starts from, in any layout.
 
-Pieces of tensors are in memory, one a thread, so a 7B model converts on a laptop.
+Tensors are in memory piece by piece, so a 7B model converts on a laptop.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,19 +16,18 @@ from owl.checkpoint.stream import write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.check import layout_problems
 from owl.config.run import ModelConfig, ParallelConfig
-from owl.convert.atomic_folder import check_free, whole_folder
+from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.check import check_published, without_tied_copy
+from owl.convert.families import family_of_folder, weight_table
 from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder
-from owl.convert.rows import row_ranges, row_runs, runs_within
+from owl.convert.rows import row_ranges, row_spans, spans_within
 from owl.convert.safetensors_file import SafetensorsFile
-from owl.convert.shapes import our_shape, published_shapes
+from owl.convert.table import WeightTable
 from owl.errors import CheckpointError
-from owl.families.owl3.published import Entry, carried_names, entries, is_carried
-from owl.families.owl3.published_config import owl3_config
 
 PIECE_BYTES = 16 * 2**20
-"""Of a large weight at a time: little enough to stay in the processor's caches."""
+"""Of a large weight at a time: few enough to stay in the processor's caches."""
 
 
 def import_checkpoint(
@@ -43,30 +42,32 @@ def import_checkpoint(
     """Write a published folder as a checkpoint.
 
     Args:
-        hf: config.json and safetensors files; tokenizer and code are not needed.
-        output: checkpoint to write; nothing is there until it is whole.
-        name: what to call the model; the folder's name when None.
-        layout: one that has to be able to load it. What is written is the same for all.
-        replace: whether an `output` that exists may go.
-        report: gets lines about progress.
+        hf: folder with config.json and safetensors files; tokenizer and code are not needed.
+        output: checkpoint to write; it appears when it is complete.
+        name: name for the model; the folder's name when None.
+        layout: one that must be able to load the checkpoint, which is the same for all.
+        replace: whether an existing `output` may be deleted.
+        report: receives lines about progress.
 
     Returns:
         The architecture, as stored in the checkpoint.
 
     Raises:
-        CheckpointError: the folder is damaged, of another architecture, or does not fit the
-            layout. Nothing is written.
+        CheckpointError: the folder is damaged, of an unknown family, or does not fit the layout.
+            Nothing is written.
     """
     check_free(output, replace=replace)
     folder = HfFolder(hf)
-    model = owl3_config(folder.config, folder.names, name or hf.resolve().name)
+    family = family_of_folder(folder.config, folder.names, folder.folder)
+    model = family.read_config(folder.config, folder.names, name or hf.resolve().name)
     if layout is not None and (problems := layout_problems(model, layout)):
         raise CheckpointError(
             f"--tensor {layout.tensor} --pipeline {layout.pipeline} cannot train this model: "
             f"{' '.join(problems)}"
         )
-    source = _PublishedWeights(folder, model, report)
-    with whole_folder(output, replace=replace) as partial:
+    published = without_tied_copy(folder, family, model, report)
+    source = _PublishedWeights(folder, published, weight_table(family, model), report)
+    with atomic_folder(output, replace=replace) as partial:
         write_weights(partial, source.specs, source.pieces)
         source.copy_carried(partial / CARRIED)
         describe(partial, model, TrainState())
@@ -74,33 +75,52 @@ def import_checkpoint(
 
 
 class _PublishedWeights:
-    """A published folder that reads like a checkpoint of ours."""
+    """A published folder that reads like a checkpoint.
 
-    def __init__(self, folder: HfFolder, model: ModelConfig, report: Callable[[str], None]) -> None:
+    Args:
+        folder: the folder.
+        published: its tensors, without a copy of a tied embedding.
+        table: the tensors that the architecture requires.
+        report: receives lines about progress.
+
+    Raises:
+        CheckpointError: the tensors do not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        folder: HfFolder,
+        published: Mapping[str, TensorSpec],
+        table: WeightTable,
+        report: Callable[[str], None],
+    ) -> None:
+        check_published(str(folder.folder), published, table)
         self._folder = folder
-        published = without_tied_copy(folder, model, report)
-        check_published(str(folder.folder), published, model, optional=carried_names(model))
-        self._shapes = {name: spec.shape for name, spec in published.items()}
-        self._entries = {entry.ours: entry for entry in entries(model)}
-        self.specs = dict(_our_specs(self._entries, published, model))
-        self._carried = {n: spec for n, spec in published.items() if is_carried(n, model)}
+        self._entries = {entry.ours: entry for entry in table.entries}
+        self.specs = dict(_our_specs(table, published))
+        """Name to shape and dtype of each weight of ours."""
+        self._carried = {n: spec for n, spec in published.items() if n in table.carried}
         total = sum(spec.nbytes for spec in published.values())
         self._progress = Progress("import", total, report)
 
     def pieces(self, ours: str) -> Iterator[tuple[int, Tensor]]:
-        """Make one weight of ours out of the published tensors, piece by piece."""
+        """Make one weight of ours out of the published tensors, piece by piece.
+
+        Yields:
+            Number of the first row, and rows.
+        """
         spec = self.specs[ours]
-        runs = row_runs(self._entries[ours], self._shapes)
+        spans = row_spans(self._entries[ours])
         for start, stop in row_ranges(spec, PIECE_BYTES):
             piece = torch.empty((stop - start, *spec.shape[1:]), dtype=spec.dtype)
-            for run in runs_within(runs, start, stop):
-                rows = piece[run.ours - start : run.ours - start + run.rows]
-                self._folder.read_rows(run.published, run.first, rows)
+            for span in spans_within(spans, start, stop):
+                rows = piece[span.ours - start : span.ours - start + span.rows]
+                self._folder.read_rows(span.published, span.first, rows)
             self._progress.advance(piece.nbytes)
             yield start, piece
 
     def copy_carried(self, path: Path) -> None:
-        """Keep what influences no output for export; an empty file says that there is none."""
+        """Keep for export what influences no output; an empty file if there is nothing."""
         file = SafetensorsFile(path, self._carried)
         for name, spec in self._carried.items():
             file.write(name, self._folder.read(name))
@@ -109,15 +129,14 @@ class _PublishedWeights:
 
 
 def _our_specs(
-    table: Mapping[str, Entry], published: Mapping[str, TensorSpec], model: ModelConfig
+    table: WeightTable, published: Mapping[str, TensorSpec]
 ) -> Iterator[tuple[str, TensorSpec]]:
     """Yield name, shape and dtype of each weight of ours."""
-    shapes = published_shapes(model)
-    for ours, entry in table.items():
+    for entry in table.entries:
         dtypes = {name: published[name].dtype for name in entry.published}
         if len(set(dtypes.values())) > 1:
             raise CheckpointError(
-                f"{ours} is one tensor here, but its parts have different dtypes: {dtypes}. Save "
-                f"the folder again with one dtype."
+                f"{entry.ours} is one tensor here, but its parts have different dtypes: {dtypes}. "
+                f"Save the folder again with one dtype."
             )
-        yield ours, TensorSpec(our_shape(entry, shapes), next(iter(dtypes.values())))
+        yield entry.ours, TensorSpec(entry.our_shape, next(iter(dtypes.values())))

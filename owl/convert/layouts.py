@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def merge_qkv(query: Tensor, key: Tensor, value: Tensor, num_kv_heads: int) -> Tensor:
-    """Lay rows out group by group: a key-value head's queries, its key, its value.
+    """Interleave rows group by group: a key-value head's queries, its key, its value.
 
     Args:
         query: [a * d, ..] projection rows, head after head.
@@ -18,7 +18,7 @@ def merge_qkv(query: Tensor, key: Tensor, value: Tensor, num_kv_heads: int) -> T
         num_kv_heads: k.
 
     Returns:
-        [(a + 2 k) * d, ..]: a tensor-parallel rank's slice holds whole groups.
+        [(a + 2 k) * d, ..]: a tensor-parallel rank's slice holds complete groups.
     """
     groups = [part.unflatten(0, (num_kv_heads, -1)) for part in (query, key, value)]
     return torch.cat(groups, dim=1).flatten(0, 1)
@@ -44,7 +44,7 @@ def split_gate_up(merged: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def merge_media_kv(key: Tensor, value: Tensor, num_kv_heads: int) -> Tensor:
-    """Lay key and value rows out as the published v_kv_proj does: head by head, key before value.
+    """Interleave key and value rows as the published v_kv_proj does: per head, key before value.
 
     Args:
         key: [k * d, ..] projection rows, head after head.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read Hugging Face folders tensor by tensor: one file or many, never a whole model in memory."""
+"""Read Hugging Face folders tensor by tensor, so that no complete model is in memory."""
 
 import json
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.safetensors_file import INDEX, Place, read_header, read_rows, read_tensor
+from owl.convert.safetensors_file import INDEX, Place, read_places, read_rows, read_tensor
 from owl.errors import CheckpointError
 
 
 class SafetensorsReader:
     """Safetensors files that read like one.
 
-    All headers are read at once: a truncated or missing file is met before any work is done.
+    All headers are read at once: a truncated or missing file is found before any work is done.
 
     Args:
         files: the files.
@@ -29,7 +29,7 @@ class SafetensorsReader:
                 raise CheckpointError(
                     f"{file} does not exist, but {INDEX} names it. Download the missing file."
                 )
-            self._places |= {name: (file, place) for name, place in read_header(file).items()}
+            self._places |= {name: (file, place) for name, place in read_places(file).items()}
         self.specs = {name: place.spec for name, (_, place) in self._places.items()}
         """Name to shape and dtype, in the order of the files."""
 
@@ -42,7 +42,7 @@ class SafetensorsReader:
         read_rows(*self._places[name], first, rows)
 
     def file_of(self, name: str) -> str | None:
-        """Name the file that holds a tensor; None where none does."""
+        """Return the name of the file that contains a tensor; None where none does."""
         return self._places[name][0].name if name in self._places else None
 
 
@@ -59,10 +59,10 @@ class HfFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if folder.is_file():
-            raise CheckpointError(f"{folder} is a file. Name the folder that it lies in.")
+            raise CheckpointError(f"{folder} is a file. Name the folder that contains it.")
         if (folder / ".metadata").is_file():
             raise CheckpointError(
-                f"{folder} is a checkpoint, not a Hugging Face folder. Convert it before with "
+                f"{folder} is a checkpoint, not a Hugging Face folder. Convert it first with "
                 "python -m owl.convert export."
             )
         self.config: Mapping[str, Any] = _read_json(
@@ -102,18 +102,18 @@ class HfFolder:
         single = self.folder / "model.safetensors"
         if not single.is_file():
             raise CheckpointError(
-                f"{self.folder} holds neither model.safetensors nor {INDEX}. Older *.bin files: "
+                f"{self.folder} contains neither model.safetensors nor {INDEX}. Older *.bin files: "
                 f"load them with transformers and save_pretrained them again."
             )
         return single
 
     def _check_index(self, places: Mapping[str, str]) -> None:
-        """Every tensor lies in the file that the index names, and nowhere else."""
+        """Check that every tensor is in the file that the index names."""
         for name, file in places.items():
             found = self._tensors.file_of(name)
             if found != file:
                 raise CheckpointError(
-                    f"{self.folder / INDEX} says that {name} is in {file}, but it is in "
+                    f"{self.folder / INDEX} lists {name} in {file}, but it is in "
                     f"{found or 'no file'}. Download the folder again."
                 )
 
@@ -127,13 +127,13 @@ def _read_json(path: Path, next_step: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not JSON ({error}). Download it again.") from error
     if not isinstance(values, dict):
         raise CheckpointError(
-            f"{path} holds a {type(values).__name__}, not names with values. Download it again."
+            f"{path} contains a {type(values).__name__}, not names with values. Download it again."
         )
     return values
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:
-    """Read which file each tensor is in."""
+    """Read the file of each tensor."""
     places = _read_json(index, "").get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise CheckpointError(

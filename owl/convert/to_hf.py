@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training checkpoint, saved in any layout, to a Hugging Face folder: whole, or one part of it.
+"""A training checkpoint, saved in any layout, to a Hugging Face folder: complete, or one part.
 
-Pieces of tensors, as ranks saved them, are in memory, one a thread. Tensors that training does not
-hold (the tower's last layer, norm and head) come from the file that the checkpoint carries along.
+Tensors are in memory piece by piece, as ranks saved them. Tensors that training does not hold come
+from the file that the checkpoint carries along.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +21,30 @@ from owl.checkpoint.load import load_model_config
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.checkpoint.threads import CancelCheck, in_threads, shares
 from owl.config.run import ModelConfig
-from owl.convert.atomic_folder import check_free, whole_folder
+from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
+from owl.convert.export_part import ExportPart, Part
+from owl.convert.families import PUBLISHED, Published, weight_table
 from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
-from owl.convert.rows import RowSpan, row_runs, runs_within
+from owl.convert.rows import row_spans, spans_within
 from owl.convert.safetensors_file import ShardedSafetensors
-from owl.convert.shapes import published_shapes
+from owl.convert.table import Shape, WeightTable
 from owl.data.encode.tokenizer import load_tokenizer, tokenizer_problem
 from owl.errors import CheckpointError
-from owl.families.owl3.published import Entry, carried_names, entries
-from owl.families.owl3.published_config import (
-    published_choices,
-    published_config,
-    qwen2_config,
-    siglip_config,
-)
-
-_TOKENIZER_FILES = (
-    "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "chat_template*", "generation_config.json",
-)  # fmt: skip
-_OWL3_FILES = (*_TOKENIZER_FILES, "*processor_config.json", "*.py", "LICENSE*")
-# Of the layers that see images, what a plain Qwen2 does not have.
-_MEDIA_TAILS = (
-    ".v_kv_proj.weight", ".v_kv_proj.bias",
-    ".self_attn.gate_proj.0.weight", ".self_attn.gate_proj.0.bias", ".self_attn.gate",
-)  # fmt: skip
-
-
-class Part(StrEnum):
-    """What is exported."""
-
-    owl3 = "owl3"  # everything, as published
-    language_model = "language-model"  # a plain Qwen2ForCausalLM
-    vision_model = "vision-model"  # a plain SiglipVisionModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """How an export is written."""
 
-    part: Part = Part.owl3
-    base: Path | None = None  # folder that tokenizer, generation config and code are copied from
+    part: Part = Part.complete
+    base: Path | None = None  # folder to copy tokenizer, generation config and code from
     shard_bytes: int = 5 * 10**9
     dtype: torch.dtype | None = None  # None keeps each weight's own
-    with_code: bool = False  # copy owl.hf's code, for trust_remote_code users
+    with_code: bool = False  # copy the inference code, for trust_remote_code users
     replace: bool = False
 
 
@@ -85,9 +58,9 @@ def export_checkpoint(
 
     Args:
         checkpoint: checkpoint, or run folder whose newest is taken.
-        output: folder to write; nothing is there until it is whole.
-        options: how.
-        report: gets lines about progress.
+        output: folder to write; it appears when it is complete.
+        options: part, number format and the like.
+        report: receives lines about progress.
 
     Returns:
         Name, shape and dtype of the tensors written.
@@ -99,153 +72,147 @@ def export_checkpoint(
     check_free(output, replace=options.replace)
     checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
     _check(options)
-    export = _Export(checkpoint, options)
-    with whole_folder(output, replace=options.replace) as folder:
+    model = load_model_config(checkpoint)
+    export = _Export(checkpoint, options, PUBLISHED[model.family], model)
+    with atomic_folder(output, replace=options.replace) as folder:
         export.write_weights(folder, report)
         export.write_about(folder, report)
     return export.specs
 
 
-def planned_tensors(model: ModelConfig, part: Part = Part.owl3) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the tensors that an export of a model writes; needs no checkpoint.
+def planned_tensors(model: ModelConfig, part: Part = Part.complete) -> dict[str, Shape]:
+    """Return name and shape of the tensors that an export of a model writes.
 
     Raises:
-        CheckpointError: no Owl3 folder can hold such a model.
+        CheckpointError: the published form cannot hold such a model.
     """
-    if part is Part.owl3:
-        published_choices(model)  # may refuse
-    shapes = published_shapes(model)
-    return {new: shapes[name] for name, new in _names_in(part, shapes).items()}
+    family = PUBLISHED[model.family]
+    exported = _part(family, part)
+    exported.config(model, "float32", ())  # may raise
+    shapes = weight_table(family, model).shapes
+    return {new: shapes[name] for name, new in exported.names(shapes).items()}
+
+
+def _part(family: Published, part: Part) -> ExportPart:
+    if part not in family.PARTS:
+        raise CheckpointError(
+            f"--part {part} is not available for this model. Use {', '.join(family.PARTS)}."
+        )
+    return family.PARTS[part]
 
 
 def _check(options: ExportOptions) -> None:
     if options.base is not None and not options.base.is_dir():
         raise CheckpointError(f"--base {options.base} is not a folder. Name one with a tokenizer.")
-    if options.with_code and options.part is not Part.owl3:
+    if options.with_code and options.part is not Part.complete:
         raise CheckpointError(
-            f"--with-code goes with --part owl3: transformers has the code of {options.part}."
+            f"--with-code goes with --part {Part.complete}: transformers has the code of "
+            f"{options.part}."
         )
 
 
 class _Export:
-    """One checkpoint on its way out."""
+    """One checkpoint that is being exported."""
 
-    def __init__(self, checkpoint: Path, options: ExportOptions) -> None:
+    def __init__(
+        self, checkpoint: Path, options: ExportOptions, family: Published, model: ModelConfig
+    ) -> None:
         self.checkpoint, self.options = checkpoint, options
-        self.model = load_model_config(checkpoint)
+        self.family, self.model = family, model
+        self.part = _part(family, options.part)
+        self.table = weight_table(family, model)
         self.weights = CheckpointTensors(checkpoint)
-        check_ours(str(checkpoint), self.weights.specs, self.model)
-        self.carried = _CarriedWeights(checkpoint, self.model, self._embedding_dtype)
-        self.shapes = published_shapes(self.model)
-        # Made first, for both may refuse.
-        self.config = self._config()
-        self.control_tokens = _control_tokens(options, self.model)
+        check_ours(str(checkpoint), self.weights.specs, self.table)
+        embedding_dtype = self.weights.specs["embedding.word_embeddings.weight"].dtype
+        self.carried = _CarriedWeights(checkpoint, self.table, embedding_dtype)
+        # Before anything is written, since both may raise.
+        dtype = str(options.dtype or embedding_dtype).removeprefix("torch.")
+        self.config = self.part.config(model, dtype, list(self.carried.specs))
+        self.control_tokens = _control_tokens(self.base, model)
+        self.names = self.part.names(self.table.shapes)
+        """Published name to the name in the part."""
         self.specs = dict(self._specs())
+        """Name in the part to shape and dtype of what is written."""
 
     @property
-    def _embedding_dtype(self) -> torch.dtype:
-        return self.weights.specs["embedding.word_embeddings.weight"].dtype
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.options.dtype or self._embedding_dtype
+    def base(self) -> Path | None:
+        """The folder that files are copied from, if the part takes any."""
+        return self.options.base if self.part.base_files else None
 
     def write_weights(self, folder: Path, report: Callable[[str], None]) -> None:
-        """Write all tensors, piece by piece, in several threads."""
-        names = _names_in(self.options.part, self.shapes)
+        """Write all tensors, piece by piece."""
         files = ShardedSafetensors(folder, self.specs, self.options.shard_bytes)
         total = sum(spec.nbytes for spec in self.specs.values())
         progress = Progress("export", total, report)
-
-        def write(name: str, first: int, rows: Tensor) -> None:
+        for name, first, rows in self._rows():
             rows = rows.to(self.specs[name].dtype)
             files.write_rows(name, first, rows)
             progress.advance(rows.nbytes)
-
-        def write_piece(runs: Sequence[RowSpan], start: int, piece: Tensor) -> None:
-            for run in runs_within(runs, start, start + len(piece)):
-                rows = piece[run.ours - start : run.ours - start + run.rows]
-                write(names[run.published], run.first, rows)
-
-        def write_share(_: int, share: Sequence[Entry], raise_if_cancelled: CancelCheck) -> None:
-            for entry in share:
-                runs = [run for run in row_runs(entry, self.shapes) if run.published in names]
-                self.weights.use_pieces(entry.ours, partial(write_piece, runs), raise_if_cancelled)
-
-        in_threads(write_share, self._shares(names))
-        for name in self.carried.specs:
-            if name in names:
-                write(names[name], 0, self.carried.read(name))
+            del rows  # before the next piece is read
         files.close()
 
+    def _rows(self) -> Iterator[tuple[str, int, Tensor]]:
+        """Yield name in the part, first row and rows."""
+        for entry in self.table.entries:
+            spans = [span for span in row_spans(entry) if span.published in self.names]
+            if not spans:
+                continue
+            for start, piece in self.weights.pieces(entry.ours):
+                for span in spans_within(spans, start, start + len(piece)):
+                    rows = piece[span.ours - start : span.ours - start + span.rows]
+                    yield self.names[span.published], span.first, rows
+                    del rows
+                del piece
+        for name in self.carried.specs:
+            if name in self.names:
+                yield self.names[name], 0, self.carried.read(name)
+
     def write_about(self, folder: Path, report: Callable[[str], None]) -> None:
-        """Write config.json and the card, and copy what the base folder has."""
-        copied = _copy_base(self.options, folder)
+        """Write config.json and the card, and copy files of the base folder."""
+        copied = _copy_files(self.base, self.part.base_files, folder)
         if copied:
-            report(f"copied from {self.options.base}: {', '.join(copied)}")
+            report(f"copied from {self.base}: {', '.join(copied)}")
         if self.carried.made_up:
             report(
-                f"{len(self.carried.specs)} tensors that influence no output (the tower's last "
-                f"layer, norm and head) are not in this checkpoint: they are written as zeros"
+                f"{len(self.carried.specs)} tensors that influence no output are not in this "
+                f"checkpoint: they are written as zeros, and ones in norms"
             )
-        config = _with_base(self.config, self.options, has_code=any(folder.glob("*.py")))
+        config = self.config
+        if self.options.part is Part.complete:
+            config = _with_base(config, self.base, has_code=any(folder.glob("*.py")))
         config = self.control_tokens | config
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if self.options.with_code:
-            from owl.hf.remote_code import copy_code  # needs transformers; nothing else here does
-
-            report(f"code: {', '.join(path.name for path in copy_code(folder))}")
-        card = model_card(self.model, self.checkpoint, self.specs, self.options.part)
+            report(f"code: {', '.join(path.name for path in self.family.copy_code(folder))}")
+        card = model_card(self.checkpoint, self.model, self.family, self.options.part, self.specs)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _specs(self) -> Iterator[tuple[str, TensorSpec]]:
         """Yield what is written, under the names it gets."""
         dtypes = {name: spec.dtype for name, spec in self.carried.specs.items()}
-        for entry in entries(self.model):
-            stored = self.weights.specs[entry.ours].dtype
-            dtypes |= dict.fromkeys(entry.published, stored)
-        names = _names_in(self.options.part, self.shapes)
-        for name, new in names.items():
-            if name in dtypes:  # a carried tensor may not have been published
-                dtype = self.options.dtype or dtypes[name]
-                yield new, TensorSpec(self.shapes[name], dtype)
-
-    def _shares(self, names: Mapping[str, str]) -> list[list[Entry]]:
-        """Share out over threads what the tensors in `names` are made of."""
-        return shares(
-            {
-                entry: self.weights.specs[entry.ours].nbytes
-                for entry in entries(self.model)
-                if any(name in names for name in entry.published)
-            }
-        )
-
-    def _config(self) -> dict[str, Any]:
-        dtype = str(self._dtype).removeprefix("torch.")
-        if self.options.part is Part.language_model:
-            return qwen2_config(self.model, dtype)
-        if self.options.part is Part.vision_model:
-            head = any(name.startswith("vision_model.head.") for name in self.carried.specs)
-            return siglip_config(self.model, dtype, head=head)
-        return published_config(self.model, dtype)
+        for entry in self.table.entries:
+            dtypes |= dict.fromkeys(entry.published, self.weights.specs[entry.ours].dtype)
+        shapes = self.table.shapes
+        for name, new in self.names.items():
+            if name in dtypes:  # a carried tensor may be missing
+                yield new, TensorSpec(shapes[name], self.options.dtype or dtypes[name])
 
 
 class _CarriedWeights:
-    """Published tensors that influence no output: as they came, or made up where none came.
+    """Published tensors that influence no output: as imported, or neutral where none were.
 
-    A model that was never imported (the demo's) has none; loaders ask for all names, so they are
-    zeros then, which makes the last layer the identity, and ones in the norms.
+    A model that was never imported has none. Loaders ask for all names, so they are zeros then,
+    which makes a layer the identity, and ones in the norms.
     """
 
-    def __init__(self, checkpoint: Path, model: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: Path, table: WeightTable, dtype: torch.dtype) -> None:
         path = checkpoint / CARRIED
-        self.made_up = not path.is_file()
-        self._reader = None if self.made_up else SafetensorsReader(path)
-        shapes = published_shapes(model)
+        self._reader = SafetensorsReader(path) if path.is_file() else None
+        self.made_up = self._reader is None and bool(table.carried)
         self.specs: Mapping[str, TensorSpec] = (
             self._reader.specs
             if self._reader
-            else {name: TensorSpec(shapes[name], dtype) for name in carried_names(model)}
+            else {name: TensorSpec(shape, dtype) for name, shape in table.carried.items()}
         )
 
     def read(self, name: str) -> Tensor:
@@ -257,53 +224,38 @@ class _CarriedWeights:
         return torch.full(spec.shape, float(is_scale), dtype=spec.dtype)
 
 
-def _names_in(part: Part, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Which published tensors a part has, and what they are called in it."""
-    if part is Part.language_model:
-        return {
-            name: name.removeprefix("language_model.")
-            for name in shapes
-            if name.startswith("language_model.") and not name.endswith(_MEDIA_TAILS)
-        }
-    if part is Part.vision_model:
-        return {name: name for name in shapes if name.startswith("vision_model.")}
-    return {name: name for name in shapes}
-
-
-def _copy_base(options: ExportOptions, folder: Path) -> list[str]:
-    """Copy what goes along from the base folder; returns the names."""
-    if options.base is None or options.part is Part.vision_model:
-        return []
-    patterns = _OWL3_FILES if options.part is Part.owl3 else _TOKENIZER_FILES
+def _copy_files(base: Path | None, patterns: tuple[str, ...], folder: Path) -> list[str]:
+    """Copy the files that match a pattern; returns their names."""
     copied = []
-    for path in sorted(options.base.iterdir()):
+    for path in sorted(base.iterdir()) if base else []:
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
             shutil.copyfile(path, folder / path.name)
             copied.append(path.name)
     return copied
 
 
-def _with_base(config: dict[str, Any], options: ExportOptions, *, has_code: bool) -> dict[str, Any]:
-    """Fill in from the base folder what we do not know, such as control token ids."""
-    if options.base is None or options.part is Part.vision_model:
+def _with_base(config: dict[str, Any], base: Path | None, *, has_code: bool) -> dict[str, Any]:
+    """Add fields that only the base folder's config.json has, such as control token ids."""
+    path = base / "config.json" if base else None
+    if path is None or not path.is_file():
         return config
-    path = options.base / "config.json"
-    if path.is_file() and options.part is Part.owl3:
-        base = json.loads(path.read_text(encoding="utf-8"))
-        # Said by newer transformers in other words than ours, which would contradict.
-        for renamed in ("dtype", "rope_parameters", "transformers_version"):
-            base.pop(renamed, None)
-        if not has_code:
-            base.pop("auto_map", None)
-        vision = base.get("vision_config", {}) | config["vision_config"]
-        config = base | config | {"vision_config": vision}
-    return config
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    # Newer transformers' names of fields that are written here under their older names.
+    for renamed in ("dtype", "rope_parameters", "transformers_version"):
+        theirs.pop(renamed, None)
+    if not has_code:
+        theirs.pop("auto_map", None)
+    nested = {
+        name: theirs.get(name, {}) | fields
+        for name, fields in config.items()
+        if isinstance(fields, dict)
+    }
+    return theirs | config | nested
 
 
-def _control_tokens(options: ExportOptions, model: ModelConfig) -> dict[str, int]:
-    """Ids of the control tokens, where a tokenizer goes along."""
-    base = options.base
-    if base is None or options.part is Part.vision_model or tokenizer_problem(base):
+def _control_tokens(base: Path | None, model: ModelConfig) -> dict[str, int]:
+    """Return the ids of the control tokens, where a tokenizer is copied."""
+    if base is None or tokenizer_problem(base):
         return {}
     tokenizer = load_tokenizer(base)
     if tokenizer.vocab_size > model.vocab_size:

@@ -13,15 +13,12 @@ from owl.checkpoint.inference import loaded_model
 from owl.checkpoint.load import check_same_model
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
-from owl.config.run import ModelConfig
 from owl.convert.check import check_ours, check_published, without_tied_copy
+from owl.convert.families import family_of_folder, weight_table
 from owl.convert.probe import make_probe
 from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder, SafetensorsReader
-from owl.convert.shapes import published_shapes
-from owl.data.samples import PackedBatch
-from owl.families.owl3.published import carried_names, entries
-from owl.families.owl3.published_config import owl3_config
+from owl.convert.table import WeightTable
 
 LOGITS_TOLERANCE = 1e-4  # in float32, relative to the largest logit: two codes sum in two orders
 _LINES = 20
@@ -78,33 +75,35 @@ def verify(
     """Compare a published folder and a checkpoint.
 
     The tensors are read one at a time. The logits are computed in float32 by two implementations,
-    one after the other: the folder's by owl.hf, the checkpoint's by the training model.
+    one after the other: the folder's by the inference code, the checkpoint's by the training model.
 
     Args:
-        hf: Owl3 folder.
+        hf: published folder.
         checkpoint: checkpoint, or run folder whose newest is taken.
-        logits: whether to compute them.
+        logits: whether to compare logits.
         seed: of the probe.
-        report: gets lines about progress.
+        report: receives lines about progress.
 
     Raises:
         CheckpointError: the two are different models (sizes, layers), or one is damaged.
     """
     checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
     folder = HfFolder(hf)
-    model = owl3_config(folder.config, folder.names, hf.resolve().name)
+    family = family_of_folder(folder.config, folder.names, folder.folder)
+    model = family.read_config(folder.config, folder.names, hf.resolve().name)
+    table = weight_table(family, model)
     check_same_model(checkpoint, model, "--hf", "Name the folder and a checkpoint of one model.")
-    published = without_tied_copy(folder, model, report)
-    check_published(str(hf), published, model, optional=carried_names(model))
+    published = without_tied_copy(folder, family, model, report)
+    check_published(str(hf), published, table)
     compared, differences = 0, []
-    for found in _compare(folder, checkpoint, model, report):
+    for found in _compare(folder, checkpoint, table, report):
         compared += 1
         if found is not None:
             differences.append(found)
     if not logits:
         return Report(compared, differences)
     probe = make_probe(model, seed)
-    theirs = _published_logits(hf, probe)
+    theirs = family.logits(hf, probe)
     with loaded_model(checkpoint) as loaded:
         ours = loaded.logits(probe).cpu()
     worst = float((theirs - ours).abs().max())
@@ -112,7 +111,7 @@ def verify(
 
 
 def compare_tensors(published: Tensor, ours: Tensor) -> str | None:
-    """Say how two tensors of one published name differ; None where no bit does."""
+    """Describe how two tensors of one published name differ; None where no bit does."""
     if published.dtype != ours.dtype:
         return f"{_dtype(published)} in the folder, {_dtype(ours)} in the checkpoint"
     if torch.equal(published.view(torch.uint8), ours.contiguous().view(torch.uint8)):
@@ -129,22 +128,21 @@ def compare_tensors(published: Tensor, ours: Tensor) -> str | None:
 
 
 def _compare(
-    folder: HfFolder, checkpoint: Path, model: ModelConfig, report: Callable[[str], None]
+    folder: HfFolder, checkpoint: Path, table: WeightTable, report: Callable[[str], None]
 ) -> Iterator[Difference | None]:
     """Yield a difference, or None, for each tensor of either side."""
     weights = CheckpointTensors(checkpoint)
-    check_ours(str(checkpoint), weights.specs, model)
-    shapes = published_shapes(model)
+    check_ours(str(checkpoint), weights.specs, table)
     progress = Progress("verify", sum(spec.nbytes for spec in folder.specs.values()), report)
-    for entry in entries(model):
-        whole = weights.read(entry.ours)
+    for entry in table.entries:
+        weight = weights.read(entry.ours)
         if len(entry.published) == 1:  # without the padding rows of a vocabulary
-            whole = whole[: shapes[entry.published[0]][0]]
-        for name, ours in zip(entry.published, entry.to_published(whole), strict=True):
+            weight = weight[: entry.shapes[0][0]]
+        for name, ours in zip(entry.published, entry.to_published(weight), strict=True):
             what = compare_tensors(folder.read(name), ours)
             yield Difference(name, entry.ours, what) if what else None
             progress.advance(folder.specs[name].nbytes)
-    yield from _compare_carried(folder, checkpoint, carried_names(model))
+    yield from _compare_carried(folder, checkpoint, list(table.carried))
 
 
 def _compare_carried(
@@ -164,22 +162,6 @@ def _compare_carried(
         elif any(sides.values()):
             there = next(side for side, has in sides.items() if has)
             yield Difference(name, CARRIED, f"only in {there} (it influences no output)")
-
-
-def _published_logits(hf: Path, probe: PackedBatch) -> Tensor:
-    """Compute the probe's logits with owl.hf, sample by sample: [t, v]."""
-    from owl.hf import Owl3ForConditionalGeneration  # needs transformers; nothing else here does
-
-    model = Owl3ForConditionalGeneration.from_pretrained(hf, dtype=torch.float32).eval()
-    logits = []
-    first = 0
-    for tokens, offsets in zip(probe.tokens.split(probe.seqlens), probe.media_offset, strict=True):
-        tiles = probe.pixel_values[first : first + len(offsets)]
-        first += len(offsets)
-        media = {"pixel_values": tiles, "media_offset": [offsets]} if offsets else {}
-        with torch.no_grad():
-            logits.append(model(input_ids=tokens[None], use_cache=False, **media).logits[0])
-    return torch.cat(logits)
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -141,7 +141,8 @@ def _make_shards(folder: Path) -> None:
 
 
 def _make_start(folder: Path) -> None:
-    from owl.convert.init import InitOptions, init_checkpoint
+    from owl.convert.init import init_checkpoint
+    from owl.convert.start import InitOptions
     from owl.demo.text import VOCABULARY
 
     options = InitOptions(

@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, Trainable
+from owl.convert.families import PUBLISHED, family_of_folder
 from owl.data.samples import IGNORE_INDEX, PackedBatch
 from owl.errors import CheckpointError
-from owl.families.owl3.published import entries
-from owl.families.owl3.published_config import owl3_config
 
 LOGITS_TOLERANCE = 5e-5  # absolute; logits reach 21
 FEATURES_TOLERANCE = 1e-5  # absolute
@@ -100,7 +99,9 @@ def load_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], list[Case
                 f"model.safetensors, index.json and a CASE.safetensors for each case."
             )
     weights = load_file(folder / "model.safetensors")
-    config = owl3_config(json.loads((folder / "config.json").read_text()), weights, folder.name)
+    about = json.loads((folder / "config.json").read_text())
+    family = family_of_folder(about, weights.keys(), folder)
+    config = family.read_config(about, weights.keys(), folder.name)
     index = json.loads((folder / "index.json").read_text())
     return config, weights, [_load_case(folder, name, about) for name, about in index.items()]
 
@@ -128,7 +129,7 @@ def _build(
     (chunk,) = build_model(config, parallel, Precision.fp32, groups)
     ours = (
         (entry.ours, entry.to_ours(tuple(weights[name] for name in entry.published)))
-        for entry in entries(config)
+        for entry in PUBLISHED[config.family].entries(config)
     )
     missing = load_whole([chunk], ours)
     if missing:
@@ -243,7 +244,7 @@ def published_gradients(
     from owl.mcore.parameters import VOCABULARY_TABLES, gather_whole, global_names
 
     parameters = dict(global_names([chunk]))
-    for entry in entries(config):
+    for entry in PUBLISHED[config.family].entries(config):
         parameter = parameters[entry.ours]
         if not parameter.requires_grad:
             continue

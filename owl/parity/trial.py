@@ -15,8 +15,8 @@ from owl.config.run import (
     OptimConfig,
     Precision,
 )
+from owl.convert.families import PUBLISHED
 from owl.data.samples import PackedBatch
-from owl.families.owl3.published import entries
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
 from owl.mcore.process_groups import ProcessGroups
@@ -212,7 +212,7 @@ def _gather(
 
 def _published(ours: FullTensors, model: ModelConfig) -> list[tuple[str, Tensor]]:
     pairs: list[tuple[str, Tensor]] = []
-    for entry in entries(model):
+    for entry in PUBLISHED[model.family].entries(model):
         if entry.ours not in ours:
             continue
         whole = ours[entry.ours]

@@ -1,218 +1,231 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two-column table: how published checkpoints and ours name the same weights.
+"""The published form of mPLUG-Owl3: names and shapes of its weights, and what it exports.
 
-`entries(model)` writes it out for one model: every weight of ours, the published tensors it is made
-of, and the pure re-layout between them. Everything else in owl/convert walks this list.
+This module implements owl.convert.families.Published.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from owl.config.run import ModelConfig, ProjectorKind
-from owl.convert import layouts
+from owl.convert.config_fields import qwen2_config, siglip_config
+from owl.convert.export_part import MODEL_FILES, TOKENIZER_FILES, ExportPart, Part
+from owl.convert.parts import (
+    ABSTRACTOR,
+    ABSTRACTOR_LAYER,
+    DECODER,
+    DECODER_LAYER,
+    OUTPUT_LAYER,
+    decoder_sizes,
+    tower_sizes,
+)
+from owl.convert.table import Entry, Row, Shape, expand, published_shapes
+from owl.data.samples import PackedBatch
 from owl.families.owl3.config import FusionKind
+from owl.families.owl3.published_config import claims, read_config, write_config
+from owl.families.owl3.start import start
+from owl.families.owl3.variants_owl3 import VARIANTS
 
-Tensors: TypeAlias = tuple[Tensor, ...]
+__all__ = [
+    "PARTS",
+    "VARIANTS",
+    "carried",
+    "claims",
+    "copy_code",
+    "describe",
+    "entries",
+    "logits",
+    "read_config",
+    "start",
+    "write_config",
+]
 
 # fmt: off
-_TOWER = [
-    # published, below vision_model.                     ours, below vision_tower.
-    ("embeddings.patch_embedding.weight",                "patch_embedding.weight"),
-    ("embeddings.patch_embedding.bias",                  "patch_embedding.bias"),
-    ("embeddings.position_embedding.weight",             "position_embedding"),
+_TOWER: list[Row] = [
+    # published, below `vision_model.`      ours, below `vision_tower.`              shape
+    ("embeddings.patch_embedding.{p}",      "patch_embedding.{p}",                   "h 3 s s"),
+    ("embeddings.position_embedding.weight", "position_embedding",                   "p h"),
 ]
-_TOWER_LAYER = [
-    # published, below vision_model.encoder.layers.{i}.  ours, below vision_tower.encoder.layers.{i}
-    ("layer_norm1.{p}",                                  "input_layernorm.{p}"),
-    ("self_attn.{q,k,v}_proj.{p}",                       "self_attention.linear_qkv.{p}"),
-    ("self_attn.out_proj.{p}",                           "self_attention.linear_proj.{p}"),
-    ("layer_norm2.{p}",                                  "pre_mlp_layernorm.{p}"),
-    ("mlp.fc1.{p}",                                      "mlp.linear_fc1.{p}"),
-    ("mlp.fc2.{p}",                                      "mlp.linear_fc2.{p}"),
+_TOWER_LAYER: list[Row] = [
+    # published, below `vision_model.encoder.layers.{i}.`
+    #                                       ours, below `vision_tower.encoder.layers.{i}.`
+    ("layer_norm1.{p}",                     "input_layernorm.{p}",                   "h"),
+    ("self_attn.{q,k,v}_proj.{p}",          "self_attention.linear_qkv.{p}",         "h h"),
+    ("self_attn.out_proj.{p}",              "self_attention.linear_proj.{p}",        "h h"),
+    ("layer_norm2.{p}",                     "pre_mlp_layernorm.{p}",                 "h"),
+    ("mlp.fc1.{p}",                         "mlp.linear_fc1.{p}",                    "f h"),
+    ("mlp.fc2.{p}",                         "mlp.linear_fc2.{p}",                    "h f"),
 ]
-_CARRIED = [
-    # published, below vision_model.
-    "post_layernorm.{p}",
-    "head.probe",
-    "head.attention.in_proj_weight",
-    "head.attention.in_proj_bias",
-    "head.attention.out_proj.{p}",
-    "head.layernorm.{p}",
-    "head.mlp.fc1.{p}",
-    "head.mlp.fc2.{p}",
+_CARRIED: list[Row] = [
+    # published, below `vision_model.`      no weight of ours                        shape
+    ("post_layernorm.{p}",                  "",                                      "h"),
+    ("head.probe",                          "",                                      "1 1 h"),
+    ("head.attention.in_proj_weight",       "",                                      "3h h"),
+    ("head.attention.in_proj_bias",         "",                                      "3h"),
+    ("head.attention.out_proj.{p}",         "",                                      "h h"),
+    ("head.layernorm.{p}",                  "",                                      "h"),
+    ("head.mlp.fc1.{p}",                    "",                                      "f h"),
+    ("head.mlp.fc2.{p}",                    "",                                      "h f"),
 ]
-_PROJECTOR = {
+_PROJECTOR: dict[ProjectorKind, list[Row]] = {
+    # published, below `vision2text_model`  ours, below `projector.`                 shape
     ProjectorKind.linear: [
-        ("vision2text_model.{p}",                        "projector.linear.{p}"),
+        (".{p}",                            "linear.{p}",                            "h t"),
     ],
     ProjectorKind.mlp: [
-        ("vision2text_model.0.{p}",                      "projector.linear_fc1.{p}"),
-        ("vision2text_model.2.{p}",                      "projector.linear_fc2.{p}"),
+        (".0.{p}",                          "linear_fc1.{p}",                        "h t"),
+        (".2.{p}",                          "linear_fc2.{p}",                        "h h"),
     ],
-    # No Owl3 with an abstractor is published: these are mPLUG-Owl2's names in the projector's
-    # place, without the position tables: constants, which the released Owl2 files lack as well.
-    ProjectorKind.abstractor: [
-        ("vision2text_model.query_embeds",               "projector.queries"),
-        ("vision2text_model.visual_fc.{p}",              "projector.linear_out.{p}"),
-        ("vision2text_model.vit_eos",                    "projector.end_vector"),
-    ],
+    # No Owl3 with an abstractor is published, but its decoder and tower are exported, and for that
+    # its checkpoint is checked: these are mPLUG-Owl2's names in the projector's place.
+    ProjectorKind.abstractor: [(f".{theirs}", ours, shape) for theirs, ours, shape in ABSTRACTOR],
 }
-_ABSTRACTOR_LAYER = [
-    # published, below ...encoder.layers.{i}.crossattention.   ours, below projector.layers.{i}.
-    ("norm1.{p}",                                        "input_layernorm.{p}"),
-    ("normk.{p}",                                        "media_layernorm.{p}"),
-    ("attention.query.{p}",                              "linear_q.{p}"),
-    ("attention.key.{p}",                                "linear_k.{p}"),
-    ("attention.value.{p}",                              "linear_v.{p}"),
-    ("output.out_proj.{p}",                              "linear_proj.{p}"),
-    ("output.norm2.{p}",                                 "pre_mlp_layernorm.{p}"),
-    ("output.mlp.w1.{p}",                                "mlp.linear_gate.{p}"),
-    ("output.mlp.w3.{p}",                                "mlp.linear_up.{p}"),
-    ("output.mlp.ffn_ln.{p}",                            "mlp.layernorm.{p}"),
-    ("output.mlp.w2.{p}",                                "mlp.linear_down.{p}"),
+# In the layers that see images. published, below `language_model.model.layers.{i}.`
+#                                           ours, below `decoder.layers.{i}.`        shape
+_HYPER_LAYER: list[Row] = [
+    # v_kv_proj has the row order of linear_media_kv: head by head, key before value.
+    ("self_attn.v_kv_proj.{p}",             "self_attention.linear_media_kv.{p}",    "2k h"),
 ]
-_DECODER = [
-    # published, below language_model.                   ours
-    ("model.embed_tokens.weight",                        "embedding.word_embeddings.weight"),
-    ("model.norm.weight",                                "decoder.final_layernorm.weight"),
-]
-_DECODER_LAYER = [
-    # published, below language_model.model.layers.{i}.  ours, below decoder.layers.{i}.
-    ("input_layernorm.weight",                           "input_layernorm.weight"),
-    ("self_attn.{q,k,v}_proj.weight",                    "self_attention.linear_qkv.weight"),
-    ("self_attn.{q,k,v}_proj.bias",                      "self_attention.linear_qkv.bias"),
-    ("self_attn.o_proj.weight",                          "self_attention.linear_proj.weight"),
-    ("post_attention_layernorm.weight",                  "pre_mlp_layernorm.weight"),
-    ("mlp.{gate,up}_proj.weight",                        "mlp.linear_fc1.weight"),
-    ("mlp.down_proj.weight",                             "mlp.linear_fc2.weight"),
-]
-_HYPER_LAYER = [
-    # v_kv_proj already lies as linear_media_kv does: head by head, key before value.
-    ("self_attn.v_kv_proj.{p}",                          "self_attention.linear_media_kv.{p}"),
-]
-_FUSION = {
+_FUSION: dict[FusionKind, list[Row]] = {
     FusionKind.token_gate: [
-        ("self_attn.gate_proj.0.{p}",                    "self_attention.fusion.{p}"),
+        ("self_attn.gate_proj.0.{p}",       "self_attention.fusion.{p}",             "d d"),
     ],
     FusionKind.static_gate: [
-        ("self_attn.gate",                               "self_attention.fusion.gate"),
+        ("self_attn.gate",                  "self_attention.fusion.gate",            "q"),
     ],
     FusionKind.joint_softmax: [],
 }
 # fmt: on
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One weight of ours and the published tensors it is made of."""
-
-    ours: str
-    published: tuple[str, ...]
-    to_ours: Callable[[Tensors], Tensor]
-    to_published: Callable[[Tensor], Tensors]
+_MEDIA = (
+    ".v_kv_proj.weight",
+    ".v_kv_proj.bias",
+    ".self_attn.gate_proj.0.weight",
+    ".self_attn.gate_proj.0.bias",
+    ".self_attn.gate",
+)  # fmt: skip
 
 
 def entries(model: ModelConfig) -> Iterator[Entry]:
     """Yield every weight that training computes with, in the order of the forward pass."""
-    tower = model.vision_tower
-    merge = _Merge(model)
-    tower_merge = _Merge(model, heads=tower.num_attention_heads, groups=tower.num_attention_heads)
-    for theirs, ours in _TOWER:
-        yield merge.entry(f"vision_model.{theirs}", f"vision_tower.{ours}")
-    for i in range(tower.num_layers - 1):
-        for theirs, ours in _parameters(_TOWER_LAYER):
-            yield tower_merge.entry(
-                f"vision_model.encoder.layers.{i}.{theirs}",
-                f"vision_tower.encoder.layers.{i}.{ours}",
-            )
-    for theirs, ours in _projector(model):
-        yield merge.entry(theirs, ours)
-    for theirs, ours in _DECODER:
-        yield merge.entry(f"language_model.{theirs}", ours)
-    for i in range(model.num_layers):
-        table = list(_DECODER_LAYER)
-        if i in model.hyper_attention.layer_indices:
-            table += _parameters(_HYPER_LAYER + _FUSION[model.hyper_attention.fusion])
-        for theirs, ours in table:
-            yield merge.entry(
-                f"language_model.model.layers.{i}.{theirs}", f"decoder.layers.{i}.{ours}"
-            )
-    if not model.tie_word_embeddings:
-        yield merge.entry("language_model.lm_head.weight", "output_layer.weight")
-
-
-def is_carried(published: str, model: ModelConfig) -> bool:
-    """Say whether a published tensor influences no output but has to come back on export.
-
-    The tower's last layer, final norm and pooling head: the feature used is hidden_states[-2].
-    """
-    last = model.vision_tower.num_layers - 1
-    prefixes = (f"encoder.layers.{last}.", "post_layernorm.", "head.")
-    return published.startswith(tuple(f"vision_model.{prefix}" for prefix in prefixes))
-
-
-def carried_names(model: ModelConfig) -> list[str]:
-    """Name every published tensor that is_carried, as the released checkpoints hold them."""
-    last = f"vision_model.encoder.layers.{model.vision_tower.num_layers - 1}"
-    layer = [
-        f"{last}.{theirs.replace('{q,k,v}', part)}"
-        for theirs, _ in _parameters(_TOWER_LAYER)
-        for part in ("qkv" if "{q,k,v}" in theirs else " ")
-    ]
-    rest = [f"vision_model.{name}" for name, _ in _parameters([(name, "") for name in _CARRIED])]
-    return layer + rest
-
-
-def _projector(model: ModelConfig) -> Iterator[tuple[str, str]]:
-    yield from _parameters(_PROJECTOR[model.projector])
+    decoder, tower = decoder_sizes(model), tower_sizes(model)
+    yield from expand(_TOWER, "vision_model.", "vision_tower.", tower)
+    for i in range(model.vision_tower.num_layers - 1):
+        yield from _tower_layer(model, i)
+    yield from expand(_PROJECTOR[model.projector], "vision2text_model", "projector.", decoder)
     if model.projector is ProjectorKind.abstractor:
         for i in range(model.abstractor.num_layers):
-            for theirs, ours in _parameters(_ABSTRACTOR_LAYER):
-                yield (
-                    f"vision2text_model.encoder.layers.{i}.crossattention.{theirs}",
-                    f"projector.layers.{i}.{ours}",
-                )
+            published = f"vision2text_model.encoder.layers.{i}.crossattention."
+            yield from expand(ABSTRACTOR_LAYER, published, f"projector.layers.{i}.", decoder)
+    yield from expand(DECODER, "language_model.model.", "", decoder)
+    for i in range(model.num_layers):
+        table: Sequence[Row] = DECODER_LAYER
+        if i in model.hyper_attention.layer_indices:
+            table = [*table, *_HYPER_LAYER, *_FUSION[model.hyper_attention.fusion]]
+        published = f"language_model.model.layers.{i}."
+        yield from expand(table, published, f"decoder.layers.{i}.", decoder)
+    if not model.tie_word_embeddings:
+        yield from expand(OUTPUT_LAYER, "language_model.", "", decoder)
 
 
-def _parameters(table: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Write `{p}` out as weight and bias."""
-    return [
-        (theirs.replace("{p}", p), ours.replace("{p}", p))
-        for theirs, ours in table
-        for p in (["weight", "bias"] if "{p}" in theirs else [""])
-    ]
+def carried(model: ModelConfig) -> dict[str, Shape]:
+    """Return the tensors that influence no output: the tower's last layer, final norm and head.
+
+    The features are hidden_states[-2], the output of the layer before the last.
+    """
+    last = _tower_layer(model, model.vision_tower.num_layers - 1)
+    rest = expand(_CARRIED, "vision_model.", "", tower_sizes(model))
+    return published_shapes([*last, *rest])
 
 
-def _merge_qkv(parts: Tensors, num_kv_heads: int) -> Tensor:
-    query, key, value = parts
-    return layouts.merge_qkv(query, key, value, num_kv_heads)
+def _tower_layer(model: ModelConfig, i: int) -> Iterator[Entry]:
+    yield from expand(
+        _TOWER_LAYER,
+        f"vision_model.encoder.layers.{i}.",
+        f"vision_tower.encoder.layers.{i}.",
+        tower_sizes(model),
+    )
 
 
-class _Merge:
-    """Chooses the re-layout that a row of the table needs."""
+def describe(model: ModelConfig) -> dict[str, str]:
+    """Return what a model card reports of this family's settings, by title."""
+    attention, tower = model.hyper_attention, model.vision_tower
+    layers = ", ".join(str(index + 1) for index in attention.layer_indices)
+    return {
+        "layers that see images": f"{layers} (counted from 1), {attention.fusion}",
+        "tiles": f"{tower.image_size} px, {tower.patches_per_tile} patches",
+    }
 
-    def __init__(
-        self, model: ModelConfig, heads: int | None = None, groups: int | None = None
-    ) -> None:
-        self.heads = heads or model.num_attention_heads
-        self.groups = groups or model.num_kv_heads
 
-    def entry(self, theirs: str, ours: str) -> Entry:
-        if "{q,k,v}" in theirs:
-            names = tuple(theirs.replace("{q,k,v}", part) for part in "qkv")
-            return Entry(
-                ours,
-                names,
-                partial(_merge_qkv, num_kv_heads=self.groups),
-                partial(layouts.split_qkv, num_heads=self.heads, num_kv_heads=self.groups),
-            )
-        if "{gate,up}" in theirs:
-            names = tuple(theirs.replace("{gate,up}", part) for part in ("gate", "up"))
-            return Entry(
-                ours, names, lambda parts: layouts.merge_gate_up(*parts), layouts.split_gate_up
-            )
-        return Entry(ours, (theirs,), lambda parts: parts[0], lambda merged: (merged,))
+def copy_code(folder: Path) -> list[Path]:
+    """Copy the inference code into an exported folder; returns the files."""
+    from owl.hf import remote_code  # imports transformers, which nothing else here needs
+
+    return remote_code.copy_code(folder)
+
+
+def logits(folder: Path, batch: PackedBatch) -> Tensor:
+    """Compute logits with the inference code, sample by sample, in float32: [t, v]."""
+    from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
+
+    model = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    samples = []
+    first = 0
+    for tokens, offsets in zip(batch.tokens.split(batch.seqlens), batch.media_offset, strict=True):
+        tiles = batch.pixel_values[first : first + len(offsets)]
+        first += len(offsets)
+        media = {"pixel_values": tiles, "media_offset": [offsets]} if offsets else {}
+        with torch.no_grad():
+            samples.append(model(input_ids=tokens[None], use_cache=False, **media).logits[0])
+    return torch.cat(samples)
+
+
+def _complete_config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
+    return write_config(model, dtype)
+
+
+def _language_config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
+    return qwen2_config(model, dtype)
+
+
+def _vision_config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
+    head = any(name.startswith("vision_model.head.") for name in names)
+    return siglip_config(model, dtype, head=head)
+
+
+PARTS = {
+    Part.complete: ExportPart(
+        config=_complete_config,
+        loading=(
+            "import owl.hf  # registers mplugowl3 with transformers' Auto classes\n"
+            "from transformers import AutoModelForCausalLM\n\n"
+            "model = AutoModelForCausalLM.from_pretrained(FOLDER)"
+        ),
+        pipeline_tag="image-text-to-text",
+        base_files=MODEL_FILES,
+    ),
+    Part.language_model: ExportPart(
+        config=_language_config,
+        loading=(
+            "from transformers import Qwen2ForCausalLM\n\n"
+            "model = Qwen2ForCausalLM.from_pretrained(FOLDER)"
+        ),
+        pipeline_tag="text-generation",
+        base_files=TOKENIZER_FILES,
+        prefix="language_model.",
+        removed_prefix="language_model.",
+        excluded=_MEDIA,
+    ),
+    Part.vision_model: ExportPart(
+        config=_vision_config,
+        loading=(
+            "from transformers import SiglipVisionModel\n\n"
+            "model = SiglipVisionModel.from_pretrained(FOLDER)"
+        ),
+        pipeline_tag="image-feature-extraction",
+        prefix="vision_model.",
+    ),
+}

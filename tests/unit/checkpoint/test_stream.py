@@ -1,54 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in pieces and in threads: an error ends all of them, large pieces take turns."""
+"""Weights are written and read in pieces, one of them in memory at a time."""
 
-import time
-from threading import Barrier, Event
+import weakref
 
-import pytest
 import torch
 
 from owl.checkpoint.stream import CheckpointTensors, write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.checkpoint.threads import in_threads
 
-ROWS = 4_000
-SPECS = {name: TensorSpec((ROWS, 1), torch.float32) for name in ("first", "second")}
+SPECS = {name: TensorSpec((6, 2), torch.float32) for name in ("first", "second")}
 
 
-def test_an_error_ends_the_others_within_a_piece(tmp_path):
-    met, written = Barrier(2, timeout=10), []
+class Source:
+    """Makes pieces of two rows and counts how many of them exist when it makes one."""
 
-    def pieces(name):
-        met.wait()
-        if name == "second":
-            raise OSError("no room")
-        for row in range(ROWS):  # takes seconds, unless it is stopped
-            time.sleep(0.001)
-            written.append(row)
-            yield row, torch.zeros(1, 1)
+    def __init__(self) -> None:
+        self.alive: set[int] = set()
+        self.most = 0
 
-    with pytest.raises(OSError, match="no room"):
-        write_weights(tmp_path, SPECS, pieces)
-    assert len(written) < ROWS
+    def pieces(self, name):
+        for first in range(0, 6, 2):
+            piece = torch.full((2, 2), float(first))
+            key = id(piece)
+            self.alive.add(key)
+            self.most = max(self.most, len(self.alive))
+            weakref.finalize(piece, self.alive.discard, key)
+            yield first, piece
+            del piece
 
 
-@pytest.mark.parametrize(("large", "together"), [(ROWS * 4 - 1, False), (ROWS * 4, True)])
-def test_of_large_pieces_one_is_in_memory(tmp_path, monkeypatch, large, together):
-    write_weights(tmp_path, SPECS, lambda name: [(0, torch.ones(ROWS, 1))])
-    monkeypatch.setattr("owl.checkpoint.stream.LARGE", large)
-    tensors, inside, seen = CheckpointTensors(tmp_path), [], Event()
+def test_one_piece_is_in_memory_while_writing(tmp_path):
+    source = Source()
 
-    def use(first, piece):
-        inside.append(first)
-        if len(inside) == 2:
-            seen.set()
-        seen.wait(timeout=10 if together else 0.3)
-        inside.pop()
+    write_weights(tmp_path, SPECS, source.pieces)
 
-    in_threads(
-        lambda number, names, raise_if_cancelled: [
-            tensors.use_pieces(name, use, raise_if_cancelled) for name in names
-        ],
-        [["first"], ["second"]],
-    )
-    assert seen.is_set() == together
+    assert source.most == 1
+
+
+def test_pieces_come_back_as_they_were_written(tmp_path):
+    write_weights(tmp_path, SPECS, Source().pieces)
+
+    tensors = CheckpointTensors(tmp_path)
+
+    assert tensors.specs == SPECS
+    pieces = list(tensors.pieces("second"))
+    assert [first for first, _ in pieces] == [0, 2, 4]
+    assert torch.equal(torch.cat([piece for _, piece in pieces]), tensors.read("second"))
+    assert torch.equal(tensors.read("second")[:, 0], torch.tensor([0.0, 0, 2, 2, 4, 4]))

@@ -22,11 +22,13 @@ from owl.config.node import build_node
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, ProjectorKind
 from owl.convert.check import check_ours
 from owl.convert.command_line import parse
+from owl.convert.export_part import Part
+from owl.convert.families import PUBLISHED, weight_table
 from owl.convert.from_hf import PIECE_BYTES, import_checkpoint
-from owl.convert.to_hf import ExportOptions, Part, export_checkpoint
+from owl.convert.to_hf import ExportOptions, export_checkpoint
 from owl.errors import CheckpointError
 from owl.families.owl3.config import FusionKind
-from owl.families.owl3.published_config import owl3_config, published_config
+from owl.families.owl3.published_config import read_config, write_config
 from owl.mcore.parameters import global_names
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
@@ -261,17 +263,17 @@ def test_a_dry_run_prints_the_805_published_names_and_shapes(monkeypatch, capsys
 def test_a_combination_that_was_never_published_says_so_in_its_config():
     model = tiny_model(FusionKind.static_gate, projector=ProjectorKind.mlp)
 
-    config = published_config(model, "float32")
+    config = write_config(model, "float32")
 
     names = ["language_model.model.layers.1.self_attn.gate", "layers.1.self_attn.v_kv_proj.weight"]
     assert config["projector"] == "mlp"
-    again = owl3_config(config, names, model.name)
+    again = read_config(config, names, model.name)
     assert again == build_node(ModelConfig, vars(model))
 
 
 def test_an_abstractor_has_no_published_form():
-    with pytest.raises(CheckpointError, match="projector=abstractor has no place"):
-        published_config(tiny_model(projector=ProjectorKind.abstractor), "float32")
+    with pytest.raises(CheckpointError, match="projector=abstractor cannot be exported"):
+        write_config(tiny_model(projector=ProjectorKind.abstractor), "float32")
 
 
 @pytest.mark.parametrize("part", ["owl3", "language-model", "vision-model"])
@@ -281,7 +283,7 @@ def test_every_model_that_dry_run_offers_has_an_answer(part, monkeypatch, capsys
         monkeypatch.setattr(sys, "argv", command)
         run, options = parse()
         if path.stem == "owl3_tiny_abstractor" and part == "owl3":
-            with pytest.raises(CheckpointError, match="projector=abstractor has no place"):
+            with pytest.raises(CheckpointError, match="projector=abstractor cannot be exported"):
                 run(options)
         else:
             run(options)
@@ -294,7 +296,7 @@ def test_an_abstractors_checkpoint_has_the_shapes_that_export_expects():
     with process_groups(one, alone=True) as groups:
         weights = dict(global_names(build_model(model, one, Precision.fp32, groups)))
     specs = {name: TensorSpec(tuple(w.shape), w.dtype) for name, w in weights.items()}
-    check_ours("the model", specs, model)
+    check_ours("the model", specs, weight_table(PUBLISHED[model.family], model))
 
 
 def test_a_checkpoint_that_carries_nothing_gets_neutral_tensors(checkpoint, hf, tmp_path):

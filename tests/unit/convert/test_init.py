@@ -14,7 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from owl.checkpoint.load import load_model_config, load_weights
 from owl.config.run import DeviceKind, ParallelConfig, Precision
-from owl.convert.init import InitOptions, init_checkpoint
+from owl.convert.init import init_checkpoint
+from owl.convert.start import InitOptions
 from owl.errors import CheckpointError
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model

@@ -6,7 +6,8 @@ import pytest
 from owl.config.run import ProjectorKind
 from owl.errors import CheckpointError
 from owl.families.owl3.config import FusionKind
-from owl.families.owl3.published_config import build_config, owl3_config, variant_of
+from owl.families.owl3.published_config import build_config, claims, read_config
+from owl.families.owl3.variants_owl3 import variant_of
 
 LANGUAGE = {
     "hidden_size": 32,
@@ -33,14 +34,28 @@ def test_tensor_names_tell_the_variant(names, variant):
 
 
 def test_a_checkpoint_without_image_layers_is_sent_to_init():
+    hf = LANGUAGE | {"hyper_layers": [1], "vision_config": {}}
     with pytest.raises(CheckpointError, match=r"owl\.convert init"):
-        variant_of(["model.embed_tokens.weight"])
+        read_config(hf, ["model.embed_tokens.weight"], "owl")
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "claimed"),
+    [
+        ({"model_type": "mplugowl3"}, [], True),
+        ({"model_type": "mplug_owl2"}, [MEDIA], False),
+        ({}, [MEDIA], True),  # early folders have no model_type
+        ({}, ["model.embed_tokens.weight"], False),
+    ],
+)
+def test_folders_are_recognised_by_model_type_or_else_by_names(config, names, claimed):
+    assert claims(config, names) is claimed
 
 
 def test_published_hyper_layers_count_from_one():
     hf = LANGUAGE | {"hyper_layers": [1, 3], "vision_config": {"image_size": 28}}
 
-    model = owl3_config(hf, [MEDIA, f"{LAYER}.gate"], "owl")
+    model = read_config(hf, [MEDIA, f"{LAYER}.gate"], "owl")
 
     assert model.hyper_attention.layer_indices == [0, 2]
     assert model.hyper_attention.fusion is FusionKind.static_gate

@@ -39,8 +39,8 @@ def check_folder(path: Path) -> None:
     missing tensor with random numbers, and only log it.
     """
     folder = HfFolder(path)
-    family = family_of_folder(folder.config, folder.names, folder.folder)
-    model = family.read_config(folder.config, folder.names, path.resolve().name)
+    family = family_of_folder(folder.config, folder.specs, folder.folder)
+    model = family.read_config(folder.config, folder.specs, path.resolve().name)
     specs = without_tied_copy(folder, family, model)
     check_published(str(path), specs, weight_table(family, model))
 

@@ -100,16 +100,6 @@ class Published(Protocol):
         """Return what a model card reports of this family's settings, by title."""
         ...
 
-    def copy_code(self, folder: Path) -> list[Path]:
-        """Copy the inference code into an exported folder, and name its classes in config.json.
-
-        What travels is what the entry modules of the family's `hf/` import, directly or not.
-
-        Returns:
-            The files that were written.
-        """
-        ...
-
     def logits(self, folder: Path, batch: PackedBatch) -> Tensor:
         """Compute the logits of a published folder with the inference code, in float32.
 

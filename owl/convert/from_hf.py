@@ -58,8 +58,8 @@ def import_checkpoint(
     """
     check_free(output, replace=replace)
     folder = HfFolder(hf)
-    family = family_of_folder(folder.config, folder.names, folder.folder)
-    model = family.read_config(folder.config, folder.names, name or hf.resolve().name)
+    family = family_of_folder(folder.config, folder.specs, folder.folder)
+    model = family.read_config(folder.config, folder.specs, name or hf.resolve().name)
     if layout is not None and (problems := layout_problems(model, layout)):
         raise CheckpointError(
             f"--tensor {layout.tensor} --pipeline {layout.pipeline} cannot train this model: "

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from owl.checkpoint.tensor_spec import TensorSpec
 from owl.convert.safetensors_file import INDEX, Place, read_places, read_rows, read_tensor
 from owl.errors import CheckpointError
 
@@ -41,12 +40,8 @@ class SafetensorsReader:
         """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
         read_rows(*self._places[name], first, rows)
 
-    def file_of(self, name: str) -> str | None:
-        """Return the name of the file that contains a tensor; None where none does."""
-        return self._places[name][0].name if name in self._places else None
 
-
-class HfFolder:
+class HfFolder(SafetensorsReader):
     """A folder with config.json and safetensors files, as transformers writes it.
 
     Args:
@@ -70,51 +65,33 @@ class HfFolder:
             "Give a folder as transformers' save_pretrained writes it: config.json and "
             "model.safetensors.",
         )
-        index = self.folder / INDEX
+        index, single = folder / INDEX, folder / "model.safetensors"
         if index.is_file():
-            places = _weight_map(index)
-            self._tensors = SafetensorsReader(*(folder / file for file in _unique(places)))
-            self._check_index(places)
+            listed = _weight_map(index)
+            super().__init__(*(folder / file for file in dict.fromkeys(listed.values())))
+            self._check_index(listed)
+        elif single.is_file():
+            super().__init__(single)
         else:
-            self._tensors = SafetensorsReader(self._single_file())
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors, in the order of the files."""
-        return list(self._tensors.specs)
-
-    @property
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Name to shape and dtype of all tensors."""
-        return self._tensors.specs
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor."""
-        if name not in self._tensors.specs:
-            raise CheckpointError(f"{self.folder} has no tensor {name}.")
-        return self._tensors.read(name)
-
-    def read_rows(self, name: str, first: int, rows: Tensor) -> None:
-        """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
-        self._tensors.read_rows(name, first, rows)
-
-    def _single_file(self) -> Path:
-        single = self.folder / "model.safetensors"
-        if not single.is_file():
             raise CheckpointError(
-                f"{self.folder} contains neither model.safetensors nor {INDEX}. Older *.bin files: "
+                f"{folder} contains neither model.safetensors nor {INDEX}. Older *.bin files: "
                 f"load them with transformers and save_pretrained them again."
             )
-        return single
 
-    def _check_index(self, places: Mapping[str, str]) -> None:
+    def read(self, name: str) -> Tensor:
+        """Read one tensor; CheckpointError where there is none of that name."""
+        if name not in self.specs:
+            raise CheckpointError(f"{self.folder} has no tensor {name}.")
+        return super().read(name)
+
+    def _check_index(self, listed: Mapping[str, str]) -> None:
         """Check that every tensor is in the file that the index names."""
-        for name, file in places.items():
-            found = self._tensors.file_of(name)
+        for name, file in listed.items():
+            found = self._places[name][0].name if name in self._places else "no file"
             if found != file:
                 raise CheckpointError(
-                    f"{self.folder / INDEX} lists {name} in {file}, but it is in "
-                    f"{found or 'no file'}. Download the folder again."
+                    f"{self.folder / INDEX} lists {name} in {file}, but it is in {found}. "
+                    f"Download the folder again."
                 )
 
 
@@ -140,7 +117,3 @@ def _weight_map(index: Path) -> Mapping[str, str]:
             f"{index} has no weight_map that names the file of each tensor. Download it again."
         )
     return places
-
-
-def _unique(places: Mapping[str, str]) -> list[str]:
-    return list(dict.fromkeys(places.values()))

@@ -183,7 +183,9 @@ class _Export:
         config = self.control_tokens | config
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if self.options.with_code:
-            report(f"code: {', '.join(path.name for path in self.family.copy_code(folder))}")
+            from owl.hf.remote_code import copy_code  # imports transformers, slow and rarely needed
+
+            report(f"code: {', '.join(path.name for path in copy_code(folder))}")
         card = model_card(self.checkpoint, self.model, self.family, self.options.part, self.specs)
         (folder / "README.md").write_text(card, encoding="utf-8")
 

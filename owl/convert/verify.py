@@ -89,8 +89,8 @@ def verify(
     """
     checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
     folder = HfFolder(hf)
-    family = family_of_folder(folder.config, folder.names, folder.folder)
-    model = family.read_config(folder.config, folder.names, hf.resolve().name)
+    family = family_of_folder(folder.config, folder.specs, folder.folder)
+    model = family.read_config(folder.config, folder.specs, hf.resolve().name)
     table = weight_table(family, model)
     check_same_model(checkpoint, model, "--hf", "Name the folder and a checkpoint of one model.")
     published = without_tied_copy(folder, family, model, report)

@@ -35,7 +35,6 @@ __all__ = [
     "VARIANTS",
     "carried",
     "claims",
-    "copy_code",
     "describe",
     "entries",
     "logits",
@@ -158,13 +157,6 @@ def describe(model: ModelConfig) -> dict[str, str]:
         "layers that see images": f"{layers} (counted from 1), {attention.fusion}",
         "tiles": f"{tower.image_size} px, {tower.patches_per_tile} patches",
     }
-
-
-def copy_code(folder: Path) -> list[Path]:
-    """Copy the inference code into an exported folder; returns the files."""
-    from owl.hf import remote_code  # imports transformers, which nothing else here needs
-
-    return remote_code.copy_code(folder)
 
 
 def logits(folder: Path, batch: PackedBatch) -> Tensor:

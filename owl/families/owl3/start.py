@@ -49,7 +49,7 @@ class QwenAndSiglip:
         self.language, self.vision = language, vision
         self.model = _architecture(language, vision, options)
         # Versions of transformers differ in whether SiglipVisionModel has this prefix.
-        prefixed = any(name.startswith("vision_model.") for name in vision.names)
+        prefixed = any(name.startswith("vision_model.") for name in vision.specs)
         self._removed_prefix = "" if prefixed else "vision_model."
 
     def has(self, published: str) -> bool:

@@ -31,7 +31,7 @@ def test_tensors_are_read_by_name(tmp_path, files):
     folder = HfFolder(write_folder(tmp_path, share))
 
     assert folder.config["hidden_size"] == 4
-    assert sorted(folder.names) == ["a", "b"]
+    assert sorted(folder.specs) == ["a", "b"]
     assert all(torch.equal(folder.read(name), tensors[name]) for name in tensors)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Talk with a model about pictures and videos.
+"""Chat with a model about pictures and videos.
 
 python -m owl.chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --web]
 """
@@ -7,27 +7,24 @@ python -m owl.chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --w
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from owl.chat.session import Chat, ChatOptions, Model, load_model
-from owl.chat.terminal import answer, talk
-from owl.convert.check import check_folder
 from owl.errors import OwlError
 
 
-def main() -> None:
-    """Read the command line, load the model and talk."""
-    options = _parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load the model that the command line names, and chat; exits with 1 and one line on errors."""
+    options = _parser().parse_args(argv)
     try:
         _check(options)
-        model = load_model(_existing(options.model), device=options.device, dtype=options.dtype)
-        _start(model, options)
+        _start(options)
     except (OwlError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what a page would not use."""
+    """Raise OwlError for options that the page would ignore."""
     unused = [f"--{name}" for name in ("image", "video", "ask") if getattr(options, name)]
     if options.web and unused:
         raise OwlError(
@@ -36,8 +33,14 @@ def _check(options: argparse.Namespace) -> None:
         )
 
 
-def _start(model: Model, options: argparse.Namespace) -> None:
-    """Answer one question, serve the page, or talk in the terminal."""
+def _start(options: argparse.Namespace) -> None:
+    """Answer one question, serve the page, or chat in the terminal."""
+    # Imported here, so that --help does not wait for torch and transformers.
+    from owl.chat.session import Chat, ChatOptions, load_model
+    from owl.chat.terminal import answer, talk
+
+    _check_folder(options.model)
+    model = load_model(options.model, device=options.device, dtype=options.dtype)
     shown = ChatOptions(
         max_new_tokens=options.max_new_tokens,
         greedy=options.greedy,
@@ -61,17 +64,18 @@ def _start(model: Model, options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _existing(folder: Path) -> Path:
-    """Refuse a folder that is no whole Owl3 before transformers makes the best of it."""
+def _check_folder(folder: Path) -> None:
+    """Raise for an incomplete folder, for which transformers might only log warnings."""
     if not (folder / "config.json").is_file():
         raise OSError(
-            f"--model {folder} holds no config.json. Name a published mPLUG-Owl3 folder, or one "
-            "that python -m owl.convert export wrote."
+            f"--model {folder} holds no config.json. Use a published folder, or one that "
+            "python -m owl.convert export wrote."
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "quantization_config" not in config:  # a quantiser's tensors have shapes of their own
+    if "quantization_config" not in config:  # a quantiser's tensors have other shapes
+        from owl.convert.check import check_folder
+
         check_folder(folder)
-    return folder
 
 
 def _write(text: str) -> None:
@@ -83,23 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--image", action="extend", nargs="+", default=[], metavar="F",
-        help="pictures that go with the first question: paths or URLs",
+        help="pictures for the first question: paths or URLs",
     )  # fmt: skip
     parser.add_argument(
         "--video", action="extend", nargs="+", default=[], metavar="F",
         help="likewise; GIFs always, other formats with PyAV (pip install av)",
     )  # fmt: skip
-    parser.add_argument("--ask", metavar="QUESTION", help="answer this one question and leave")
-    parser.add_argument("--web", action="store_true", help="a local page instead (needs gradio)")
+    parser.add_argument("--ask", metavar="QUESTION", help="answer this one question and exit")
+    parser.add_argument("--web", action="store_true", help="serve a local web page (needs gradio)")
     parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
     parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--greedy", action="store_true", help="likeliest words instead of drawn")
-    parser.add_argument("--no-cut", action="store_true", help="one tile a picture")
-    parser.add_argument("--max-tiles", type=int, help="most tiles of a picture that is cut")
-    parser.add_argument("--max-frames", type=int, default=16, help="most frames of a video")
     parser.add_argument(
-        "--device", help="such as cpu or cuda:1 (default: a GPU where there is one)"
+        "--greedy",
+        action="store_true",
+        help="take the most likely tokens",
     )
+    parser.add_argument("--no-cut", action="store_true", help="encode each picture as one tile")
+    parser.add_argument("--max-tiles", type=int, help="most tiles of one picture")
+    parser.add_argument("--max-frames", type=int, default=16, help="most frames of one video")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--dtype", default="auto", help="such as bfloat16 (default: the weights')")
     return parser
 

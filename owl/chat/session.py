@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation with a model: its history, its pictures, and answers that come word by word."""
+"""A conversation with a model: its history, its media, and streamed answers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,22 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
-from owl.hf import Owl3ForConditionalGeneration, Owl3Processor
+import owl.hf  # noqa: F401 - registers the families with the Auto classes
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How questions are shown and answers are drawn."""
+    """How media are encoded and answers are generated."""
 
     max_new_tokens: int = 512
     greedy: bool = False
@@ -26,10 +34,10 @@ class ChatOptions:
 
 @dataclass
 class Model:
-    """A loaded model and what reads for it."""
+    """A loaded model and its processor."""
 
-    network: Owl3ForConditionalGeneration
-    processor: Owl3Processor
+    network: PreTrainedModel
+    processor: ProcessorMixin
 
 
 def load_model(folder: Path, *, device: str | None = None, dtype: str = "auto") -> Model:
@@ -37,17 +45,17 @@ def load_model(folder: Path, *, device: str | None = None, dtype: str = "auto") 
 
     Args:
         folder: with weights, config.json and tokenizer.
-        device: such as cpu or cuda; by default a GPU where there is one.
-        dtype: auto is that of the weights.
+        device: such as cpu or cuda; by default a GPU if there is one.
+        dtype: such as bfloat16; auto is that of the weights.
 
     Raises:
-        ValueError: the device is not there, or the tokenizer is of another model.
+        ValueError: the device is missing, or the tokenizer is another model's.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch {torch.__version__} finds no GPU. Say cpu.")
-    network = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    processor = Owl3Processor.from_pretrained(folder)
+        raise ValueError(f"--device {device}: torch {torch.__version__} finds no GPU. Use cpu.")
+    network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    processor = AutoProcessor.from_pretrained(folder)
     ids, rows = len(processor.tokenizer), network.config.vocab_size
     if ids > rows:
         raise ValueError(
@@ -65,21 +73,21 @@ class Chat:
     options: ChatOptions = field(default_factory=ChatOptions)
     history: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
-    """Media that go in front of the next question."""
+    """Media that precede the next question."""
 
     def show(self, kind: str, source: Any) -> None:
-        """Put an image or a video (`kind`) in front of the next question."""
+        """Put an image or a video (`kind`) before the next question."""
         self.waiting.append({"type": kind, kind: source})
 
     def reset(self) -> None:
-        """Forget everything said and shown."""
+        """Clear the history and the media."""
         self.history.clear()
         self.waiting.clear()
 
     def ask(self, question: str) -> Iterator[str]:
         """Ask, and yield the answer piece by piece.
 
-        A question that fails leaves no trace: its media are dropped, the history stays.
+        After an error the history is unchanged, and the question's media are dropped.
 
         Raises:
             ValueError: a picture or video cannot be read.
@@ -103,7 +111,7 @@ class Chat:
         self.history = [*asked, {"role": "assistant", "content": "".join(pieces)}]
 
     def _stream(self, inputs: Mapping[str, Any]) -> Iterator[str]:
-        """Generate in a thread of its own, so that text can be shown as it comes."""
+        """Generate in a thread, so that text can be shown as it arrives."""
         network, tokenizer = self.model.network, self.model.processor.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         stopped, failures = Event(), []
@@ -120,7 +128,7 @@ class Chat:
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([_StopWhen(stopped)]),
                 )
-            except Exception as error:  # handed to the thread that reads
+            except Exception as error:  # raised again in the reading thread
                 failures.append(error)
                 streamer.end()
 
@@ -129,7 +137,7 @@ class Chat:
         try:
             yield from streamer
         finally:
-            stopped.set()  # also when the reader went away in the middle of an answer
+            stopped.set()  # also if the reader stops in the middle of an answer
             thread.join()
         if failures:
             raise failures[0]

@@ -9,9 +9,9 @@ from owl.chat.session import Chat
 HELP = """\
 /image FILE   show a picture with the next question (a path or a URL; repeat for several)
 /video FILE   show a video with the next question
-/reset        forget the conversation
-/help         this list
-/quit         leave (so does Ctrl-D); Ctrl-C stops an answer"""
+/reset        start a new conversation
+/help         show this list
+/quit         quit (or Ctrl-D); Ctrl-C stops an answer"""
 
 Write = Callable[[str], None]
 
@@ -21,8 +21,8 @@ def talk(chat: Chat, read: Callable[[], str], write: Write) -> None:
 
     Args:
         chat: the conversation.
-        read: gives the next line, raises EOFError at the end of input.
-        write: shows text as it is, without a newline of its own.
+        read: returns the next line, raises EOFError at the end of input.
+        write: prints text, without adding a newline.
     """
     write("Ask something; /help lists the commands.\n")
     while True:
@@ -34,33 +34,33 @@ def talk(chat: Chat, read: Callable[[], str], write: Write) -> None:
         if line == "/quit":
             return
         if line.startswith("/"):
-            write(obey(chat, line) + "\n")
+            write(run_command(chat, line) + "\n")
         elif line:
             answer(chat, line, write)
 
 
-def obey(chat: Chat, line: str) -> str:
-    """Carry out a command; returns what to say about it."""
+def run_command(chat: Chat, line: str) -> str:
+    """Run a command such as `/image photo.jpg`; returns the reply to print."""
     command, _, argument = line.partition(" ")
     argument = argument.strip()
     if command == "/help":
         return HELP
     if command == "/reset":
         chat.reset()
-        return "Forgotten."
+        return "New conversation."
     if command not in ("/image", "/video"):
         return f"{command} is not a command; /help lists them."
     if not argument:
         return f"{command} needs a file: {command} photo.jpg"
     if "://" not in argument and not Path(argument).expanduser().is_file():
-        return f"there is no file {argument}."
+        return f"{argument} does not exist."
     source = argument if "://" in argument else str(Path(argument).expanduser())
     chat.show(command.removeprefix("/"), source)
-    return f"{argument} goes with your next question."
+    return f"{argument} will be shown with your next question."
 
 
 def answer(chat: Chat, question: str, write: Write) -> bool:
-    """Ask and write the answer as it comes; returns whether there was one."""
+    """Ask and write the answer as it arrives; returns whether it is complete."""
     try:
         for piece in chat.ask(question):
             write(piece)

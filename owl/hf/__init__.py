@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mPLUG-Owl3 for transformers. Importing this makes the Auto classes load it without remote code.
+"""The model families for transformers. Importing this registers them with the Auto classes.
 
-The modules named *_owl3.py, here, in owl/data and in owl/config, import nothing of owl but each
-other, so that copy_code can put them into an exported folder.
+A family adds its imports and one call of register.
 """
+
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -17,9 +18,24 @@ from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
 from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 
-__all__ = ["Owl3Config", "Owl3ForConditionalGeneration", "Owl3Processor"]
+__all__ = ["AUTO_CLASSES", "Owl3Config", "Owl3ForConditionalGeneration", "Owl3Processor"]
 
-AutoConfig.register(Owl3Config.model_type, Owl3Config, exist_ok=True)
-for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
-    _auto.register(Owl3Config, Owl3ForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(Owl3Config, Owl3Processor, exist_ok=True)
+AUTO_CLASSES: dict[str, dict[str, type]] = {}
+"""By model_type: the class that each of transformers' Auto classes loads."""
+
+
+def register(config: Any, model: type, processor: type) -> None:
+    """Let transformers' Auto classes load a family without remote code."""
+    model_autos = (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText)
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    for auto in model_autos:
+        auto.register(config, model, exist_ok=True)
+    AutoProcessor.register(config, processor, exist_ok=True)
+    AUTO_CLASSES[config.model_type] = {
+        "AutoConfig": config,
+        **{auto.__name__: model for auto in model_autos},
+        "AutoProcessor": processor,
+    }
+
+
+register(Owl3Config, Owl3ForConditionalGeneration, Owl3Processor)

@@ -1,54 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Liger's Triton kernels for the decoder's norms and SwiGLU, for who asks for them."""
+"""Liger's Triton kernels for a decoder's norms and SwiGLU, on request."""
 
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from owl.families.owl3.hf.decoder_owl3 import Owl3MLP, Owl3RMSNorm
-from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
+from owl.portable.blocks_owl import OwlMLP, OwlRMSNorm
 
 
-def use_liger(model: Owl3ForConditionalGeneration) -> int:
-    """Let a model on a GPU compute its norms and SwiGLU with Liger's kernels.
+def use_liger(model: nn.Module) -> int:
+    """Compute the norms and SwiGLU of a model on a GPU with Liger's kernels.
 
-    Rotary positions and the loss stay as they are: tiles have positions of their own, and Liger's
-    fused loss makes no logits.
+    Rotary positions and the loss stay torch's: tiles have their own positions, and Liger's fused
+    loss computes no logits.
 
     Args:
-        model: changed in place; its weights are not.
+        model: one of owl.hf; changed in place, except for its weights.
 
     Returns:
         How many modules use a kernel now.
 
     Raises:
         ImportError: liger_kernel is not installed.
-        ValueError: a part of the decoder is not on a GPU.
+        ValueError: one of these modules is not on a GPU.
     """
     norm, swiglu = _kernels()
-    weights = model.language_model.parameters()
-    elsewhere = {str(weight.device) for weight in weights if not weight.is_cuda}
-    if elsewhere:
+    weights = [weight for module in _modules(model) for weight in module.parameters()]
+    devices = {str(weight.device) for weight in weights if not weight.is_cuda}
+    if devices:
         raise ValueError(
-            f"use_liger: the decoder lies on {', '.join(sorted(elsewhere))}, and Liger's kernels "
-            "run on a GPU alone. Move it there first: model.to('cuda')."
+            f"use_liger: the decoder is on {', '.join(sorted(devices))}, and Liger's kernels run "
+            "only on a GPU. Move it there first: model.to('cuda')."
         )
     return set_kernels(model, norm, swiglu)
 
 
 def set_kernels(
-    model: Owl3ForConditionalGeneration,
+    model: nn.Module,
     norm: Callable[[Tensor, Tensor, float], Tensor],
     swiglu: Callable[[Tensor, Tensor], Tensor],
 ) -> int:
-    """Give each norm and MLP of the decoder its kernel; returns how many there are."""
-    count = 0
-    for module in model.language_model.modules():
-        if isinstance(module, Owl3RMSNorm | Owl3MLP):
-            module.kernel = norm if isinstance(module, Owl3RMSNorm) else swiglu
-            count += 1
-    return count
+    """Set the kernel of each norm and MLP of the decoder; returns how many there are."""
+    modules = _modules(model)
+    for module in modules:
+        module.kernel = norm if isinstance(module, OwlRMSNorm) else swiglu
+    return len(modules)
+
+
+def _modules(model: nn.Module) -> list[OwlRMSNorm | OwlMLP]:
+    return [module for module in model.modules() if isinstance(module, OwlRMSNorm | OwlMLP)]
 
 
 def _kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -57,7 +58,7 @@ def _kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     except ImportError as error:
         raise ImportError(
             "use_liger needs liger_kernel, which is not installed: pip install liger-kernel, or "
-            "leave use_liger out."
+            "remove the call."
         ) from error
     # Not in place: the features of the tiles pass through a norm in each hyper layer.
     return partial(_norm, liger_rms_norm), liger_swiglu

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the processor's calls: ours, transformers' that mean nothing here, and no others.
+"""Options of the processor's calls: its own, and transformers' that request nothing here.
 
-transformers hands its own options to every processor, most of them at a value that asks for
-nothing. Those pass. An option that asks for something which is not done is refused by name, so that
-a typing mistake does not go unnoticed.
+transformers passes its own options to every processor, most of them at a value that requests
+nothing. Those are accepted. An option that requests something unsupported is an error, so that a
+typing mistake does not go unnoticed.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,29 +15,32 @@ from owl.portable.requests_owl import RequestError
 
 
 @dataclass(frozen=True)
-class MediaOptions:
-    """How pictures and videos are shown."""
+class CallOptions:
+    """The options of both ways of asking.
 
-    cut: bool = True
+    Args:
+        cut_enable: cut pictures into tiles; frames are never cut.
+        max_tiles: most tiles of one picture, its global view included; no limit by default.
+        max_frames: most frames of one video. By default 16 of a file or an array, and all of a
+            list of frames, as published.
+        number_media: write `Picture 1: ` before the first picture, and so on.
+        padding: pad rows to the longest; without padding a batch must be of equal lengths.
+        padding_side: left or right; media_offset is the same for both.
+        return_tensors: "pt", or None for lists of tokens.
+    """
+
+    cut_enable: bool = True
     max_tiles: int | None = None
     max_frames: int | None = None
-    number: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in (("max_tiles", self.max_tiles), ("max_frames", self.max_frames)):
-            if value is not None and value < 1:
-                raise RequestError(f"{name}={value} must be at least 1, or None.")
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How rows become a batch."""
-
+    number_media: bool = False
     padding: bool | str | None = True
     padding_side: str = "left"
     return_tensors: str | None = "pt"
 
     def __post_init__(self) -> None:
+        for name, value in (("max_tiles", self.max_tiles), ("max_frames", self.max_frames)):
+            if value is not None and value < 1:
+                raise RequestError(f"{name}={value} must be at least 1, or None.")
         if self.padding not in (True, "longest", False, None, "do_not_pad"):
             raise RequestError(
                 f"padding={self.padding!r} must be True ('longest') or False ('do_not_pad'): rows "
@@ -54,69 +57,54 @@ class BatchOptions:
         return self.padding in (True, "longest")
 
 
-_MEDIA = {
-    "cut_enable": "cut", "max_tiles": "max_tiles", "max_frames": "max_frames",
-    "number_media": "number",
-}  # fmt: skip
-_BATCH = ("padding", "padding_side", "return_tensors")
-CALL_OPTIONS = (*_MEDIA, *_BATCH)
-"""Options of both ways of asking."""
+CALL_OPTIONS = tuple(field.name for field in fields(CallOptions))
 
 
-def read_options(
-    given: Mapping[str, Any], more: Mapping[str, Any] | None = None
-) -> tuple[MediaOptions, BatchOptions]:
-    """Sort the options of a call.
+def read_options(options: Mapping[str, Any], known: tuple[str, ...]) -> CallOptions:
+    """Read the options of a call.
 
     Args:
-        given: a value for each of CALL_OPTIONS.
-        more: some of them once more, and transformers' own; these win.
+        options: of CallOptions, or of those that transformers passes to every processor.
+        known: names of the call's other options, for messages.
 
     Raises:
-        RequestError: an option has no such value, or is not known.
+        RequestError: an option is not known, or has an invalid value.
     """
-    more = more or {}
-    check_options({name: more[name] for name in more if name not in CALL_OPTIONS}, CALL_OPTIONS)
-    merged = {**given, **more}
-    media = MediaOptions(**{ours: merged[name] for name, ours in _MEDIA.items()})
-    return media, BatchOptions(**{name: merged[name] for name in _BATCH})
+    _check_others({n: value for n, value in options.items() if n not in CALL_OPTIONS}, known)
+    return CallOptions(**{n: value for n, value in options.items() if n in CALL_OPTIONS})
 
 
-_NO_TRUNCATION = "a row that is cut off would lose tiles: bound them with max_tiles and max_frames"
-_NOT_DONE = {
+_NO_TRUNCATION = "a row that is cut off would lose tiles: limit them with max_tiles and max_frames"
+_UNSUPPORTED = {
     "truncation": _NO_TRUNCATION,
     "max_length": _NO_TRUNCATION,
     "stride": _NO_TRUNCATION,
-    "return_assistant_tokens_mask": "return_labels=True says what the assistant says",
+    "return_assistant_tokens_mask": "return_labels=True marks the assistant's tokens",
     "return_token_type_ids": "the model takes none",
-    "return_mm_token_type_ids": "the model takes none: media_offset says where pictures stand",
+    "return_mm_token_type_ids": "the model takes none: media_offset holds the places of pictures",
     "pad_to_multiple_of": "rows are padded to the longest",
     "add_special_tokens": "the template writes the control tokens",
     "tools": "the published format has none",
     "documents": "the published format has none",
     "reasoning_effort": "the published format has none",
-    "audio": "the model hears nothing",
-    "load_audio_from_video": "the model hears nothing",
-    "num_frames": "max_frames bounds the frames of a video",
-    "fps": "one frame a second is taken, and max_frames bounds them",
+    "audio": "audio is not an input of the model",
+    "load_audio_from_video": "audio is not an input of the model",
+    "num_frames": "max_frames limits the frames of a video",
+    "fps": "one frame a second is taken, and max_frames limits them",
 }
-"""What transformers may ask of any processor and this one does not do, and what to do instead."""
-_ALWAYS = ("return_attention_mask", "sanitize_control_tokens", "verbose")
-"""What is done, or means nothing, at any value."""
+"""Options of transformers that are not supported here, and what to do instead."""
+_IGNORED = ("return_attention_mask", "sanitize_control_tokens", "verbose")
+"""Options of transformers without effect here, at any value."""
 
 
-def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise RequestError for an option that asks for something which is not done.
-
-    Args:
-        given: options that a call does not know by name.
-        known: the names that it knows.
-    """
+def _check_others(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raise RequestError for an option that requests something unsupported."""
+    names = (*CALL_OPTIONS, *known)
     for name, value in given.items():
-        if name in _ALWAYS or (name in _NOT_DONE and (value is None or value is False)):
+        if name in _IGNORED or (name in _UNSUPPORTED and (value is None or value is False)):
             continue
-        if name in _NOT_DONE:
-            raise RequestError(f"{name}={value!r} is not done: {_NOT_DONE[name]}.")
-        near = get_close_matches(name, [*known], n=1)
-        advice = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known)}."
-        raise RequestError(f"{name}={value!r} is no option of this processor: {advice}")
+        if name in _UNSUPPORTED:
+            raise RequestError(f"{name}={value!r} is not supported: {_UNSUPPORTED[name]}.")
+        near = get_close_matches(name, names, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"the options are {', '.join(names)}."
+        raise RequestError(f"{name}={value!r} is not an option of this processor: {advice}")

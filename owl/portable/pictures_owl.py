@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and videos from wherever a user has them.
+"""Loads pictures and videos from paths, URLs, bytes and arrays.
 
-Decoded with Pillow alone, to the very pixels that owl/data/encode/images.py gives to training.
+Decoded with Pillow alone, to the same pixels as in training (owl/data/encode/images.py).
 """
 
 import base64
@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
-from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid
 from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, to_rgb
 
 URL_TIMEOUT_SECONDS = 30
@@ -53,7 +52,7 @@ def load_picture(source: Any) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise MediaError(
-            f"picture {name} cannot be decoded: its bytes are of no known picture format."
+            f"picture {name} cannot be decoded: its bytes are in no known picture format."
         ) from error
     except Exception as error:  # Pillow raises whatever the parsers of damaged files meet
         raise MediaError(f"picture {name} cannot be decoded: {error}.") from error
@@ -66,7 +65,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def shorten(source: Any) -> str:
-    """Name a source in a message."""
+    """Return a source as text of at most about 200 characters, for messages."""
     text = str(source)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -74,7 +73,7 @@ def shorten(source: Any) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image) or image
-    except Exception:  # a broken EXIF block: show the picture as it lies, as browsers do
+    except Exception:  # a broken EXIF block: show the picture as stored, like browsers
         return image
 
 
@@ -107,14 +106,6 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
-# Tiles.
-
-
-def grids_within(max_tiles: int | None) -> list[Grid]:
-    """Keep the published grids of at most `max_tiles` tiles, the global view included."""
-    return [grid for grid in PUBLISHED_GRIDS if max_tiles is None or grid.tiles <= max_tiles]
-
-
 # Videos.
 
 
@@ -125,7 +116,7 @@ def load_frames(source: Any, max_frames: int | None = None) -> list[Image.Image]
         source: a list of pictures; a uint8 array [frames, h, w, 3]; a path or URL of an animated
             picture or, with PyAV installed, of a video.
         max_frames: most frames; of more, the middles of that many equal parts are taken. None
-            takes a list as it is, as published, and of all else DEFAULT_MAX_FRAMES.
+            keeps a list as it is, as published, and means DEFAULT_MAX_FRAMES otherwise.
 
     Raises:
         MediaError: it cannot be read, or holds no frame.
@@ -190,12 +181,12 @@ def _video(source: str | Path, max_frames: int) -> list[Image.Image]:
         wanted = one_a_second(count, rate, max_frames)
         with av.open(io.BytesIO(data)) as container:
             return _pick(container.decode(container.streams.video[0]), wanted)
-    except Exception as error:  # ffmpeg's errors have no common base worth naming
+    except Exception as error:  # ffmpeg's errors have no useful common base
         raise MediaError(f"video {shorten(source)} cannot be decoded: {error}.") from error
 
 
 def _pick(frames: Any, wanted: Sequence[int]) -> list[Image.Image]:
-    """Keep the frames at the wanted, increasing indices."""
+    """Select the frames at the wanted, increasing indices."""
     left, chosen = set(wanted), []
     for index, frame in enumerate(frames):
         if index in left:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what a user asks, in any of its forms, into requests.
+"""Reads a user's input, in any of its forms, into requests.
 
-The model cards' way: messages whose content holds `<|image|>` and `<|video|>`, the media beside
-them. Today's way: content lists of text, image and video entries. Text never becomes a control
-token, unless it comes as one string that is already rendered.
+The model cards' way: messages whose content holds `<|image|>` and `<|video|>`, and the media as
+separate lists. Today's way: content lists of text, image and video entries. Text never becomes a
+control token, unless it is one string that is already rendered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from owl.families.owl3.hf.template_owl3 import Mark, Turn, parse_rendered, render, split_marks
+from owl.portable.marks_owl import ChatFormat, Mark, Turn, split_marks
 from owl.portable.pictures_owl import shorten
 from owl.portable.pieces_owl import Control, Piece
 
@@ -20,11 +20,11 @@ SOURCE_KEYS = {
     "image": ("image", "path", "url", "base64"),
     "video": ("video", "path", "url"),
 }
-"""Where an entry of a content list may hold its media."""
+"""Keys under which an entry of a content list may hold its media."""
 
 
 class RequestError(ValueError):
-    """A request contradicts itself, such as more pictures than places for them."""
+    """A request contradicts itself, such as more pictures than marks for them."""
 
 
 class Ending(StrEnum):
@@ -40,12 +40,12 @@ class Ending(StrEnum):
         if add_generation_prompt and continue_final_message:
             raise RequestError(
                 "add_generation_prompt and continue_final_message contradict each other: a new "
-                "answer begins, or the last message goes on. Give one of them."
+                "answer begins, or the last message continues. Use one of them."
             )
         if not isinstance(continue_final_message, bool | None):
             raise RequestError(
                 f"continue_final_message={continue_final_message!r} must be True or False: a "
-                "message has one text to go on with."
+                "message has only one text to continue."
             )
         return (
             cls.open
@@ -66,18 +66,23 @@ class Request:
 
 
 def check_counts(request: Request) -> None:
-    """Raise RequestError where marks and media are not equally many."""
+    """Raise RequestError if the numbers of marks and media differ."""
     for mark, media in ((Mark.image, request.images), (Mark.video, request.videos)):
         places = sum(piece is mark for piece in request.pieces)
         if places != len(media):
             raise RequestError(
-                f"the text has {places} {mark} but {len(media)} {mark.name}s came with it. Write "
+                f"the text has {places} {mark} but {len(media)} {mark.name}s were passed. Write "
                 f"one {mark} for each, in their order."
             )
 
 
-def read_requests(text: Any, images: Any, videos: Any, *, answered: bool) -> Iterator[Request]:
-    """Read what __call__ was given, in any of its forms."""
+def read_requests(
+    text: Any, images: Any, videos: Any, chat: ChatFormat, *, answered: bool
+) -> list[Request]:
+    """Read the arguments of a processor's __call__; see OwlProcessor.
+
+    Unless `answered`, a last answer is left out, as published.
+    """
     if not text:
         raise RequestError(
             "there is no text: pass messages, a rendered string, or a list of either."
@@ -86,22 +91,23 @@ def read_requests(text: Any, images: Any, videos: Any, *, answered: bool) -> Ite
     texts = list(text) if is_batch else [text]
     if answered and any(isinstance(one, str) for one in texts):
         raise RequestError(
-            "labels need messages, which say who speaks: inference_mode=False cannot read strings."
+            "labels need messages, which have roles: inference_mode=False cannot read strings."
         )
-    requests = [Request(list(_pieces(one, answered=answered))) for one in texts]
-    _hand_out(requests, images, Mark.image)
-    _hand_out(requests, videos, Mark.video)
-    yield from requests
+    requests = [Request(list(_pieces(one, chat, answered=answered))) for one in texts]
+    _distribute(requests, images, Mark.image)
+    _distribute(requests, videos, Mark.video)
+    return requests
 
 
-def _pieces(text: str | Sequence[dict[str, Any]], *, answered: bool) -> Iterator[Piece | Mark]:
+def _pieces(
+    text: str | Sequence[dict[str, Any]], chat: ChatFormat, *, answered: bool
+) -> Iterator[Piece | Mark]:
     if isinstance(text, str):
-        yield from parse_rendered(text)
-        return
-    turns = [Turn(_role(message), _typed(message)) for message in text]
+        return chat.parse(text)
+    turns = [Turn(_role(message), _content(message)) for message in text]
     if not answered and turns[-1].role == "assistant":
-        turns = [*turns[:-1], Turn("assistant", ())]  # a last answer is left out, as published
-    yield from render(turns, open_prompt=False)
+        turns = [*turns[:-1], Turn("assistant", ())]
+    return chat.render(turns, False)
 
 
 def _role(message: Any) -> str:
@@ -114,7 +120,7 @@ def _role(message: Any) -> str:
     return str(message["role"])
 
 
-def _typed(message: dict[str, Any]) -> tuple[str | Mark, ...]:
+def _content(message: dict[str, Any]) -> tuple[str | Mark, ...]:
     content = message["content"]
     if not isinstance(content, str):
         raise RequestError(
@@ -124,8 +130,8 @@ def _typed(message: dict[str, Any]) -> tuple[str | Mark, ...]:
     return split_marks(content)
 
 
-def _hand_out(requests: Sequence[Request], media: Any, mark: Mark) -> None:
-    """Give each request its media: one list for each row, or one list for all, in order."""
+def _distribute(requests: Sequence[Request], media: Any, mark: Mark) -> None:
+    """Assign media to requests: a list for each row, or one list for all rows, in order."""
     media = _as_list(media, mark)
     if _is_by_row(media, len(requests), mark):
         shares = [list(share or []) for share in media]
@@ -133,7 +139,7 @@ def _hand_out(requests: Sequence[Request], media: Any, mark: Mark) -> None:
         counts = [sum(piece is mark for piece in request.pieces) for request in requests]
         stops = [sum(counts[: index + 1]) for index in range(len(counts))]
         shares = [media[stop - count : stop] for count, stop in zip(counts, stops, strict=True)]
-        shares[-1] += media[stops[-1] :]  # too many: check_counts says so
+        shares[-1] += media[stops[-1] :]  # too many: check_counts reports it
     for request, share in zip(requests, shares, strict=True):
         if mark is Mark.image:
             request.images = share
@@ -145,21 +151,21 @@ def _as_list(media: Any, mark: Mark) -> list[Any]:
     if media is None:
         return []
     if isinstance(media, list | tuple):
-        # One video may come as the bare list of its frames.
+        # One video may be the plain list of its frames.
         is_one_clip = mark is Mark.video and media and not _is_clip(media[0])
         return [list(media)] if is_one_clip else list(media)
     return [media]
 
 
 def _is_by_row(media: list[Any], rows: int, mark: Mark) -> bool:
-    """Whether media hold a list for each row; a video is itself a list, of frames."""
+    """Whether media hold a list for each row; note that a video may itself be a list of frames."""
     if len(media) != rows or not all(one is None or isinstance(one, list | tuple) for one in media):
         return False
     return mark is Mark.image or all(_is_clip(clip) for one in media for clip in one or ())
 
 
 def _is_clip(media: Any) -> bool:
-    """Whether this is one video, not a frame of one: a list, a stack of frames, a file."""
+    """Whether this is one video (a list, a stack of frames, a file), not a frame of one."""
     if isinstance(media, list | tuple):
         return True
     if isinstance(media, str | Path):
@@ -171,9 +177,12 @@ _PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
 def read_conversation(
-    messages: Sequence[dict[str, Any]], ending: Ending, *, need_media: bool
+    messages: Sequence[dict[str, Any]], ending: Ending, chat: ChatFormat, *, need_media: bool
 ) -> Request:
-    """Read messages whose content may be a list of entries that carry their media."""
+    """Read messages whose content may be a list of entries that hold their media.
+
+    With `need_media`, an entry without its media is an error.
+    """
     if not messages:
         raise RequestError("a conversation is empty: give at least one message.")
     request, turns = Request([]), []
@@ -182,12 +191,12 @@ def read_conversation(
         entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
         parts = tuple(_entry(entry, request, need_media) for entry in entries or ())
         turns.append(Turn(role, parts))
-    request.pieces = list(render(turns, open_prompt=ending is Ending.prompt))
+    request.pieces = list(chat.render(turns, ending is Ending.prompt))
     if ending is Ending.open:
         if turns[-1].is_empty:
             raise RequestError(
-                "continue_final_message=True, but the last message says nothing. Give it the words "
-                "that the model goes on from, or say add_generation_prompt=True."
+                "continue_final_message=True, but the last message is empty. Give it the text that "
+                "the model continues, or use add_generation_prompt=True."
             )
         while isinstance(request.pieces[-1], Control):
             del request.pieces[-1]
@@ -195,17 +204,17 @@ def read_conversation(
 
 
 def _entry(entry: Any, request: Request, need_media: bool) -> str | Mark:
-    """Read one entry of a content list; its media go into `request`."""
+    """Read one entry of a content list, and append its media to `request`."""
     if not isinstance(entry, Mapping):
         raise RequestError(
             f"a content entry is a {type(entry).__name__}, {shorten(entry)!r}: it must be a dict "
-            "such as {'type': 'text', 'text': ...}. Plain words may be the content itself."
+            "such as {'type': 'text', 'text': ...}. Plain text may be the content itself."
         )
     kind = entry.get("type")
     if kind == "text":
         if not isinstance(entry.get("text"), str):
             raise RequestError(
-                f"a content entry of type text has text={entry.get('text')!r}: give a string."
+                f"a content entry of type text has text={entry.get('text')!r}: it must be a string."
             )
         return str(entry["text"])
     if kind not in SOURCE_KEYS:

@@ -21,18 +21,18 @@ class Rotary:
 
 
 def rotary(positions: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """Compute the angles of positions.
+    """Compute the cosines and sines of positions.
 
     Args:
         positions: [b, n] int64.
         head_dim: d, even.
         theta: base of the frequencies (1e6 in Qwen2).
-        dtype: of the model. Angles are float32 or wider whatever it is: bfloat16 keeps 8
+        dtype: of the model. Angles are always float32 or wider: bfloat16 keeps 8
             significant bits, so positions above 256 would collide.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    # Computed here rather than kept in a buffer: a model that is made on the meta device, moved or
-    # cast has nothing to lose, in any release of transformers.
+    # Computed here rather than kept in a buffer, which would be lost or rounded when a model is
+    # created on the meta device, moved or cast, depending on the release of transformers.
     exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
     frequencies = (1.0 / theta**exponents).to(wide)
     angles = positions[:, None, :, None].to(wide) * frequencies
@@ -44,28 +44,28 @@ def rotate(heads: Tensor, table: Rotary) -> Tensor:
     """Rotate [b, a, n, d] by their positions, half against half, in float32 or wider."""
     wide = at_least_float32(heads)
     first, second = wide.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
+    quarter_turn = torch.cat([-second, first], dim=-1)
     cos, sin = table.cos.to(heads.device), table.sin.to(heads.device)
-    return (wide * cos + turned * sin).to(heads.dtype)
+    return (wide * cos + quarter_turn * sin).to(heads.dtype)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Lift half precision to float32; leave float32 and float64 alone."""
+    """Convert half precision to float32; leave float32 and float64 as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 @dataclass(frozen=True)
 class TextContext:
-    """What every decoder layer needs to know of the tokens computed now."""
+    """What every decoder layer needs to know about the tokens computed now."""
 
     rotary: Rotary
     position_ids: Tensor  # [b, q] int64, within the sample
-    mask: Tensor | None  # [b, 1, q, keys] bool; None where causality alone says it
-    is_causal: bool  # only with mask=None, and only where there is nothing in the cache
+    mask: Tensor | None  # [b, 1, q, keys] bool; None if plain causality is enough
+    is_causal: bool  # only with mask=None and an empty cache
     cache: Cache | None
-    num_keys: int  # tokens computed now or before: a static cache has room for more
+    num_keys: int  # tokens computed now or before; a static cache is longer
     padding: Tensor | None = None
-    """[b, keys], 0 at padding, for attention other than torch's own; None where nothing is."""
+    """[b, keys], 0 at padding, for attention other than torch's own; None without padding."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TextContext":
         """Move to the device of a layer (device_map spreads layers over several)."""
@@ -86,16 +86,16 @@ class TextContext:
 def causal_mask(
     attention_mask: Tensor | None, queries: int, keys: int, device: torch.device
 ) -> Tensor | None:
-    """Say which keys each token may attend to, where that is more than plain causality.
+    """Build the mask of the keys each token attends to, unless plain causality is enough.
 
     Args:
-        attention_mask: [b, keys], 0 at padding on either side; None where nothing is padded.
+        attention_mask: [b, keys], 0 at padding on either side; None without padding.
         queries: tokens computed now, the last ones of the row.
         keys: tokens computed now or before.
         device: of the result.
 
     Returns:
-        [b, 1, queries, keys] bool, or None: one new token, or a whole row, without padding.
+        [b, 1, queries, keys] bool, or None: one new token, or a complete row, without padding.
     """
     if attention_mask is None:
         if queries in (1, keys):
@@ -104,7 +104,7 @@ def causal_mask(
     row = torch.arange(keys - queries, keys, device=device)[:, None]
     column = torch.arange(keys, device=device)
     visible = (column <= row) & attention_mask[:, None, :].to(device).bool()
-    # A pad sees itself: a softmax over nothing would be NaN, and NaN spreads.
+    # A pad attends to itself: a softmax over no key would be NaN, and NaN spreads.
     return (visible | (column == row))[:, None]
 
 
@@ -125,8 +125,8 @@ def attend(
     """
     groups = query.shape[1] // key.shape[1]
     if query.shape[2] == 1 and groups > 1:
-        # One new token: the heads of a group become rows, so the keys (of all images) are read
-        # where they lie, not copied for each head.
+        # One new token: the heads of a group become rows, so the keys (of all images) are not
+        # copied for each head.
         heads = query.unflatten(1, (-1, groups)).squeeze(3)
         heads = F.scaled_dot_product_attention(heads, key, value, attn_mask=mask)
         return heads.flatten(1).unsqueeze(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of a folder, and the two things the processor needs of one."""
+"""Loads a folder's tokenizer, and prepares it for the processor."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ from tokenizers.decoders import ByteLevel
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from owl.families.owl3.hf.template_owl3 import CONTROL_LITERALS
+from owl.portable.marks_owl import CONTROL_LITERALS
 
-QWEN2_WORDS = (
+QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -21,10 +21,14 @@ QWEN2_WORDS = (
 
 
 def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Load a folder's tokenizer, also where tokenizer_config.json is missing."""
+    """Load a folder's tokenizer, even if tokenizer_config.json is missing.
+
+    Raises:
+        ValueError: a local folder holds no tokenizer files.
+    """
     local = Path(folder)
     if local.is_dir() and not (local / "tokenizer_config.json").is_file():
-        # AutoTokenizer would guess the class from model_type, which it does not know.
+        # AutoTokenizer would infer the class from model_type, which it does not know.
         return PreTrainedTokenizerFast(
             tokenizer_object=_bare_tokenizer(local),
             eos_token="<|im_end|>",
@@ -41,13 +45,13 @@ def _bare_tokenizer(folder: Path) -> RustTokenizer:
     if not all(file.is_file() for file in files):
         raise ValueError(
             f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
-            "Copy them from the model this one started from."
+            "Copy them from the model that this one was trained from."
         )
     rust = RustTokenizer(BPE.from_file(*map(str, files)))
     rust.normalizer = normalizers.NFC()
     rust.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated", invert=False),
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -57,7 +61,7 @@ def _bare_tokenizer(folder: Path) -> RustTokenizer:
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Look up the control tokens; ValueError where one is missing."""
+    """Look up the ids of CONTROL_LITERALS; ValueError if one is missing."""
     known = tokenizer.get_vocab()
     missing = [literal for literal in CONTROL_LITERALS if literal not in known]
     if missing:
@@ -68,7 +72,11 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
-    """Copy the tokenizer without its added tokens: it reads their literals as ordinary text."""
+    """Copy the tokenizer without its added tokens: it reads their literals as ordinary text.
+
+    Raises:
+        ValueError: it is not a fast tokenizer.
+    """
     rust = getattr(tokenizer, "backend_tokenizer", None)
     if rust is None:
         raise ValueError(
@@ -77,6 +85,6 @@ def without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
     definition = json.loads(rust.to_str())
     definition["added_tokens"] = []
     definition["post_processor"] = None
-    # The transformers class may set these for a call; here every text is read whole.
+    # The transformers class may set these for a call; here every text is read completely.
     definition["truncation"] = definition["padding"] = None
     return RustTokenizer.from_str(json.dumps(definition))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the config.json of an mPLUG-Owl3 may say.
+"""Limits of an mPLUG-Owl3's config.json.
 
-A folder may ask for more than owl.hf and training compute: another activation, stretched rotary
-positions, heads of another width. Each such wish is named here rather than ignored. Shared by
-owl.hf and owl.convert; travels inside exported folders, so it imports nothing of ours.
+A folder may request more than owl.hf and training compute: another activation, scaled rotary
+positions, heads of another width. Each such request is reported here rather than ignored. Shared
+by owl.hf and owl.convert; travels inside exported folders, so it imports nothing of owl.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,21 +24,21 @@ CHOICES = {
     "template": ("v2", "v3"),
     "media_position_shift": (0, 1),
 }
-"""What tells the variants apart; published files leave it out, and the tensor names say it."""
+"""The settings that differ between variants. Published files lack them; see variants_owl3."""
 
 
 def config_problems(language: Mapping[str, Any], vision: Mapping[str, Any]) -> Iterator[str]:
-    """Name whatever in a config.json no code here computes, and values that are none.
+    """Report what a config.json requests but nothing here computes, and invalid values.
 
     Args:
-        language: the file, or the config.json of a plain Qwen2; what is missing has its default.
+        language: the file, or the config.json of a plain Qwen2; missing values have defaults.
         vision: its vision_config.
     """
     problems = [*_size_problems(language, SIZES), *_size_problems(vision, VISION_SIZES, _VISION)]
     if "hyper_layers" in language:
         problems += _hyper_layer_problems(language)
     problems += _choice_problems(language)
-    if not problems:  # the rest calculates with sizes
+    if not problems:  # the rest computes with sizes
         problems = [*_decoder_problems(language), *_vision_problems(vision)]
     yield from problems
 
@@ -63,11 +63,11 @@ def _hyper_layer_problems(language: Mapping[str, Any]) -> Iterator[str]:
     layers, count = language["hyper_layers"], language.get("num_hidden_layers")
     if not isinstance(layers, list) or not layers or not all(map(_is_layer, layers)):
         yield (
-            f"hyper_layers={layers!r} must list the decoder layers that look at images, counted "
+            f"hyper_layers={layers!r} must list the decoder layers that attend to images, counted "
             "from 1, such as [1, 9, 17, 25]"
         )
     elif _is_count(count) and not all(1 <= layer <= count for layer in layers):
-        yield f"hyper_layers={layers} must lie in 1..{count}: they are counted from 1"
+        yield f"hyper_layers={layers} must be in 1..{count}: they are counted from 1"
     elif len(set(layers)) < len(layers):
         yield f"hyper_layers={layers} must name no layer twice"
 
@@ -88,38 +88,38 @@ def _decoder_problems(language: Mapping[str, Any]) -> Iterator[str]:
     width, heads = language.get("hidden_size", 1), language.get("num_attention_heads", 1)
     if width % heads:
         yield f"num_attention_heads={heads} must divide hidden_size={width}"
-    elif (said := language.get("head_dim")) not in (None, width // heads):
+    elif (head_dim := language.get("head_dim")) not in (None, width // heads):
         yield (
-            f"head_dim={said!r} must be hidden_size / num_attention_heads = {width // heads}: no "
-            "other width is built"
+            f"head_dim={head_dim!r} must be hidden_size / num_attention_heads = {width // heads}: "
+            "no other width is supported"
         )
     if (groups := language.get("num_key_value_heads", 1)) and heads % groups:
         yield f"num_key_value_heads={groups} must divide num_attention_heads={heads}"
-    if (act := language.get("hidden_act", "silu")) not in ("silu", "swish"):
-        yield f"hidden_act={act!r} must be 'silu': no other activation is built"
+    if (act := language.get("hidden_act", "silu")) not in ("silu", "srequest"):
+        yield f"hidden_act={act!r} must be 'silu': no other activation is supported"
     if language.get("use_sliding_window"):
-        yield "use_sliding_window=True must be false: no window is built, and none published"
+        yield "use_sliding_window=True must be false: no window is supported, and none published"
     kinds = set(language.get("layer_types") or ()) - {"full_attention"}
     if kinds:
-        yield f"layer_types names {sorted(kinds)}: only 'full_attention' is built"
+        yield f"layer_types names {sorted(kinds)}: only 'full_attention' is supported"
     yield from _rotary_problems(language)
 
 
 def _rotary_problems(language: Mapping[str, Any]) -> Iterator[str]:
-    """transformers 4 writes rope_scaling; 5 writes rope_parameters, the plain ones too."""
+    """Check both fields: transformers 4 writes rope_scaling, 5 rope_parameters."""
     for field in ("rope_scaling", "rope_parameters"):
-        wish = language.get(field)
-        if wish is not None and not is_plain_rotary(wish):
+        request = language.get(field)
+        if request is not None and not is_plain_rotary(request):
             yield (
-                f"{field}={wish!r} must be absent or 'default': stretched, partial or "
-                "multi-dimensional rotary positions are not built"
+                f"{field}={request!r} must be absent or 'default': scaled, partial or "
+                "multi-dimensional rotary positions are not supported"
             )
     if language.get("partial_rotary_factor") not in (None, 1):
         yield f"partial_rotary_factor={language['partial_rotary_factor']!r} must be 1"
 
 
 def is_plain_rotary(parameters: Any) -> bool:
-    """Whether rotary parameters say no more than a base."""
+    """Whether rotary parameters set nothing but a base."""
     if not isinstance(parameters, Mapping):
         return False
     kind = parameters.get("rope_type", parameters.get("type", "default"))
@@ -131,7 +131,7 @@ def is_plain_rotary(parameters: Any) -> bool:
 def _vision_problems(vision: Mapping[str, Any]) -> Iterator[str]:
     tanh = "gelu_pytorch_tanh"
     if (act := vision.get("hidden_act", tanh)) != tanh:
-        yield f"{_VISION}hidden_act={act!r} must be {tanh!r}: no other activation is built"
+        yield f"{_VISION}hidden_act={act!r} must be {tanh!r}: no other activation is supported"
     if (channels := vision.get("num_channels", 3)) != 3:
         yield f"{_VISION}num_channels={channels} must be 3: tiles are red, green and blue"
     width, heads = vision.get("hidden_size", 1), vision.get("num_attention_heads", 1)

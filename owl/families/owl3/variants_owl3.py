@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published variants of mPLUG-Owl3, and how to tell one from another.
+"""The published variants of mPLUG-Owl3, and how to distinguish them.
 
-They share their config keys: what tells them apart are the tensor names.
+Their config files have the same keys: only the tensor names differ.
 """
 
 from collections.abc import Collection
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """What a release chose."""
+    """The choices of a release."""
 
     fusion: str
     projector: str
@@ -26,7 +26,7 @@ VARIANTS = {
 
 
 def variant_of(tensor_names: Collection[str]) -> str | None:
-    """Tell the variant of a checkpoint by its tensor names; None if it is no mPLUG-Owl3."""
+    """Infer a checkpoint's variant from its tensor names; None if it is not an mPLUG-Owl3."""
     if any(".self_attn.gate_proj.0." in name for name in tensor_names):
         return "240728"
     if any(name.endswith(".self_attn.gate") for name in tensor_names):

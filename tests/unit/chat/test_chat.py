@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chat: what a user types, what comes back, what is remembered."""
+"""The chat: input, answers, history."""
 
 import json
 import os
@@ -86,18 +86,18 @@ def test_a_streamed_answer_is_what_generate_gives(chat, photo):
 
 def test_pictures_go_with_the_next_question_and_stay_in_the_history(chat, photo):
     told = run(chat, f"/image {photo}", "What?", "And now?")
-    assert "goes with your next question" in told
+    assert "shown with your next question" in told
     first, _, second, _ = chat.history
     assert [part["type"] for part in first["content"]] == ["image", "text"]
     assert [part["type"] for part in second["content"]] == ["text"]
     assert not chat.waiting
 
 
-def test_commands_are_obeyed(chat, photo):
+def test_commands_are_run(chat, photo):
     told = run(chat, "/help", "/image", "/image nowhere.png", "/dance", "", "/quit", "never asked")
     assert HELP in told
     assert "/image needs a file" in told
-    assert "there is no file nowhere.png" in told
+    assert "nowhere.png does not exist" in told
     assert "/dance is not a command" in told
     assert not chat.history
     run(chat, "Hi", f"/image {photo}", "/reset")
@@ -169,7 +169,7 @@ def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_one_clear_error(folder):
-    with pytest.raises(ValueError, match=r"--device cuda:1: torch .* finds no GPU\. Say cpu"):
+    with pytest.raises(ValueError, match=r"--device cuda:1: torch .* finds no GPU\. Use cpu"):
         load_model(folder, device="cuda:1")
 
 

@@ -164,7 +164,7 @@ def without_its_weights(hf: Path) -> None:
         (without_hyper_layers, "config.json lacks hyper_layers"),
         (with_other_model_type, "model_type='llava', which is none of .*: owl3"),
         (with_broken_json, "config.json is not JSON"),
-        (with_hyper_layers_beyond_the_end, r"hyper_layers=\[1, 29\] must lie in 1\.\.4"),
+        (with_hyper_layers_beyond_the_end, r"hyper_layers=\[1, 29\] must be in 1\.\.4"),
         (with_config(hyper_layers=None), "hyper_layers=None must list"),
         (with_config(hyper_layers=[2, 2]), "must name no layer twice"),
         (with_config(hidden_size="32"), "hidden_size='32' must be a whole number"),

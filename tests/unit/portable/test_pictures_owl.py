@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""owl.hf decodes what owl.data decodes, from wherever a picture lies."""
+"""owl.hf decodes pictures as owl.data does, from any source."""
 
 import base64
 import io
@@ -13,30 +13,14 @@ import torch
 from PIL import Image
 
 from owl.data.encode import images
-from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
 from owl.portable.pictures_owl import (
     MediaError,
-    grids_within,
     load_frames,
     load_picture,
     one_a_second,
     spread,
 )
 from tests.unit.data.shard_factory import picture
-
-
-@pytest.mark.parametrize(
-    ("most", "grid"),
-    [(7, Grid(2, 3)), (6, Grid(2, 2)), (5, Grid(2, 2)), (4, Grid(1, 3))],
-)
-def test_a_bound_on_tiles_picks_the_best_grid_below_it(most, grid):
-    assert choose_grid(640, 480, 378, grids_within(most)) == grid
-    assert grid.tiles <= most
-
-
-def test_no_grid_is_smaller_than_four_tiles():
-    assert grids_within(3) == []
-    assert grids_within(None) == list(PUBLISHED_GRIDS)
 
 
 @pytest.mark.parametrize(

@@ -1,115 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Qwen2 decoder with hyper-attention layers, in plain torch, under the published names.
 
-Written out rather than built on transformers' Qwen2: the signatures of its attention and layers
-change between releases, which is what breaks the published remote code.
-
 Letters: b rows, q tokens computed now, a heads, k key-value heads, d head width, h hidden size,
 M most tiles of a row, p patches of a tile.
 """
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.media_owl3 import KeyValue, Media
-from owl.portable.rotary_owl import TextContext, at_least_float32, attend, rotary, rotate
+from owl.portable.blocks_owl import OwlAttention, OwlMLP, OwlRMSNorm
+from owl.portable.rotary_owl import TextContext, attend, rotary, rotate
 
 
-class Owl3RMSNorm(nn.Module):
-    """Root-mean-square norm as in Qwen2: computed in float32, cast, then scaled."""
-
-    kernel: Callable[[Tensor, Tensor, float], Tensor] | None = None  # set by owl.hf.liger
-
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalise the last dimension of [..., h]."""
-        if self.kernel is not None:
-            return self.kernel(hidden_states, self.weight, self.eps)
-        wide = at_least_float32(hidden_states)
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(hidden_states.dtype)
-
-
-class Owl3MLP(nn.Module):
-    """SwiGLU."""
-
-    kernel: Callable[[Tensor, Tensor], Tensor] | None = None  # set by owl.hf.liger
-
-    def __init__(self, config: Owl3Config) -> None:
-        super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map [..., h] to the same shape."""
-        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
-        gated = F.silu(gate) * up if self.kernel is None else self.kernel(gate, up)
-        return self.down_proj(gated)
-
-
-class Owl3Attention(nn.Module):
-    """Causal self-attention with grouped heads."""
-
-    def __init__(self, config: Owl3Config, layer_index: int) -> None:
-        super().__init__()
-        self.layer_index = layer_index
-        self.head_dim = config.head_dim
-        self.config, self.is_causal = config, True  # transformers' attention functions ask for them
-        width, key_width = config.hidden_size, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(width, config.num_attention_heads * config.head_dim)
-        self.k_proj = nn.Linear(width, key_width)
-        self.v_proj = nn.Linear(width, key_width)
-        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, width, bias=False)
-
-    def forward(self, hidden_states: Tensor, context: TextContext) -> Tensor:
-        """Attend to the text so far: [b, q, h], normed, to [b, q, h]."""
-        query, key, value = self.text_heads(hidden_states, context)
-        return self.o_proj(self.read_text(query, key, value, context))
-
-    def text_heads(
-        self, hidden_states: Tensor, context: TextContext
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to rotated queries [b, a, q, d], and rotated keys and values of all tokens."""
-        query, key, value = (
-            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        query, key = rotate(query, context.rotary), rotate(key, context.rotary)
-        if context.cache is not None:
-            # Where they go: transformers 4's static cache does not count for itself.
-            places = torch.arange(context.num_keys, device=key.device)[-key.shape[2] :]
-            key, value = context.cache.update(
-                key, value, self.layer_index, {"cache_position": places}
-            )
-            key, value = key[:, :, : context.num_keys], value[:, :, : context.num_keys]
-        return query, key, value
-
-    def read_text(self, query: Tensor, key: Tensor, value: Tensor, context: TextContext) -> Tensor:
-        """Attend to tokens: [b, q, a * d]."""
-        if self.config.uses_torch_attention:
-            return attend(query, key, value, mask=context.mask, is_causal=context.is_causal)
-        attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
-        scale = self.head_dim**-0.5
-        heads, _ = attention(self, query, key, value, context.padding, dropout=0.0, scaling=scale)
-        return heads.flatten(2)
-
-
-class Owl3HyperAttention(Owl3Attention):
-    """Self-attention whose queries also read the images that precede them (HATB).
+class Owl3HyperAttention(OwlAttention):
+    """Self-attention whose queries also attend to the images that precede them (HATB).
 
     One key-value projection for all patches of all images; rotary positions on keys, one per tile
-    (MI-RoPE); three published ways to mix (config.fusion).
+    (MI-RoPE); three published ways to combine both (config.fusion).
     """
 
     def __init__(self, config: Owl3Config, layer_index: int) -> None:
@@ -130,15 +39,15 @@ class Owl3HyperAttention(Owl3Attention):
         media_key_value: KeyValue | None = None,
         sees: Tensor | None = None,
     ) -> Tensor:
-        """Attend to the text so far, and where there are pictures to the visible patches.
+        """Attend to the text so far, and to the visible patches if there are pictures.
 
-        One entrance for both, and __call__ it: accelerate brings the weights of an offloaded layer
-        (the gate among them) when forward is called, and only then.
+        Called with and without pictures, always through __call__: accelerate loads the weights of
+        an offloaded layer (the gate among them) only then.
 
         Args:
             hidden_states: [b, q, h], normed.
             context: of the text.
-            media_key_value: [b, k, M * p, d] each; None where no row has a picture.
+            media_key_value: [b, k, M * p, d] each; None if no row has a picture.
             sees: [b, 1, q, M * p] bool, which patches each token sees.
 
         Returns:
@@ -146,11 +55,11 @@ class Owl3HyperAttention(Owl3Attention):
         """
         if media_key_value is None or sees is None:
             return super().forward(hidden_states, context)
-        return self.read_both(hidden_states, context, media_key_value, sees)
+        return self.attend_to_both(hidden_states, context, media_key_value, sees)
 
     def media_heads(self, features: Tensor, media: Media) -> KeyValue:
         """Project normed features [b, M * p, h] to rotated keys and values [b, k, M * p, d]."""
-        # A head's key lies before its value, head after head.
+        # Each head's key is stored before its value, head after head.
         merged = self.v_kv_proj(features).unflatten(-1, (self.num_kv_heads, 2, self.head_dim))
         key, value = (part.transpose(1, 2) for part in merged.unbind(dim=3))
         table = rotary(
@@ -161,23 +70,23 @@ class Owl3HyperAttention(Owl3Attention):
         )
         return rotate(key, table), value
 
-    def read_both(
+    def attend_to_both(
         self, hidden_states: Tensor, context: TextContext, media_key_value: KeyValue, sees: Tensor
     ) -> Tensor:
         """Attend to the text so far and to the visible patches; see forward."""
         heads = self.text_heads(hidden_states, context)
         if self.fusion == "joint_softmax":
             return self.o_proj(self._joint(*heads, context, media_key_value, sees))
-        text = self.read_text(*heads, context)
+        text = self.attend_to_text(*heads, context)
         sees_any = sees.any(dim=-1, keepdim=True)  # [b, 1, q, 1]
-        # A token that sees no patch looks at all of them, and what it finds is thrown away below:
-        # a softmax over nothing would be NaN, also in the gradient.
+        # A token that sees no patch attends to all of them, and the result is discarded below: a
+        # softmax over no key would be NaN, also in the gradient.
         images = attend(heads[0], *media_key_value, mask=_or_none(sees | ~sees_any))
         gate = self._gate(text)
         return self.o_proj(torch.where(sees_any[:, 0], text * (1 - gate) + images * gate, text))
 
     def _gate(self, text: Tensor) -> Tensor:
-        """Say how much of the image side is let in: of [b, q, a * d], 0..1."""
+        """Compute the weight of the image side, 0..1, for [b, q, a * d]."""
         if self.fusion == "static_gate":
             return torch.sigmoid(self.gate)
         # In rows, since quantised layers take no more than three dimensions.
@@ -193,7 +102,7 @@ class Owl3HyperAttention(Owl3Attention):
         media_key_value: KeyValue,
         sees: Tensor,
     ) -> Tensor:
-        """One softmax over the visible patches and the tokens so far: [b, q, a * d]."""
+        """Take one softmax over the visible patches and the tokens so far: [b, q, a * d]."""
         mask = context.mask
         if mask is None:
             queries, keys = query.shape[2], key.shape[2]
@@ -215,17 +124,17 @@ def _or_none(mask: Tensor) -> Tensor | None:
 
 
 class Owl3DecoderLayer(nn.Module):
-    """Attention and MLP, each behind a norm; hyper layers give images the same input norm."""
+    """Attention and MLP, each after a norm; hyper layers apply their input norm to images too."""
 
     def __init__(self, config: Owl3Config, layer_index: int) -> None:
         super().__init__()
         self.layer_index = layer_index
         self.is_hyper = layer_index in config.hyper_layer_indices
-        attention = Owl3HyperAttention if self.is_hyper else Owl3Attention
+        attention = Owl3HyperAttention if self.is_hyper else OwlAttention
         self.self_attn = attention(config, layer_index)
-        self.mlp = Owl3MLP(config)
-        self.input_layernorm = Owl3RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = Owl3RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = OwlMLP(config)
+        self.input_layernorm = OwlRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = OwlRMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, hidden_states: Tensor, context: TextContext, media: Media | None) -> Tensor:
         """Run the layer.
@@ -233,7 +142,7 @@ class Owl3DecoderLayer(nn.Module):
         Args:
             hidden_states: [b, q, h].
             context: of the tokens computed now.
-            media: the batch's pictures, None where there are none.
+            media: the batch's pictures, None if there are none.
 
         Returns:
             [b, q, h].
@@ -250,7 +159,7 @@ class Owl3DecoderLayer(nn.Module):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
     def _media_heads(self, media: Media) -> KeyValue:
-        """Keys and values of the patches: from the cache, or computed, and kept if wanted."""
+        """Take keys and values of the patches from the cache, or compute and maybe cache them."""
         if media.cache is not None and self.layer_index in media.cache:
             return media.cache[self.layer_index]
         assert media.features is not None
@@ -269,7 +178,7 @@ class Owl3Decoder(nn.Module):
         self.layers = nn.ModuleList(
             Owl3DecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
-        self.norm = Owl3RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = OwlRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False  # transformers sets it, and the function below
 
     def forward(

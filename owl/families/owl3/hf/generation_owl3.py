@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What generation needs beside the forward pass: ends of answers, both caches, beams."""
+"""Generation: ends of answers, the caches of text and pictures, beams."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from owl.families.owl3.hf.media_owl3 import Media, read_offsets
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS
 
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""What this transformers calls the text's keys and values: 5.24 renamed past_key_values."""
+"""The name of the text's key-value cache: transformers 5.24 renamed past_key_values."""
 
 
 @dataclass
 class Owl3Output(CausalLMOutputWithPast):
-    """What a forward pass gives.
+    """The outputs of a forward pass.
 
     loss []; logits [b, kept tokens, v]; the cache, under the name CACHE; hidden_states, num_layers
     + 1 of [b, q, h], the last one normed.
     """
 
-    media: Media | None = None  # hand it to the next step in place of pixel_values
+    media: Media | None = None  # pass it to the next step in place of pixel_values
 
 
 class Owl3GenerationMixin(GenerationMixin):
-    """Generates with the keys and values of the text, and of the pictures."""
+    """Generates with cached keys and values of the text and of the pictures."""
 
     @torch.no_grad()
     def generate(
@@ -49,7 +49,7 @@ class Owl3GenerationMixin(GenerationMixin):
             *args: as in transformers.
             tokenizer: ends answers at its control tokens, decodes, and reads stop_strings.
             decode_text: return the new tokens as one string per row (the model cards' way).
-            **kwargs: what the processor returned, and settings such as max_new_tokens.
+            **kwargs: the processor's output, and settings such as max_new_tokens.
         """
         if decode_text and tokenizer is None:
             raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
@@ -59,8 +59,8 @@ class Owl3GenerationMixin(GenerationMixin):
             kwargs["tokenizer"] = tokenizer
             if (generation_config or self.generation_config).pad_token_id is None:
                 kwargs.setdefault("pad_token_id", tokenizer.pad_token_id)
-        # A static cache would have transformers compile this forward on a GPU, which looks at
-        # values (is anything padded?) and would be compiled anew at each length.
+        # With a static cache on a GPU, transformers would compile this forward, which depends on
+        # values (is anything padded?) and would be recompiled at each length.
         kwargs.setdefault("disable_compile", True)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         generated = super().generate(inputs, generation_config, *args, **kwargs)
@@ -73,7 +73,7 @@ class Owl3GenerationMixin(GenerationMixin):
     def _ends(
         self, generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase | None
     ) -> list[int] | int | None:
-        """Tokens that end an answer."""
+        """Find the ids of the tokens that end an answer."""
         chosen = (generation_config or self.generation_config).eos_token_id
         if tokenizer is None:
             return chosen if chosen is not None else self.config.eos_token_id
@@ -95,20 +95,20 @@ class Owl3GenerationMixin(GenerationMixin):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Choose what the next step computes: the tokens that are not in the cache.
+        """Select the inputs of the next step: the tokens that are not in the cache.
 
         Args:
             input_ids: [b, t], all tokens so far.
             past_key_values: of an earlier step.
             attention_mask: [b, t].
             pixel_values: the prompt's tiles.
-            media_offset: where they stand.
+            media_offset: their places in the text.
             media: of an earlier step.
             use_media_cache: see forward.
             use_cache: see forward.
             logits_to_keep: see forward.
             cache: see forward.
-            **kwargs: what this or that release of transformers adds.
+            **kwargs: further inputs of some releases of transformers.
         """
         past = one_cache(cache, past_key_values)
         known = 0 if past is None else int(past.get_seq_length())
@@ -144,7 +144,7 @@ class Owl3GenerationMixin(GenerationMixin):
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat every row for beams and for several answers, but not the tiles.
 
-        place_tiles hands a sample's tiles to all its rows.
+        place_tiles gives a sample's tiles to all its rows.
         """
         if expand_size > 1:
             if input_ids is not None:
@@ -159,7 +159,7 @@ class Owl3GenerationMixin(GenerationMixin):
 
 
 def check_media(past: Cache | None, media: Media | None, pixel_values: Tensor | None) -> None:
-    """Raise ValueError where pictures of an earlier step and of this one do not fit."""
+    """Raise ValueError if new pictures are given beside cached ones, or the cached ones are not."""
     if media is not None and pixel_values is not None:
         raise ValueError(
             "media and pixel_values came together: media holds the pictures of an earlier step, "
@@ -176,5 +176,5 @@ def check_media(past: Cache | None, media: Media | None, pixel_values: Tensor | 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """Take the cache under either of its names."""
     if cache is not None and past_key_values is not None:
-        raise ValueError("cache and past_key_values are two names of one thing: give one of them.")
+        raise ValueError("cache and past_key_values are names of the same argument: pass one.")
     return past_key_values if cache is None else cache

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of a batch as the decoder sees them: where each stands, and its keys and values.
+"""The pictures of a batch for the decoder: their positions, features, keys and values.
 
 Letters: b rows, n samples (b is a multiple of n: beams share their sample's pictures), m tiles in
 the batch, M most tiles of a sample, p patches of a tile, h hidden size.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ABSENT = 2**31 - 1
-"""Position of the padding behind a sample's last tile: no token stands there."""
+"""Position of the padding after a sample's last tile: beyond every token."""
 
 KeyValue = tuple[Tensor, Tensor]
 """[b, k, M * p, d] each."""
@@ -20,25 +20,25 @@ KeyValue = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Media:
-    """The tiles of each row, padded to the row that has most."""
+    """The tiles of each row, padded to the row with most tiles."""
 
     position: Tensor  # [b, M] int64, within the sample: token t sees a tile when t >= its position
     patches: int  # p
-    features: Tensor | None  # [b, M * p, h] projected; None once every hyper layer has its keys
+    features: Tensor | None  # [b, M * p, h] projected; None once every hyper layer has cached keys
     cache: dict[int, KeyValue] | None = None
-    """Keys and values by layer, filled as layers run; None computes them anew each time."""
+    """Keys and values by layer, filled as layers run; None recomputes them each time."""
 
     def visible(self, position_ids: Tensor) -> Tensor:
-        """Say which patches each token sees: [b, q] positions to [b, 1, q, M * p] bool."""
+        """Compute which patches each token sees: [b, q] positions to [b, 1, q, M * p] bool."""
         reached = position_ids[:, :, None] >= self.position[:, None, :]
         return reached.repeat_interleave(self.patches, dim=2)[:, None]
 
     def without_features(self) -> "Media":
-        """Drop what no layer will ask for again."""
+        """Drop the features if every layer has cached keys and values."""
         return self if self.cache is None else replace(self, features=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Media":
-        """Move position and features; cached keys stay with the layers that made them."""
+        """Move position and features; cached keys stay on the devices of their layers."""
         if self.position.device == device:
             return self
         features = self.features
@@ -51,26 +51,26 @@ class Media:
 def place_tiles(
     features: Tensor, offsets: Sequence[Sequence[int]], *, rows: int, shift: int, keep: bool
 ) -> Media | None:
-    """Give each row of a batch its tiles.
+    """Arrange tiles by the rows of a batch.
 
     Args:
         features: [m, p, h] of all tiles, sample after sample.
         offsets: for each sample, the index of each tile's first placeholder within it.
         rows: b.
         shift: the variant's media_position_shift.
-        keep: whether layers keep the keys and values they compute.
+        keep: whether layers cache their keys and values.
 
     Returns:
-        None where no sample has a tile.
+        None if no sample has a tile.
 
     Raises:
-        ValueError: rows, offsets and tiles do not belong together.
+        ValueError: the numbers of rows, offsets and tiles do not fit together.
     """
     counts = [len(sample) for sample in offsets]
     if sum(counts) != len(features):
         raise ValueError(
-            f"pixel_values holds {len(features)} tiles but media_offset names {sum(counts)} "
-            f"({counts} by sample). Pass both as the processor gave them."
+            f"pixel_values holds {len(features)} tiles but media_offset lists {sum(counts)} "
+            f"({counts} by sample). Pass both as the processor returned them."
         )
     if not offsets or rows % len(offsets):
         raise ValueError(
@@ -96,7 +96,7 @@ def place_tiles(
 
 
 def _places(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Sample and slot of each tile, [m] each."""
+    """Compute sample and slot of each tile, [m] each."""
     sample = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     slot = torch.cat([torch.arange(count) for count in counts])
     return sample, slot
@@ -105,12 +105,12 @@ def _places(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
 def read_offsets(
     media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor, attention_mask: Tensor | None
 ) -> list[list[int]]:
-    """Read either published form of media_offset as positions within each sample.
+    """Convert either published form of media_offset to positions within each sample.
 
     Args:
-        media_offset: a list with the positions of each sample's tiles (241101 and ours), or the
-            [n, t, 2] ranges of 240728 and 241014, which count rows of the padded batch.
-        attention_mask: [n, t], for the padding to the left that the ranges count.
+        media_offset: a list with the positions of each sample's tiles (241101, Owl3Processor), or
+            the [n, t, 2] ranges of 240728 and 241014, which count tokens of the padded batch.
+        attention_mask: [n, t], for the padding on the left, which the ranges count.
     """
     if not isinstance(media_offset, Tensor) or media_offset.dim() != 3:
         return [_as_list(sample) for sample in media_offset]
@@ -135,9 +135,9 @@ def _first_tokens(attention_mask: Tensor | None, rows: int) -> list[int]:
 
 
 def _from_ranges(ranges: list[list[int]], first_token: int) -> list[int]:
-    """Turn one sample's [first tile, tiles seen so far + first tile] per token into positions.
+    """Convert one sample's [first tile, tiles seen so far + first tile] per token to positions.
 
-    Tile i is counted from the token after its first placeholder on.
+    A tile counts as seen from the token after its first placeholder.
     """
     end = ranges[-1][1]
     if end < 0:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """mPLUG-Owl3 for transformers: loads the published folders, trains, generates with both caches.
 
-Only PreTrainedModel, GenerationMixin, Cache, CausalLMOutputWithPast and the register of attention
-functions come from transformers: they have kept their meaning from 4.57 to 5, and everything else
-that the published code borrows has not.
+Only PreTrainedModel, GenerationMixin, Cache, CausalLMOutputWithPast and the registry of attention
+functions come from transformers: these have kept their meaning from 4.57 to 5, unlike everything
+else that the published code uses.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
-from owl.families.owl3.hf.decoder_owl3 import Owl3CausalLM, Owl3HyperAttention, Owl3RMSNorm
+from owl.families.owl3.hf.decoder_owl3 import Owl3CausalLM, Owl3HyperAttention
 from owl.families.owl3.hf.generation_owl3 import (
     CACHE,
     Owl3GenerationMixin,
@@ -31,27 +31,14 @@ from owl.families.owl3.hf.generation_owl3 import (
 )
 from owl.families.owl3.hf.media_owl3 import Media, place_tiles, read_offsets
 from owl.families.owl3.hf.processing_owl3 import Owl3Processor
-from owl.families.owl3.hf.template_owl3 import TURN_ENDS  # noqa: F401
 from owl.families.owl3.hf.vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
-from owl.families.owl3.limits_owl3 import config_problems  # noqa: F401 - see below
-from owl.families.owl3.markup_owl3 import TEMPLATES  # noqa: F401
-from owl.families.owl3.tiles_owl3 import Grid  # noqa: F401
-from owl.portable.options_owl import MediaOptions  # noqa: F401 - see below
-from owl.portable.pictures_owl import MediaError  # noqa: F401
-from owl.portable.pieces_owl import Piece  # noqa: F401
-from owl.portable.pixels_owl import Pixels  # noqa: F401
-from owl.portable.requests_owl import RequestError  # noqa: F401
+from owl.portable.blocks_owl import OwlRMSNorm
+from owl.portable.processing_owl import IGNORE_INDEX
 from owl.portable.rotary_owl import TextContext, causal_mask, rotary
-from owl.portable.tokenizer_owl import load_tokenizer  # noqa: F401
-
-# Every module of the package is imported here, needed or not: from a local folder, transformers 4
-# copies only what the file of an auto_map entry itself imports.
-
-IGNORE_INDEX = -100
 
 
 class Owl3PreTrainedModel(PreTrainedModel):
-    """What transformers needs to know to load, place, initialise and checkpoint an Owl3."""
+    """How transformers loads, places, initialises and checkpoints an Owl3."""
 
     config_class = Owl3Config
     base_model_prefix = "model"
@@ -65,10 +52,10 @@ class Owl3PreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Owl3RMSNorm):
+        if isinstance(module, OwlRMSNorm):
             nn.init.ones_(module.weight)
         if isinstance(module, Owl3HyperAttention) and module.fusion == "static_gate":
-            nn.init.zeros_(module.gate)  # lets half of the image side in
+            nn.init.zeros_(module.gate)  # a gate of 1/2
         if isinstance(module, CarriedHead):
             nn.init.normal_(module.probe, std=self.config.initializer_range)
         if isinstance(module, CarriedAttention):
@@ -77,9 +64,9 @@ class Owl3PreTrainedModel(PreTrainedModel):
 
 
 class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
-    """Tower, projector, decoder, loss."""
+    """Tower, projector, decoder and loss."""
 
-    # transformers 5 wants to know which weight to tie to; 4 only reads the names on the left.
+    # transformers 5 reads which weight to tie to; 4 only the names on the left.
     _tied_weights_keys = {  # noqa: RUF012
         "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
     }
@@ -96,11 +83,11 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load a published folder, or one of ours; see PreTrainedModel.from_pretrained.
+        """Load a published, exported or saved folder; see PreTrainedModel.from_pretrained.
 
         Raises:
-            ValueError: a tensor that matters is missing, or has no place: transformers would fill
-                it with random numbers, or drop it, and say so in a log.
+            ValueError: a tensor that matters is missing, or the config gives it no place:
+                transformers would fill it with random numbers, or drop it, and only log that.
         """
         config = kwargs.get("config")
         if isinstance(config, Owl3Config):
@@ -118,19 +105,19 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         """Recompute layers in the backward pass; see PreTrainedModel.
 
         Raises:
-            ValueError: use_reentrant=True. It sees no gradient of what arrives inside an object,
-                as the pictures do, and none at all where the layers' input requires none.
+            ValueError: use_reentrant=True. It loses the gradients of pictures, which reach a layer
+                inside an object, and all gradients if the layers' input requires none.
         """
-        how = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
-        if how["use_reentrant"]:
+        options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+        if options["use_reentrant"]:
             raise ValueError(
                 "use_reentrant=True loses the gradients of the pictures, which reach the layers "
-                "inside an object. Leave it out, or say use_reentrant=False."
+                "inside an object. Leave it out, or use use_reentrant=False."
             )
-        super().gradient_checkpointing_enable(how, **kwargs)
+        super().gradient_checkpointing_enable(options, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Table of token vectors."""
+        """Return the table of token vectors."""
         return self.language_model.model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -138,7 +125,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         self.language_model.model.embed_tokens = value  # type: ignore[assignment]
 
     def get_output_embeddings(self) -> nn.Module:
-        """Output layer."""
+        """Return the output layer."""
         return self.language_model.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -146,7 +133,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         self.language_model.lm_head = new_embeddings  # type: ignore[assignment]
 
     def init_processor(self, tokenizer: PreTrainedTokenizerBase) -> Owl3Processor:
-        """Make the processor that belongs to this model, as the model cards do."""
+        """Build the processor of this model, as in the model cards."""
         return Owl3Processor(
             tokenizer,
             image_size=self.config.vision_config.image_size,
@@ -154,14 +141,14 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         )
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Encode tiles and bring them to decoder width.
+        """Encode tiles and project them to decoder width.
 
         Args:
             pixel_values: [m, 3, s, s], normalised floats or uint8.
 
         Returns:
-            [m, p, h]. Gradients flow into whatever requires them: freeze vision_model, as all
-            published stages do, to spare its activations.
+            [m, p, h]. Freeze vision_model, as all published stages do, to save the memory of its
+            activations.
         """
         parts = pixel_values.split(self.config.vision_batch_size)
         features = torch.cat([self.vision_model(part) for part in parts])
@@ -196,7 +183,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             position_ids: [b, q], within the sample; by default counted over the mask.
             past_key_values: keys and values of earlier tokens.
             inputs_embeds: [b, q, h] in place of input_ids.
-            labels: [b, q], the tokens themselves; -100 where nothing is learned.
+            labels: [b, q], the tokens themselves; -100 if not learned.
             pixel_values: [m, 3, s, s] tiles of the whole batch in order, floats or uint8.
             media_offset: for each sample, the index of each of its tiles' first placeholder,
                 counted from the sample's first token that is not padding; or the [b, q, 2] ranges
@@ -204,27 +191,27 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             media: of an earlier step, in place of pixel_values and media_offset.
             use_cache: keep keys and values of the text.
             use_media_cache: keep keys and values of the tiles too (the published code does not).
-            logits_to_keep: only the last so many tokens, or these ones; 0 keeps all.
-            output_hidden_states: also return what each layer got.
-            output_attentions: refused; see ValueError.
+            logits_to_keep: number of last tokens, or indices of tokens; 0 keeps all.
+            output_hidden_states: also return the input of each layer.
+            output_attentions: not supported.
             return_dict: False for a tuple.
-            num_items_in_batch: what the summed loss is divided by; default the learned tokens.
-            cache: what transformers from 5.24 on calls past_key_values; either name works.
-            **kwargs: what transformers hands to every model and this one has no use for.
+            num_items_in_batch: divisor of the summed loss; by default the learned tokens.
+            cache: the name of past_key_values since transformers 5.24; either works.
+            **kwargs: ignored; transformers passes them to every model.
 
         Returns:
-            An Owl3Output; its loss is the mean over labels of -log p(label | what precedes it).
+            An Owl3Output; its loss is the mean over labels of -log p(label | preceding tokens).
 
         Raises:
-            ValueError: inputs that do not belong together, or attention weights are asked for: the
-                fused kernels never make them.
+            ValueError: inputs do not fit together, or attention weights are requested, which the
+                fused kernels do not return.
         """
         if output_attentions:
             raise ValueError(_NO_ATTENTIONS)
         past = one_cache(cache, past_key_values)
         check_media(past, media, pixel_values)
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds, not both and not neither.")
+            raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if use_cache is None:
@@ -233,8 +220,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             past = DynamicCache()
         context = self._text_context(inputs_embeds, attention_mask, position_ids, past)
         if media is None and pixel_values is not None:
-            # With gradients nothing is kept: recomputation under gradient checkpointing must find
-            # what the first pass found.
+            # Nothing is cached with gradients: recomputation under gradient checkpointing must see
+            # what the first pass saw.
             keep = use_cache and use_media_cache and not torch.is_grad_enabled()
             media = self._media(
                 pixel_values, media_offset, len(inputs_embeds), attention_mask, keep
@@ -271,9 +258,9 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             position_ids = position_ids[:, past:]
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
-        if problem := self.config.attention_problem:  # chosen after the model was made
+        if problem := self.config.attention_problem:  # may be set after the model was built
             raise ValueError(problem)
-        joint = self.config.fusion == "joint_softmax"  # which sees patches through the same mask
+        joint = self.config.fusion == "joint_softmax"  # its mask covers patches and tokens
         mask = None
         if joint or self.config.uses_torch_attention:
             mask = causal_mask(attention_mask, queries, past + queries, inputs_embeds.device)
@@ -303,8 +290,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
     ) -> Media | None:
         if media_offset is None:
             raise ValueError(
-                "pixel_values came without media_offset, which says where each tile stands. Pass "
-                "everything the processor returned: model(**inputs)."
+                "pixel_values came without media_offset, the place of each tile in the text. Pass "
+                "everything that the processor returned: model(**inputs)."
             )
         if not len(pixel_values):
             return None
@@ -332,7 +319,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             raise ValueError("labels need all logits: leave logits_to_keep at 0.")
         targets = labels[:, 1:].flatten().to(logits.device)
         learned = targets != IGNORE_INDEX
-        # Only learned rows are lifted to float32: a vocabulary of 151851 is wide.
+        # Only learned rows are converted to float32, which saves memory.
         rows = logits[:, :-1].flatten(0, 1)[learned]
         rows = rows if rows.dtype == torch.float64 else rows.float()
         total = F.cross_entropy(rows, targets[learned], reduction="sum")
@@ -348,35 +335,35 @@ _SHOWN = 8
 def _check_loaded(
     folder: str, model: "Owl3ForConditionalGeneration", info: Mapping[str, Collection[str]]
 ) -> None:
-    """Raise ValueError where the weights are not those of the config."""
+    """Raise ValueError if the weights are not those of the config."""
     last = model.config.vision_config.num_hidden_layers - 1
     carried = (*_CARRIED, f"vision_model.encoder.layers.{last}.")
     missing = [name for name in info["missing_keys"] if not name.startswith(carried)]
-    homeless = [
+    unplaced = [
         name for name in info["unexpected_keys"] if any(part in name for part in _IMAGE_SIDE)
     ]
-    if not missing and not homeless:
+    if not missing and not unplaced:
         return
-    told = [
+    lists = [
         f"{what}: {', '.join(sorted(names)[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("without a place", homeless))
+        for what, names in (("missing", missing), ("without a place", unplaced))
         if names
     ]
     raise ValueError(
         f"{folder} does not hold the weights that its config.json describes ({len(missing)} "
-        f"missing, {len(homeless)} without a place). Complete the folder, or correct hyper_layers, "
-        "fusion and projector in config.json.\n  " + "\n  ".join(told)
+        f"missing, {len(unplaced)} without a place). Complete the folder, or correct hyper_layers, "
+        "fusion and projector in config.json.\n  " + "\n  ".join(lists)
     )
 
 
 _NO_ATTENTIONS = (
-    "output_attentions=True: attention weights are never made, since attention is torch's fused "
-    "scaled_dot_product_attention. Leave it out."
+    "output_attentions=True: torch's fused scaled_dot_product_attention returns no weights. "
+    "Leave it out."
 )
 
 
 def _build_projector(config: Owl3Config) -> nn.Module:
-    """One linear layer (240728, 241014), or linear, exact GELU, linear (241101)."""
+    """Build one linear layer (240728, 241014), or linear, exact GELU, linear (241101)."""
     first = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
     if config.projector == "linear":
         return first
@@ -386,7 +373,7 @@ def _build_projector(config: Owl3Config) -> nn.Module:
 def _positions(
     attention_mask: Tensor | None, rows: int, length: int, device: torch.device
 ) -> Tensor:
-    """Count tokens within each sample: [rows, length]; a pad to the left stands at 0."""
+    """Count tokens within each sample: [rows, length]; padding on the left is at 0."""
     if attention_mask is None:
         return torch.arange(length, device=device).expand(rows, -1)
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0).to(device)

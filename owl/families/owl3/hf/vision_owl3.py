@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SigLIP tower in plain torch, under the published names.
 
-Written out rather than taken from transformers: its own tower builds or leaves out the pooling
-head from release to release, and these checkpoints carry it, unused, and want it back.
+Written out rather than taken from transformers, whose tower builds the pooling head or not,
+depending on the release: these checkpoints hold the head, unused, and keep it when saved.
 """
 
 import torch
@@ -13,7 +13,7 @@ from owl.families.owl3.hf.configuration_owl3 import Owl3VisionConfig
 
 
 class Owl3VisionEmbeddings(nn.Module):
-    """Tiles to patches with a learned position each."""
+    """Embeds tiles as patches with learned positions."""
 
     def __init__(self, config: Owl3VisionConfig) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class Owl3VisionEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Embed [m, 3, s, s] tiles: [m, p, h_v]."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        # Looked up rather than added: accelerate brings an offloaded table when it is called.
-        places = torch.arange(patches.shape[1], device=patches.device)
-        return patches + self.position_embedding(places)
+        # Looked up rather than added: accelerate loads an offloaded table only when it is called.
+        positions = torch.arange(patches.shape[1], device=patches.device)
+        return patches + self.position_embedding(positions)
 
 
 class Owl3VisionAttention(nn.Module):
-    """Every patch of a tile sees every patch of that tile."""
+    """Attention of every patch of a tile to every patch of that tile."""
 
     def __init__(self, config: Owl3VisionConfig) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Owl3VisionMLP(nn.Module):
 
 
 class Owl3VisionLayer(nn.Module):
-    """Attention and MLP, each behind a norm."""
+    """Attention and MLP, each after a norm."""
 
     def __init__(self, config: Owl3VisionConfig) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Owl3VisionLayer(nn.Module):
 
 
 class Owl3VisionEncoder(nn.Module):
-    """The layers, the last of which is carried along and not run."""
+    """The layers; the last one is loaded and saved, but not run."""
 
     def __init__(self, config: Owl3VisionConfig, *, carries_last: bool) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Owl3VisionEncoder(nn.Module):
         self.layers = nn.ModuleList(Owl3VisionLayer(config) for _ in range(built))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Give the output of the last layer but one of [m, p, h_v]: hidden_states[-2]."""
+        """Map [m, p, h_v] to the output of the last layer but one: hidden_states[-2]."""
         for layer in self.layers[: self.num_used]:
             hidden_states = layer(hidden_states)
         return hidden_states
@@ -117,7 +117,7 @@ class CarriedHead(nn.Module):
 
 
 class Owl3VisionModel(nn.Module):
-    """Tiles to patch features.
+    """Encodes tiles as patch features.
 
     Args:
         config: of the tower.
@@ -137,7 +137,7 @@ class Owl3VisionModel(nn.Module):
         """Encode tiles.
 
         Args:
-            pixel_values: [m, 3, s, s]; uint8 is normalised here, float is taken as it is.
+            pixel_values: [m, 3, s, s]; uint8 is normalised here, float is used as it is.
 
         Returns:
             [m, p, h_v].

@@ -105,7 +105,7 @@ def test_gradients_are_the_same(model, other):
 
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
 def test_one_that_takes_other_masks_is_one_clear_error(folder, attention):
-    with pytest.raises(ValueError, match=f"{attention}.*say 'sdpa' or 'flash_attention_2'"):
+    with pytest.raises(ValueError, match=f"{attention}.*use 'sdpa' or 'flash_attention_2'"):
         AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
 
 
@@ -119,7 +119,7 @@ def test_one_that_is_chosen_later_is_used_or_refused_as_well(folder):
     torch.testing.assert_close(model(input_ids=tokens).logits, expected)
     assert calls
     model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match=r"eager.*say 'sdpa' or 'flash_attention_2'"):
+    with pytest.raises(ValueError, match=r"eager.*use 'sdpa' or 'flash_attention_2'"):
         model(input_ids=tokens)
 
 

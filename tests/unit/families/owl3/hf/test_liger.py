@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Liger's kernels take over norms and SwiGLU where they can run, and are refused elsewhere.
 
-What the kernels compute is told by tests/gpu/test_liger.py: they run on a GPU alone.
+What the kernels compute is tested by tests/gpu/test_liger.py: they run on a GPU alone.
 """
 
 import sys
@@ -22,7 +22,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 def test_a_model_on_a_cpu_is_refused(monkeypatch):
     monkeypatch.setattr("owl.hf.liger._kernels", lambda: (None, None))
-    with pytest.raises(ValueError, match=r"the decoder lies on cpu.*model\.to\('cuda'\)"):
+    with pytest.raises(ValueError, match=r"the decoder is on cpu.*model\.to\('cuda'\)"):
         use_liger(build("joint_softmax"))
 
 

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from owl.config.run import ProjectorKind
-from owl.families.owl3.hf.configuration_owl3 import VARIANTS
 from owl.families.owl3.published_config import VARIANTS as TRAINING_VARIANTS
+from owl.families.owl3.variants_owl3 import VARIANTS
 from owl.hf import Owl3Config, Owl3ForConditionalGeneration, Owl3Processor
 from tests.unit.families.owl3.hf.conftest import build
 from tests.unit.families.owl3.hf.tiny_owl3 import tiny_config
@@ -141,8 +141,8 @@ def test_a_saved_config_names_every_size_and_comes_back(tmp_path):
     ("changes", "told"),
     [
         ({"hyper_layers": None}, "hyper_layers=None must list the decoder layers"),
-        ({"hyper_layers": [0, 2]}, r"must lie in 1\.\.4"),
-        ({"hyper_layers": [5]}, r"must lie in 1\.\.4"),
+        ({"hyper_layers": [0, 2]}, r"must be in 1\.\.4"),
+        ({"hyper_layers": [5]}, r"must be in 1\.\.4"),
         ({"fusion": None}, "are not all set"),
         ({"fusion": "sum"}, "fusion='sum'"),
         ({"projector": "conv"}, "projector='conv'"),
@@ -324,12 +324,12 @@ def test_neighbours_in_a_batch_change_nothing(model):
     ("changes", "told"),
     [
         ({"media_offset": None}, "came without media_offset"),
-        ({"media_offset": [[2], [4]]}, "holds 3 tiles but media_offset names 2"),
+        ({"media_offset": [[2], [4]]}, "holds 3 tiles but media_offset lists 2"),
         ({"media_offset": [[2], [9], [4]]}, "lists 3 samples for 2 rows"),
         ({"attention_mask": torch.ones(2, 3)}, r"must be \[2, 20\]"),
-        ({"input_ids": None}, "either input_ids or inputs_embeds"),
+        ({"input_ids": None}, "exactly one of input_ids and inputs_embeds"),
         ({"labels": torch.zeros(2, 20).long(), "logits_to_keep": 1}, "labels need all logits"),
-        ({"output_attentions": True}, "attention weights are never made"),
+        ({"output_attentions": True}, "returns no weights"),
     ],
 )
 def test_inputs_that_do_not_belong_together_are_one_clear_error(changes, told):
@@ -348,7 +348,7 @@ def test_weights_that_end_too_early_are_named(tmp_path):
     publish(build("token_gate"), tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a complete safetensors file"):
         Owl3ForConditionalGeneration.from_pretrained(tmp_path)
 
 

@@ -12,7 +12,8 @@ from transformers import pipeline
 from owl.data.encode.encoder import CutChoice, SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
-from owl.families.owl3.tiles_owl3 import Grid, choose_grid
+from owl.families.owl3.hf.processing_owl3 import grids_within
+from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
 from owl.hf import Owl3Processor
 from owl.portable.pictures_owl import MediaError
 from owl.portable.requests_owl import RequestError
@@ -357,7 +358,7 @@ def test_a_request_that_contradicts_itself_is_one_clear_error(
         (lambda p: p([]), "there is no text"),
         (lambda p: p("Hi", return_tensors="np"), "return_tensors='np'"),
         (lambda p: p("Hi", padding_side="up"), "padding_side='up'"),
-        (lambda p: p(["Hi", "Hello"], padding=False), "leave padding=True"),
+        (lambda p: p(["Hi", "Hello"], padding=False), "Leave padding=True"),
         (lambda p: p("Hi", inference_mode=False), "labels need messages"),
         (lambda p: p(ask("<|image|>"), images=[image()], max_tiles=0), "max_tiles=0"),
         (lambda p: p([{"role": "user"}]), "needs role and content"),
@@ -378,12 +379,12 @@ def test_a_request_without_meaning_is_one_clear_error(processor, call, told):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"max_tile": 1}, r"max_tile=1 is no option .* did you mean max_tiles\?"),
-        ({"colour": "red"}, "colour='red' is no option .* it knows cut_enable"),
-        ({"truncation": True}, "truncation=True is not done: .* max_tiles"),
-        ({"max_length": 9}, "max_length=9 is not done"),
-        ({"return_assistant_tokens_mask": True}, "is not done: return_labels=True"),
-        ({"tools": [{}]}, "is not done: the published format has none"),
+        ({"max_tile": 1}, r"max_tile=1 is not an option .* did you mean max_tiles\?"),
+        ({"colour": "red"}, "colour='red' is not an option .* options are cut_enable"),
+        ({"truncation": True}, "truncation=True is not supported: .* max_tiles"),
+        ({"max_length": 9}, "max_length=9 is not supported"),
+        ({"return_assistant_tokens_mask": True}, "is not supported: return_labels=True"),
+        ({"tools": [{}]}, "is not supported: the published format has none"),
         ({"padding": "max_length"}, r"padding='max_length' must be True \('longest'\)"),
     ],
 )
@@ -440,7 +441,10 @@ def test_the_last_message_may_be_left_open(processor):
     assert processor.apply_chat_template(begun, continue_final_message=True) == prompt + "It is"
     for bad, told in (
         ({"add_generation_prompt": True}, "contradict each other"),
-        ({"conversation": [*entries(say("?")), {"role": "assistant", "content": ""}]}, "nothing"),
+        (
+            {"conversation": [*entries(say("?")), {"role": "assistant", "content": ""}]},
+            "is empty",
+        ),
         ({"continue_final_message": "reasoning"}, "must be True or False"),
     ):
         given = {"conversation": begun, "continue_final_message": True} | bad
@@ -451,8 +455,8 @@ def test_the_last_message_may_be_left_open(processor):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ([{"type": "text"}], "has text=None: give a string"),
-        ([{"type": "text", "text": 3}], "has text=3: give a string"),
+        ([{"type": "text"}], "has text=None: it must be a string"),
+        ([{"type": "text", "text": 3}], "has text=3: it must be a string"),
         (["hi"], "a content entry is a str, 'hi': it must be a dict"),
         ({"type": "text", "text": "hi"}, "a content entry is a str, 'type'"),
     ],
@@ -496,3 +500,17 @@ def test_a_folder_without_tokenizer_is_one_clear_error(folder, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(ValueError, match="holds no tokenizer"):
         Owl3Processor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("most", "grid"),
+    [(7, Grid(2, 3)), (6, Grid(2, 2)), (5, Grid(2, 2)), (4, Grid(1, 3))],
+)
+def test_a_bound_on_tiles_picks_the_best_grid_below_it(most, grid):
+    assert choose_grid(640, 480, 378, grids_within(most)) == grid
+    assert grid.tiles <= most
+
+
+def test_no_grid_is_smaller_than_four_tiles():
+    assert grids_within(3) == []
+    assert grids_within(None) == list(PUBLISHED_GRIDS)

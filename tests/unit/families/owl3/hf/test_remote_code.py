@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl.hf import Owl3ForConditionalGeneration
-from owl.hf.remote_code import AUTO_MAP, code_files, copy_code, travelling
+from owl.hf import AUTO_CLASSES, Owl3ForConditionalGeneration
+from owl.hf.remote_code import code_files, copy_code
 
 SCRIPT = """
 import sys
@@ -31,10 +31,31 @@ torch.save(logits.detach(), sys.argv[2] + "/logits.pt")
 """
 
 
+AUTO_MAP = {
+    "AutoConfig": "configuration_owl3.Owl3Config",
+    "AutoModel": "modeling_owl3.Owl3ForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_owl3.Owl3ForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_owl3.Owl3ForConditionalGeneration",
+    "AutoProcessor": "processing_owl3.Owl3Processor",
+}
+THIRD_PARTY = {"huggingface_hub", "numpy", "PIL", "safetensors", "tokenizers", "torch"}
+THIRD_PARTY |= {"transformers", "av"}
+
+
+@pytest.fixture
+def exported(folder, processor, tmp_path) -> Path:
+    """A folder with weights, tokenizer and the code."""
+    target = tmp_path / "exported"
+    Owl3ForConditionalGeneration.from_pretrained(folder).save_pretrained(target)
+    processor.save_pretrained(target)
+    copy_code(target)
+    return target
+
+
 def imports_of(file: Path) -> set[str]:
-    """Name what a module imports once it lies in an exported folder."""
+    """Name the modules that a module of an exported folder imports, `.x` for its neighbours."""
     found = set()
-    for node in ast.walk(ast.parse(travelling(file.read_text(encoding="utf-8")))):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         if isinstance(node, ast.ImportFrom):
@@ -42,20 +63,28 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-def test_what_travels_imports_nothing_of_owl_but_each_other():
-    files = code_files()
-    own = {f".{file.stem}" for file in files}
-    assert {target.split(".")[0] for target in AUTO_MAP.values()} <= {file.stem for file in files}
+def test_the_code_imports_only_itself_and_known_packages(exported):
+    own = {f".{file.stem}" for file in exported.glob("*.py")}
+    assert {f".{target.split('.')[0]}" for target in AUTO_MAP.values()} <= own
+    allowed = own | THIRD_PARTY | sys.stdlib_module_names
+    for file in exported.glob("*.py"):
+        needed = imports_of(file)
+        assert needed <= allowed, f"{file.name} would not find {sorted(needed - allowed)}"
+
+
+def test_the_code_is_portable_and_its_names_are_unique():
+    families = {cls.__module__ for classes in AUTO_CLASSES.values() for cls in classes.values()}
+    files = code_files(families)
+    assert len({file.name for file in files}) == len(files)
     for file in files:
-        needed = {name for name in imports_of(file) if name.startswith((".", "owl"))}
-        assert needed <= own, f"{file.name} would not find {sorted(needed - own)}"
+        assert "owl" in file.stem.split("_")[-1], f"{file} is not named like a portable module"
 
 
-def test_an_entry_imports_by_itself_all_that_it_needs():
+def test_an_entry_imports_by_itself_all_that_it_needs(exported):
     # transformers 4 copies no module that only another module imports.
     direct = {
         f".{file.stem}": {name for name in imports_of(file) if name.startswith(".")}
-        for file in code_files()
+        for file in exported.glob("*.py")
     }
     for target in AUTO_MAP.values():
         entry = f".{target.split('.')[0]}"
@@ -66,12 +95,9 @@ def test_an_entry_imports_by_itself_all_that_it_needs():
         assert needed <= direct[entry], f"{entry} has to import {sorted(needed - direct[entry])}"
 
 
-def test_an_exported_folder_works_without_owl(folder, processor, tmp_path):
+def test_an_exported_folder_works_without_owl(folder, processor, exported, tmp_path):
     model = Owl3ForConditionalGeneration.from_pretrained(folder)
-    exported, saved = tmp_path / "exported", tmp_path / "saved"
-    model.save_pretrained(exported)
-    processor.save_pretrained(exported)
-    copy_code(exported)
+    saved = tmp_path / "saved"
     saved.mkdir()
 
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
@@ -90,21 +116,19 @@ def test_an_exported_folder_works_without_owl(folder, processor, tmp_path):
     assert torch.equal(torch.load(saved / "logits.pt"), model(**inputs).logits.detach())
 
 
-def test_a_folder_with_code_still_loads_ours_without_being_trusted(folder, processor, tmp_path):
+def test_a_folder_with_code_loads_the_installed_classes_without_being_trusted(exported, processor):
     from transformers import AutoModelForCausalLM, AutoProcessor
 
-    Owl3ForConditionalGeneration.from_pretrained(folder).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    copy_code(tmp_path)
-    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is Owl3ForConditionalGeneration
-    assert type(AutoProcessor.from_pretrained(tmp_path)) is type(processor)
+    assert type(AutoModelForCausalLM.from_pretrained(exported)) is Owl3ForConditionalGeneration
+    assert type(AutoProcessor.from_pretrained(exported)) is type(processor)
 
 
 def test_auto_map_is_written_where_transformers_looks(folder, processor, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     processor.save_pretrained(tmp_path)
     copied = copy_code(tmp_path)
-    assert [file.name for file in copied] == [file.name for file in code_files()]
+    entries = (f"owl.families.owl3.hf.{target.split('.')[0]}" for target in AUTO_MAP.values())
+    assert [file.name for file in copied] == [file.name for file in code_files(entries)]
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
     settings = json.loads((tmp_path / "processor_config.json").read_text())
     assert settings["auto_map"] == {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
@@ -112,4 +136,10 @@ def test_auto_map_is_written_where_transformers_looks(folder, processor, tmp_pat
 
 def test_a_folder_without_a_config_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        copy_code(tmp_path)
+
+
+def test_a_folder_of_another_model_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ValueError, match="model_type='qwen2' must be one of mplugowl3"):
         copy_code(tmp_path)

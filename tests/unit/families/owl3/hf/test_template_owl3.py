@@ -5,18 +5,10 @@ import pytest
 from jinja2 import Environment
 
 from owl.data.encode import template
-from owl.families.owl3.hf.template_owl3 import (
-    CHAT_TEMPLATE,
-    Mark,
-    Turn,
-    number_media,
-    parse_rendered,
-    render,
-    split_marks,
-    to_string,
-)
+from owl.families.owl3.hf.template_owl3 import CHAT_TEMPLATE, parse_rendered, render
 from owl.families.owl3.markup_owl3 import TEMPLATES
 from owl.families.owl3.tiles_owl3 import Grid
+from owl.portable.marks_owl import Mark, Turn, number_media, split_marks, to_string
 from owl.portable.pieces_owl import Control, Text, Tile, join_text
 
 CONVERSATIONS = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed run goes on as if nothing had happened."""
+"""A killed run resumes as if it had never stopped."""
 
 import signal
 import subprocess
@@ -65,7 +65,7 @@ def test_sigkill_between_checkpoints_costs_no_bit(tmp_path):
 
     assert again.returncode == 0, output
     assert 6 <= after_kill < 12
-    assert "going on from" in output
+    assert "resuming from" in output
     assert "step_00000004" in output or "step_00000008" in output
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
     assert len(losses(tmp_path / "straight")) == 12

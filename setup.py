@@ -54,6 +54,8 @@ setup(
         "simplejpeg>=1.8",
         "safetensors",
         "tokenizers",
+        "tqdm",
+        "filelock>=4",  # forked children do not inherit its locks
         "psutil",  # torch.distributed.checkpoint saves with it
     ],
     extras_require=EXTRAS,

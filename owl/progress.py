@@ -1,63 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a long command is, and when it will be done: one line now and then."""
+"""How far a long command is, in bytes: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TextIO
+from threading import RLock
+
+from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0
+_DONE = "{desc} {percentage:.0f}% | {n_fmt}B of {total_fmt}B | {rate_noinv_fmt} | "
+_LINE = _DONE + "{remaining} left{postfix}"
+_LAST_LINE = _DONE + "took {elapsed}{postfix}"
 
 
-@dataclass(slots=True)
 class Progress:
-    """Counts work and says so on standard error, where it does not mix with a command's result.
+    """Counts bytes and shows them, with their speed and the time that is left.
+
+    Threads may share one.
 
     Args:
-        total: amount of work, in any unit that grows evenly with time (bytes rather than shards).
-        verb: first word of each line.
-        stream: where lines go.
-        clock: seconds; only differences matter.
+        action: first word of each line, such as "import".
+        total: bytes there are; the display ends when they are all done.
+        report: gets a line every few seconds, and a last one. None: standard error, as a bar where
+            that is a terminal, and without a last line after work too short for a first one.
     """
 
-    total: int
-    verb: str
-    stream: TextIO = field(default_factory=lambda: sys.stderr)
-    clock: Callable[[], float] = time.monotonic
-    _begin: float = field(init=False)
-    _spoken: float = field(init=False)
-    _done: int = field(default=0, init=False)
+    def __init__(
+        self, action: str, total: int, report: Callable[[str], None] | None = None
+    ) -> None:
+        self._total, self._is_bar = total, report is None and sys.stderr.isatty()
+        self._always_ends = report is not None
+        lines = {
+            "file": _Lines(report or _print),
+            "bar_format": _LINE,
+            "mininterval": SECONDS_BETWEEN_LINES,
+            "delay": 1e-9,  # no line at 0 %
+            "leave": False,
+        }
+        # smoothing=0: the mean speed, which suits work that comes in large pieces.
+        self._bar = _Bar(
+            desc=action,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            smoothing=0,
+            miniters=1,
+            **({} if self._is_bar else lines),
+        )
 
-    def __post_init__(self) -> None:
-        self._begin = self._spoken = self.clock()
-
-    def add(self, amount: int, what: str) -> None:
-        """Count work that is done; say so when the last line is long ago.
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count bytes that are done.
 
         Args:
-            amount: in the unit of `total`.
-            what: name of the thing that was finished.
+            amount: bytes since the last call.
+            note: shown at the end of the line, such as counts of samples.
         """
-        self._done += amount
-        now = self.clock()
-        if now - self._spoken < SECONDS_BETWEEN_LINES:
-            return
-        self._spoken = now
-        print(f"{self.verb} {self.describe(now)}, last {what}", file=self.stream, flush=True)
+        with _Bar.get_lock():
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            if self._bar.n + amount >= self._total:
+                return self.finish()
+            self._bar.update(amount)
 
-    def describe(self, now: float) -> str:
-        """Write the share that is done and the time that is left."""
-        share = self._done / self.total if self.total else 1.0
-        left = (now - self._begin) * (1 - share) / share if share else 0.0
-        return f"{share:.0%}, {duration(left)} left"
+    def skip(self, amount: int) -> None:
+        """Count bytes that an earlier command finished: they do not enter the speed."""
+        with _Bar.get_lock():
+            self._bar.initial += amount
+            self._bar.n += amount
+
+    def finish(self) -> None:
+        """Show everything as done, including bytes never counted. May be called again."""
+        with _Bar.get_lock():
+            if self._bar.disable:
+                return
+            self._bar.n = self._total
+            has_begun = self._bar.last_print_t > self._bar.start_t
+            if not self._is_bar and (self._always_ends or has_begun):
+                self._bar.bar_format = _LAST_LINE
+                self._bar.refresh()
+            self._bar.close()
 
 
-def duration(seconds: float) -> str:
-    """Write a time the way people say it: 42 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def print_beside_progress(line: str) -> None:
+    """Print a line to standard output without breaking a bar on the same terminal."""
+    _Bar.write(line)
+    sys.stdout.flush()
+
+
+class _Bar(tqdm):
+    """tqdm without its monitor thread, and with a lock between threads rather than processes."""
+
+    monitor_interval = 0
+    _lock = RLock()
+
+
+class _Lines:
+    """A stream that passes on each line that tqdm would draw."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line:
+            self._report(line)
+
+    def flush(self) -> None:
+        pass
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

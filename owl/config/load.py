@@ -115,31 +115,8 @@ def compose(
 
 
 def to_yaml(run: RunConfig) -> str:
-    """Write a run as YAML that load_yaml reads back."""
+    """Write a run as YAML that `--config-dir FOLDER --config-name NAME` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(run))
-
-
-def load_yaml(path: Path) -> RunConfig:
-    """Read a run written by to_yaml, such as the one in a run folder.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML, or holds settings this version does not know.
-    """
-    schema = OmegaConf.structured(RunConfig)
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"{path} cannot be read as YAML: {error}. Name the config.yaml of a run folder."
-        ) from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no settings. Name the YAML file of a run folder.")
-    problems = [*overlay(schema, tree, "", str(path)), *resolve(schema)]
-    if problems:
-        raise ConfigError(problems)
-    run = OmegaConf.to_object(schema)
-    assert isinstance(run, RunConfig)
-    return run
 
 
 def _print_once(text: str) -> None:

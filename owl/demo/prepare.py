@@ -10,11 +10,10 @@
       start/              Owl3 made of the two models: where stage 1 begins
       recipe.txt          version of what made all this
 
-Each part is built under another name and moved into place when whole, so that whatever stops this
-half-way, the next call makes only what is missing.
+Each part is built under another name and moved into place when complete, so that after an
+interruption the next call makes only what is missing.
 """
 
-import fcntl
 import multiprocessing
 import shutil
 import sys
@@ -25,9 +24,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 RECIPE = "1"
-"""Raise it when the demo's data or models change: folders of another recipe are made afresh."""
+"""Raise it when the demo's data or models change: folders of another recipe are made again."""
 PARTS = ("tokenizer", "language_model", "vision_model", "shards/stage1", "shards/stage2", "start")
 ALBUM_SEED = 3
 
@@ -35,7 +35,7 @@ ALBUM_SEED = 3
 def prepare_demo(folder: Path) -> None:
     """Make whatever is missing in the demo's folder; takes about two minutes the first time.
 
-    Any number of processes may call this at the same time: one works, the others wait.
+    Any number of processes may call this at the same time: one makes it, the others wait.
 
     Args:
         folder: usually `demo_data`.
@@ -46,10 +46,12 @@ def prepare_demo(folder: Path) -> None:
     with _alone_in(folder):
         if is_ready(folder):  # another process has made it meanwhile
             return
-        say(f"making the demo's pictures, text and two tiny models in {folder} (once, ~2 minutes)")
-        _start_afresh_if_outdated(folder)
-        # In processes of their own: training there leaves no trace in a trainer's random state or
-        # process groups, and the two models train side by side.
+        report(
+            f"making the demo's pictures, text and two tiny models in {folder} (once, ~2 minutes)"
+        )
+        _remove_outdated(folder)
+        # In separate processes: training there does not change a trainer's random state or process
+        # groups, and the two models train in parallel.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(2, mp_context=spawn, initializer=_on_the_cpu) as pool:
             pool.submit(_make_tokenizer, folder).result()
@@ -57,29 +59,36 @@ def prepare_demo(folder: Path) -> None:
             for part in [pool.submit(make, folder) for make in middle]:
                 part.result()
             pool.submit(_make_start, folder).result()
-        say(f"{folder} is ready")
+        report(f"{folder} is ready")
 
 
 def is_ready(folder: Path) -> bool:
-    """Whether every part is there, made by this recipe."""
+    """Whether every part exists and was made by this recipe."""
     return _recipe_of(folder) == RECIPE and all((folder / part).is_dir() for part in PARTS)
 
 
-def say(line: str) -> None:
-    """Print a line of progress at once, where logs go."""
+def report(line: str) -> None:
+    """Print a line of progress to standard error, where logs go."""
     print(f"demo: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system lets go of it when this process ends, however it ends."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that is making {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    """Hold the folder's lock, once no other process does.
+
+    The system releases it however this process ends. On a disk without such locks it becomes a
+    file, which the next process on this machine removes if its holder is gone.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report(f"waiting for another process that is making {folder}")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _recipe_of(folder: Path) -> str | None:
@@ -87,7 +96,7 @@ def _recipe_of(folder: Path) -> str | None:
     return stamp.read_text().strip() if stamp.is_file() else None
 
 
-def _start_afresh_if_outdated(folder: Path) -> None:
+def _remove_outdated(folder: Path) -> None:
     if _recipe_of(folder) == RECIPE:
         return
     for part in PARTS:
@@ -96,7 +105,7 @@ def _start_afresh_if_outdated(folder: Path) -> None:
 
 
 def _on_the_cpu() -> None:
-    """Make the same models on every machine, and take no GPU from the trainer that waits."""
+    """Make the same models on every machine, and leave the GPUs to the trainer that waits."""
     from owl.mcore.cpu import hide_gpus
 
     hide_gpus()
@@ -114,7 +123,7 @@ def _make_language_model(folder: Path) -> None:
     torch.set_num_threads(1)  # beside the vision model
     _make(
         folder / "language_model",
-        lambda output: train_language_model(output, folder / "tokenizer", say),
+        lambda output: train_language_model(output, folder / "tokenizer", report),
     )
 
 
@@ -122,7 +131,7 @@ def _make_vision_model(folder: Path) -> None:
     from owl.demo.pretrain import train_vision_model
 
     torch.set_num_threads(1)  # beside the language model
-    _make(folder / "vision_model", lambda output: train_vision_model(output, say))
+    _make(folder / "vision_model", lambda output: train_vision_model(output, report))
 
 
 def _make_shards(folder: Path) -> None:
@@ -137,7 +146,7 @@ def _make_shards(folder: Path) -> None:
     for name in missing:
         write = partial(write_stage, name=name, album=album, tokenizer=folder / "tokenizer")
         _make(folder / "shards" / name, write)
-        say(f"wrote {STAGES[name].samples:,} samples of {name}")
+        report(f"wrote {STAGES[name].samples:,} samples of {name}")
 
 
 def _make_start(folder: Path) -> None:
@@ -151,13 +160,13 @@ def _make_start(folder: Path) -> None:
     _make(
         folder / "start",
         lambda output: init_checkpoint(
-            folder / "language_model", folder / "vision_model", output, options, say
+            folder / "language_model", folder / "vision_model", output, options, report
         ),
     )
 
 
 def _make(final: Path, build: Callable[[Path], object]) -> None:
-    """Build a folder that is missing under another name, and move it into place when whole."""
+    """Build a missing folder under another name, and move it into place when complete."""
     if final.is_dir():
         return
     unfinished = final.with_name(f"{final.name}.part")

@@ -79,11 +79,6 @@ def derangement(count: int, rng: Random) -> list[int]:
             return order
 
 
-def chance_level(questions: Sequence[Question]) -> float:
-    """Accuracy of naming a random one of the pictures shown, as for `finding`."""
-    return sum(1 / len(question.shown) for question in questions) / len(questions)
-
-
 def question_sample(number: int, question: Question, digits: Digits) -> RawSample:
     """Write a question as a sample, with the pictures that it shows."""
     files = [png_bytes(digits.pictures[row]) for row in question.shown]

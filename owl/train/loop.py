@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fit(): the loop, and what one turn of it reports."""
+"""fit(): the training loop, its hooks, and what one step reports."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from owl.checkpoint.state import TrainState
 from owl.data.samples import StepBatch
+from owl.logging import logger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one optimizer step saw and did: over all ranks, but for the two times."""
+    """What one optimizer step saw and did; over all ranks, except for the two times."""
 
     loss: float  # per unit of loss weight
     grad_norm: float  # before clipping
@@ -29,11 +32,28 @@ class StepReport:
 
 
 class Hook(Protocol):
-    """Acts after a step: logs, saves. Decides by itself whether it is due."""
+    """Acts between steps: logs, saves, evaluates. Each decides at which steps.
+
+    Subclasses override what they need; the methods here do nothing.
+    """
 
     def after_step(self, state: TrainState, report: StepReport, batch: StepBatch) -> None:
-        """See the counters after the step, what the step reported, and what it was made of."""
-        ...
+        """Act after a step.
+
+        Args:
+            state: counters after the step.
+            report: what the step reported.
+            batch: what it was computed from.
+        """
+        return
+
+    def on_error(self, error: BaseException) -> None:
+        """Act on the exception (KeyboardInterrupt too) that ends training; `close` follows."""
+        return
+
+    def close(self) -> None:
+        """Release files and connections. Called last and once, however training ends."""
+        return
 
 
 def fit(
@@ -44,17 +64,34 @@ def fit(
     state: TrainState,
     train_steps: int,
 ) -> None:
-    """Train until state.step reaches train_steps."""
-    while state.step < train_steps:
-        batch = next(batches)
-        report = step_fn(batch)
+    """Train until state.step reaches train_steps, then close the hooks, the last one first.
 
-        state.step += 1
-        state.cursor = batch.cursor
-        state.consumed_tokens += report.text_tokens
-        state.consumed_tiles += report.tiles
-        for code, count in report.skipped.items():
-            state.skipped[code] = state.skipped.get(code, 0) + count
-
+    Every hook is closed on exceptions too, including those of another hook.
+    """
+    with ExitStack() as stack:
         for hook in hooks:
-            hook.after_step(state, report, batch)
+            stack.push(partial(_end, hook))
+        while state.step < train_steps:
+            batch = next(batches)
+            report = step_fn(batch)
+
+            state.step += 1
+            state.cursor = batch.cursor
+            state.consumed_tokens += report.text_tokens
+            state.consumed_tiles += report.tiles
+            for code, count in report.skipped.items():
+                state.skipped[code] = state.skipped.get(code, 0) + count
+
+            for hook in hooks:
+                hook.after_step(state, report, batch)
+
+
+def _end(hook: Hook, kind: object, error: BaseException | None, traceback: object) -> None:
+    """Close a hook; after an error that ends training, log what else fails: it must not hide it."""
+    if error is None:
+        return hook.close()
+    for act in (partial(hook.on_error, error), hook.close):
+        try:
+            act()
+        except Exception:
+            logger.exception("%s failed after an error had ended training", type(hook).__name__)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is, before it starts: layers, parameters, micro-batches, versions."""
+"""Log what a run is before it starts: layers, parameters, micro-batches, versions."""
 
 import subprocess
 from pathlib import Path
 
 import torch
 
+from owl.config.load import to_yaml
 from owl.config.run import (
     CommBackend,
     DeviceKind,
@@ -14,13 +15,46 @@ from owl.config.run import (
     Precision,
     RunConfig,
 )
+from owl.logging import logger
 from owl.mcore.process_groups import process_groups
 from owl.mcore.version import PINNED
 from owl.model.freeze import part_sizes, part_table
 
 
+def write_run_overview(
+    run: RunConfig, sizes: list[tuple[str, int]], global_batch_size: int, dp_size: int
+) -> None:
+    """Log the overview, and write the run's configuration into its folder. For one rank only."""
+    (Path(run.output) / "config.yaml").write_text(to_yaml(run))
+    log_run_overview(run, sizes, global_batch_size, dp_size)
+    logger.info("run folder %s (config.yaml holds every setting)", run.output)
+
+
+def log_run_overview(
+    run: RunConfig, sizes: list[tuple[str, int]], global_batch_size: int | None, dp_size: int
+) -> None:
+    """Log versions, layers, parameters and batch.
+
+    Args:
+        run: its settings.
+        sizes: from parameter_sizes.
+        global_batch_size: packs of a step; None where it depends on data that is not there yet.
+        dp_size: data-parallel ranks.
+    """
+    parallel = run.parallel
+    for text in (
+        f"{run.stage.name}: {run.model.name}, {run.stage.train_steps:,} steps, {run.precision}, "
+        f"TP={parallel.tensor} PP={parallel.pipeline} DP={dp_size}",
+        version_line(),
+        layer_table(run.model, parallel),
+        part_table(part_sizes(sizes, run.stage.trainable)),
+        batch_lines(run, global_batch_size=global_batch_size, dp_size=dp_size),
+    ):
+        logger.info(text)
+
+
 def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
-    """Draw which decoder layers look at images, and which pipeline stage holds them."""
+    """Format which decoder layers attend to images, and which pipeline stage holds them."""
     hyper = set(model.hyper_attention.layer_indices)
     lines = [f"{'stage':<8}{'layers':<14}{'look at images'}"]
     stages = parallel.stages(model.num_layers)
@@ -42,9 +76,10 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
 def parameter_sizes(
     model: ModelConfig, precision: Precision, device: DeviceKind
 ) -> list[tuple[str, int]]:
-    """Name and size of every parameter of the unsplit model, without allocating one.
+    """Return name and number of elements of every parameter of the unsplit model.
 
-    Starts and ends a process group of one: call it before the real one, with the same device.
+    Allocates no weights. Starts and ends a process group of one: call it before the job's own
+    group, with the same device.
     """
     from owl.mcore.parameters import global_names
     from owl.mcore.provider import model_provider
@@ -56,7 +91,7 @@ def parameter_sizes(
 
 
 def batch_lines(run: RunConfig, *, global_batch_size: int | None, dp_size: int) -> str:
-    """Say how a step is cut into packs and micro-batches."""
+    """Format how a step is divided into packs and micro-batches."""
     packing = (
         f"packs of up to {run.pack.text_tokens:,} tokens and {run.pack.tiles} tiles"
         if run.pack.enabled
@@ -80,13 +115,8 @@ def _count(number: int, what: str, plural: str = "s") -> str:
     return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
-def freeze_table(run: RunConfig, sizes: list[tuple[str, int]]) -> str:
-    """Draw how many parameters each part has, and how many learn."""
-    return part_table(part_sizes(sizes, run.stage.trainable))
-
-
 def version_line() -> str:
-    """Name what this run computes with, so that a log says it for ever."""
+    """Format the versions that a run computes with."""
     return f"torch {torch.__version__}, megatron-core {PINNED}, commit {_commit()}"
 
 

@@ -1,49 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All pipeline stages of a replica hold the same rows, though only the first reads pictures.
-
-And all data-parallel ranks know what any of them skipped.
-"""
-
-from functools import partial
+"""Agree on what was skipped: pipeline stages before a step, data-parallel ranks to count it."""
 
 import torch
 import torch.distributed as dist
 
-from owl.data.loader import GatherFaults, ShareSkips
 from owl.data.microbatch import Fault, Skipped
 from owl.mcore.process_groups import ProcessGroups
 
 
-def skip_sharing(groups: ProcessGroups) -> ShareSkips | None:
-    """How this rank hears of damaged pictures; None where every rank decodes them itself."""
-    return partial(skips_of_first_stage, groups=groups) if groups.pp_size > 1 else None
+def broadcast_skips(skipped: list[Skipped], groups: ProcessGroups) -> list[Skipped]:
+    """Send what the first pipeline stage skipped in this step to all stages, which all call this.
 
+    Only the stage that decodes a picture finds it damaged. A later stage that kept its sample
+    would compute other rows than the first one sends.
 
-def skips_of_first_stage(skipped: list[Skipped], groups: ProcessGroups) -> list[Skipped]:
-    """What the first stage skipped from each micro-batch of this step; called by all stages.
+    Args:
+        skipped: one entry for each micro-batch; read on the first stage only.
+        groups: Megatron's process groups.
 
-    A damaged picture is only found where it is decoded. A later stage that kept its sample would
-    compute other rows than the first one sends.
+    Returns:
+        The first stage's list.
     """
-    told: list[list[Skipped]] = [skipped]
-    dist.broadcast_object_list(told, group=groups.collection.pp, group_src=0)
-    return told[0]
+    received: list[list[Skipped]] = [skipped]
+    dist.broadcast_object_list(received, group=groups.collection.pp, group_src=0)
+    return received[0]
 
 
-def fault_gathering(groups: ProcessGroups) -> GatherFaults | None:
-    """How this rank hears of what other replicas skipped; None where there are none."""
-    return partial(faults_of_all_replicas, groups=groups) if groups.dp_size > 1 else None
+def gather_faults(faults: list[Fault], groups: ProcessGroups) -> list[Fault]:
+    """Join what all data-parallel ranks skipped in this step; all of them call this.
 
-
-def faults_of_all_replicas(faults: list[Fault], groups: ProcessGroups) -> list[Fault]:
-    """What all data-parallel ranks skipped in this step; called by all of them.
-
-    They are rare, so only their number travels as a rule.
+    Skips are rare, so as a rule only their number is communicated.
     """
     count = torch.tensor([len(faults)], device=groups.device)
     dist.all_reduce(count, group=groups.collection.dp)
     if not count.item():
         return []
-    everyone: list[list[Fault]] = [[] for _ in range(groups.dp_size)]
-    dist.all_gather_object(everyone, faults, group=groups.collection.dp)
-    return [fault for rank in everyone for fault in rank]
+    of_ranks: list[list[Fault]] = [[] for _ in range(groups.dp_size)]
+    dist.all_gather_object(of_ranks, faults, group=groups.collection.dp)
+    return [fault for rank in of_ranks for fault in rank]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed run goes on as if nothing had happened."""
+"""A killed run resumes as if it had never stopped."""
 
 import signal
 import subprocess
@@ -7,14 +7,19 @@ import sys
 import time
 from pathlib import Path
 
-from owl.config.load import load_yaml, to_yaml
+from owl.config.load import compose, to_yaml
 from owl.train.metrics_writers import read_metrics
 from tests.tiny_run import losses, tiny_run
 
 ROOT = Path(__file__).parents[2]
-TRAIN = "import sys; from pathlib import Path; from owl.config.load import load_yaml; " + (
-    "from owl.train.run import train; train(load_yaml(Path(sys.argv[1])))"
-)
+TRAIN = """
+import sys
+from pathlib import Path
+from owl.config.load import compose
+from owl.train.run import train
+config = Path(sys.argv[1])
+train(compose(config.stem, [], config_dirs=[config.parent])[0])
+"""
 
 
 def start(config: Path) -> subprocess.Popen:
@@ -32,7 +37,7 @@ def write_config(path: Path, output: Path) -> Path:
     run.output = str(output)
     run.checkpoint.every_steps = 4
     path.write_text(to_yaml(run))
-    assert load_yaml(path) == run
+    assert compose(path.stem, [], config_dirs=[path.parent]) == (run, [])
     return path
 
 
@@ -65,7 +70,7 @@ def test_sigkill_between_checkpoints_costs_no_bit(tmp_path):
 
     assert again.returncode == 0, output
     assert 6 <= after_kill < 12
-    assert "going on from" in output
+    assert "resuming from" in output
     assert "step_00000004" in output or "step_00000008" in output
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
     assert len(losses(tmp_path / "straight")) == 12

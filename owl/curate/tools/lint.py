@@ -73,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem:
         print(f"lint: {problem}", file=sys.stderr)
         return 2
-    progress = Progress(sum(p.stat().st_size for p in arguments.folder.glob("*.tar")), "linted")
+    progress = Progress("linted", sum(p.stat().st_size for p in arguments.folder.glob("*.tar")))
     report = lint_folder(
         arguments.folder,
         make_checks(arguments),
         workers=arguments.workers,
-        report=lambda path, shard: progress.add(path.stat().st_size, path.name),
+        report=lambda path, shard: progress.advance(path.stat().st_size, path.name),
     )
     if arguments.json:
         print(json.dumps(report.describe(), indent=1))

@@ -27,7 +27,7 @@ from owl.config.data_run import read_data_run
 from owl.curate.prepare import Counting, ShardDone, countings_of_run, prepare_folder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.errors import OwlError
-from owl.progress import Progress
+from owl.progress import Progress, print_beside_progress
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -78,18 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class ProgressPrinter:
-    """Names each shard that is done, and says now and then on standard error how long is left."""
+    """Prints each shard that is done, and on standard error how long is left."""
 
     def __init__(self, folder: Path) -> None:
         self._bytes = sum(path.stat().st_size for path in folder.glob("*.tar"))
-        self._progress = Progress(self._bytes, "indexed")
+        self._by_verb: dict[str, Progress] = {}
 
     def __call__(self, done: ShardDone) -> None:
-        """Tell of one shard."""
-        print(f"{done.verb} {done.number}/{done.total} {done.path}", flush=True)
-        self._progress.add(done.path.stat().st_size, done.path.name)
-        if done.number == done.total:  # counting, if it follows, takes its own time
-            self._progress = Progress(self._bytes, "counted")
+        """Print one shard."""
+        print_beside_progress(f"{done.verb} {done.number}/{done.total} {done.path}")
+        if done.verb not in self._by_verb:  # counting takes its own time
+            self._by_verb[done.verb] = Progress(done.verb, self._bytes)
+        self._by_verb[done.verb].advance(done.path.stat().st_size, done.path.name)
 
 
 def choose_countings(arguments: argparse.Namespace, words: Sequence[str]) -> list[Counting]:

@@ -7,16 +7,16 @@ from pathlib import Path
 from owl.checkpoint.state import TrainState
 from owl.data.samples import StepBatch
 from owl.logging import logger
-from owl.train.loop import StepReport
+from owl.train.loop import Hook, StepReport
 
 
-class CheckpointHook:
-    """Calls `save` when a checkpoint is due; every rank's hook is due at the same steps.
+class CheckpointHook(Hook):
+    """Calls `save` when a checkpoint is due, at the same steps on every rank.
 
     Args:
-        save: writes a checkpoint of a state and says where.
-        every_steps: how often.
-        train_steps: the last step is always saved.
+        save: writes a checkpoint of a state and returns its folder.
+        every_steps: steps between two checkpoints.
+        train_steps: the last step, which is always saved.
     """
 
     def __init__(

@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say each step in one line, and hand its numbers to the metrics writers."""
+"""Log each step as one line, and pass its numbers to the metrics writers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 import torch.distributed as dist
 
 from owl.checkpoint.state import TrainState
-from owl.config.run import LogConfig, ModelConfig, PackConfig, StageConfig
+from owl.config.run import LogConfig, PackConfig, StageConfig
 from owl.data.plan.plan import imbalance
-from owl.data.samples import DataReport, StepBatch
-from owl.families.owl3.work import batch_flops
+from owl.data.samples import DataReport, PackedBatch, StepBatch
 from owl.logging import StepFigures, logger, step_line
 from owl.mcore.process_groups import ProcessGroups
 from owl.train.device_peak import device_peak_tflops
-from owl.train.loop import StepReport
+from owl.train.loop import Hook, StepReport
 from owl.train.metrics_writers import MetricsWriter
 
 
-class LogHook:
-    """One readable line a step on rank 0; full precision to metrics.jsonl and its like.
+class LogHook(Hook):
+    """Logs one readable line a step on rank 0, and writes full precision to metrics.jsonl.
 
-    What ranks have to tell each other for it costs one collective, in steps that are logged only.
+    Figures over all ranks cost one collective, in logged steps only.
 
     Args:
-        writers: of this rank; empty everywhere but on rank 0.
-        log: how often to speak. The writers get every step.
-        pack: budgets, which fills are measured against.
-        model: whose work is counted.
-        stage: what learns, and how many steps there are.
+        writers: of this rank; empty except on rank 0.
+        log: how often to log. The writers get every step.
+        pack: budgets that the fills are measured against.
+        stage: how many steps there are.
+        flops: counts the floating-point operations of a pack's step, by part of the model.
         groups: Megatron's process groups.
     """
 
@@ -39,12 +39,12 @@ class LogHook:
         *,
         log: LogConfig,
         pack: PackConfig,
-        model: ModelConfig,
         stage: StageConfig,
+        flops: Callable[[PackedBatch], Mapping[str, float]],
         groups: ProcessGroups,
     ) -> None:
-        self.writers, self.groups = writers, groups
-        self.log, self.pack, self.model, self.stage = log, pack, model, stage
+        self.writers, self.groups, self.flops = writers, groups, flops
+        self.log, self.pack, self.stage = log, pack, stage
         self.peak_tflops = device_peak_tflops(groups.device, log.device_peak_tflops)
         self.steps_seen, self.typical_seconds = 0, 0.0
         self.read_retries = 0  # of this rank, since they were last gathered
@@ -52,7 +52,7 @@ class LogHook:
     def after_step(self, state: TrainState, report: StepReport, batch: StepBatch) -> None:
         """Log and write the step."""
         seconds = batch.report.wait_seconds + report.seconds
-        self._keep_pace(seconds)
+        self._average_pace(seconds)
         self.read_retries += batch.report.read_retries
         values = _step_values(state, report, seconds) | _data_values(batch.report)
         values |= self._fills(report)
@@ -63,12 +63,13 @@ class LogHook:
             writer.write(state.step, values)
 
     def close(self) -> None:
-        """Finish every writer."""
-        for writer in self.writers:
-            writer.close()
+        """Close every writer, even if one of them fails."""
+        with ExitStack() as stack:
+            for writer in self.writers:
+                stack.callback(writer.close)
 
-    def _keep_pace(self, seconds: float) -> None:
-        """Average step times for the ETA: the last ten or so, without a slow first one."""
+    def _average_pace(self, seconds: float) -> None:
+        """Average step times for the ETA: about the last ten, without a slow first one."""
         self.steps_seen += 1
         share = max(0.1, 1 / max(1, self.steps_seen - 1))
         self.typical_seconds += share * (seconds - self.typical_seconds)
@@ -77,7 +78,7 @@ class LogHook:
         return step % self.log.every_steps == 0 or step in (1, self.stage.train_steps)
 
     def _fills(self, report: StepReport) -> dict[str, float]:
-        """How full the packs were, of either budget."""
+        """Return how full the packs were, as fractions of the two budgets."""
         packs, pack = max(report.packs, 1), self.pack
         return {
             "text_fill": report.text_tokens / (packs * pack.text_tokens),
@@ -87,10 +88,10 @@ class LogHook:
     def _figures_over_ranks(
         self, report: StepReport, batch: StepBatch, seconds: float
     ) -> dict[str, float]:
-        """What takes all data-parallel ranks to say: work done, and how evenly."""
+        """Compute what depends on all data-parallel ranks: the work done, and its balance."""
         flops: Counter[str] = Counter()
         for pack in batch.microbatches:
-            flops.update(batch_flops(pack, self.model, self.stage.trainable))
+            flops.update(self.flops(pack))
         mine = [report.busy_seconds, batch.report.wait_seconds, self.read_retries, *flops.values()]
         self.read_retries = 0
         busy, waits, retries, *works = gather_rows(mine, self.groups).T.tolist()
@@ -146,7 +147,7 @@ def _tflop_name(part: str) -> str:
 
 
 def _step_values(state: TrainState, report: StepReport, seconds: float) -> dict[str, float]:
-    """What the step did, and the counters after it."""
+    """Return what the step did, and the counters after it."""
     return {
         "loss": report.loss,
         "grad_norm": report.grad_norm,
@@ -169,7 +170,7 @@ def _step_values(state: TrainState, report: StepReport, seconds: float) -> dict[
 
 
 def _data_values(report: DataReport) -> dict[str, float]:
-    """How the data came: this rank's wait, and of the whole step's plan balance and blend."""
+    """Return this rank's wait for data, and the balance and blend of the global batch."""
     samples = max(sum(report.source_samples.values()), 1)
     return {
         "wait_seconds": report.wait_seconds,

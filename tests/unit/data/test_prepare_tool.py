@@ -65,5 +65,5 @@ def test_a_long_preparation_says_how_long_is_left(tmp_path, monkeypatch, capsys)
     for number in (1, 2):
         printer(ShardDone("indexed", number, 2, folder / f"s-{number - 1:03}.tar"))
     first, last = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"indexed \d\d%, \d+ s left, last s-000\.tar", first)
-    assert last == "indexed 100%, 0 s left, last s-001.tar"
+    assert re.fullmatch(r"indexed \d\d% \| .* \| .*B/s \| \d\d:\d\d left, s-000\.tar", first)
+    assert re.fullmatch(r"indexed 100% \| .* \| .*B/s \| took 00:00, s-001\.tar", last)

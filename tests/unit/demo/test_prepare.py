@@ -57,7 +57,7 @@ def test_only_what_is_missing_is_made_again(made, tmp_path):
     assert made == ["shards/stage2"]
 
 
-def test_a_folder_of_another_recipe_is_made_afresh(made, tmp_path):
+def test_a_folder_of_another_recipe_is_made_again(made, tmp_path):
     prepare_demo(tmp_path)
     made.clear()
     (tmp_path / "recipe.txt").write_text("0\n")
@@ -65,7 +65,7 @@ def test_a_folder_of_another_recipe_is_made_afresh(made, tmp_path):
     assert sorted(made) == sorted(PARTS)
 
 
-def test_what_was_left_half_made_is_not_taken_for_whole(made, tmp_path, monkeypatch):
+def test_what_was_left_half_made_is_not_taken_for_complete(made, tmp_path, monkeypatch):
     def fail(output):
         output.mkdir()
         raise RuntimeError("interrupted")

@@ -9,7 +9,6 @@ from owl.demo.questions import (
     QUESTION_KINDS,
     SWAPPED,
     build_questions,
-    chance_level,
     derangement,
     question_sample,
 )
@@ -69,10 +68,6 @@ def test_a_derangement_leaves_nothing_in_its_place(count):
         order = derangement(count, Random(seed))
         assert sorted(order) == list(range(count))
         assert all(place != item for place, item in enumerate(order))
-
-
-def test_chance_is_one_in_the_number_of_pictures(questions):
-    assert chance_level(of_kind(questions, "finding")) == pytest.approx(1 / 3)
 
 
 def test_a_question_is_written_with_the_pictures_it_shows(questions):

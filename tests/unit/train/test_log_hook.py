@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step says of itself, in one line and to the writers."""
+"""What is logged and written about a step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,7 @@ from owl.data.samples import Cursor, DataReport, StepBatch
 from owl.families.owl3.work import batch_flops
 from owl.train.hooks import log as log_hook
 from owl.train.hooks.log import LogHook
-from owl.train.loop import StepReport
+from owl.train.loop import StepReport, fit
 from tests.tiny_run import EVERYTHING, tiny_model
 from tests.unit.model.packs import make_pack
 
@@ -49,16 +49,30 @@ REPORT = StepReport(
 
 
 class Notebook:
-    """A writer that keeps what it is given."""
+    """A writer that keeps what it is given, and may fail to close."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fails: bool = False) -> None:
         self.steps: dict[int, Mapping[str, float]] = {}
+        self.fails, self.is_closed = fails, False
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self.steps[step] = dict(values)
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
+        if self.fails:
+            raise OSError("the disk is full")
+
+
+def make_hook(groups, writers: Sequence[Notebook], **log) -> LogHook:
+    return LogHook(
+        writers,
+        log=LogConfig(**log),
+        pack=PackConfig(text_tokens=98, tiles=4),
+        flops=lambda batch: batch_flops(batch, tiny_model(), EVERYTHING),
+        stage=StageConfig(trainable=EVERYTHING, train_steps=5),
+        groups=replace(groups, world_size=4),  # as if four ranks held parts of one replica
+    )
 
 
 @pytest.fixture
@@ -67,14 +81,7 @@ def record(alone):
 
     def record(steps: int = 1, **log) -> dict[int, Mapping[str, float]]:
         notebook = Notebook()
-        hook = LogHook(
-            [notebook],
-            log=LogConfig(**log),
-            pack=PackConfig(text_tokens=98, tiles=4),
-            model=tiny_model(),
-            stage=StageConfig(trainable=EVERYTHING, train_steps=5),
-            groups=replace(alone, world_size=4),  # as if four ranks held parts of one replica
-        )
+        hook = make_hook(alone, [notebook], **log)
         for step in range(1, steps + 1):
             state = TrainState(step=step, cursor=BATCH.cursor, skipped={"E301": 2})
             hook.after_step(state, REPORT, BATCH)
@@ -112,14 +119,14 @@ def test_the_writer_gets_how_the_data_came(record):
     assert (values["share/charts"], values["share/photos"]) == (0.25, 0.75)
 
 
-def test_ranks_talk_in_logged_steps_only(record):
+def test_ranks_communicate_in_logged_steps_only(record):
     steps = record(steps=5, every_steps=3)
 
     assert [step for step, values in steps.items() if "tflops_per_device" in values] == [1, 3, 5]
     assert all("loss" in values for values in steps.values())
 
 
-def test_repeated_reads_are_those_of_all_ranks_since_they_were_last_told(record, monkeypatch):
+def test_repeated_reads_are_those_of_all_ranks_since_they_were_last_gathered(record, monkeypatch):
     def two_ranks(row, groups):
         return torch.tensor([row, [value + 1 for value in row]], dtype=torch.float64)
 
@@ -130,3 +137,15 @@ def test_repeated_reads_are_those_of_all_ranks_since_they_were_last_told(record,
         1: 2 + 3,
         3: 4 + 5,
     }
+
+
+def test_every_writer_is_closed_when_a_step_raises_and_when_another_writer_fails(alone):
+    writers = [Notebook(), Notebook(fails=True), Notebook()]
+
+    def step(batch: StepBatch) -> StepReport:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(step, iter([BATCH]), [make_hook(alone, writers)], state=TrainState(), train_steps=1)
+
+    assert all(writer.is_closed for writer in writers)

@@ -7,7 +7,7 @@ import pytest
 
 from owl.checkpoint.state import TrainState
 from owl.data.samples import Cursor, DataReport, StepBatch
-from owl.train.loop import StepReport, fit
+from owl.train.loop import Hook, StepReport, fit
 
 
 def batches(first: int = 0) -> Iterator[StepBatch]:
@@ -23,7 +23,7 @@ def batches(first: int = 0) -> Iterator[StepBatch]:
 
 
 def report_on(batch: StepBatch) -> StepReport:
-    """Report a step whose loss tells which batch it saw; every second one skipped a sample."""
+    """Report a step whose loss is its batch's number; every second one skipped a sample."""
     return StepReport(
         loss=float(batch.cursor.pack),
         grad_norm=1.0,
@@ -41,8 +41,8 @@ def report_on(batch: StepBatch) -> StepReport:
     )
 
 
-class Notebook:
-    """A hook that writes down what it is told."""
+class Notebook(Hook):
+    """A hook that keeps the counters it is called with."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, float, int]] = []
@@ -106,3 +106,62 @@ def test_a_step_that_fails_is_not_counted():
         fit(fail, batches(), [], state=state, train_steps=4)
 
     assert (state.step, state.cursor.pack) == (1, 1)
+
+
+class Recorder(Hook):
+    """A hook that records its calls, and may fail."""
+
+    def __init__(self, calls: list[str], name: str, *, fails: str = "") -> None:
+        self.calls, self.name, self.fails = calls, name, fails
+
+    def after_step(self, state: TrainState, report: StepReport, batch: StepBatch) -> None:
+        self.record("after_step")
+
+    def on_error(self, error: BaseException) -> None:
+        self.record(f"on_error {type(error).__name__}")
+
+    def close(self) -> None:
+        self.record("close")
+
+    def record(self, call: str) -> None:
+        self.calls.append(f"{self.name} {call}")
+        if self.fails and call.startswith(self.fails):
+            raise OSError(self.fails)
+
+
+def test_hooks_are_closed_after_the_last_step():
+    calls: list[str] = []
+
+    fit(report_on, batches(), [Recorder(calls, "log")], state=TrainState(), train_steps=2)
+
+    assert calls == ["log after_step", "log after_step", "log close"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_step_that_raises_is_told_to_the_hooks_which_are_then_closed(kind):
+    calls: list[str] = []
+
+    def step(batch: StepBatch) -> StepReport:
+        raise kind
+
+    hooks = [Recorder(calls, "log"), Recorder(calls, "save")]
+    with pytest.raises(kind):
+        fit(step, batches(), hooks, state=TrainState(), train_steps=2)
+
+    assert calls == [
+        f"save on_error {kind.__name__}",
+        "save close",
+        f"log on_error {kind.__name__}",
+        "log close",
+    ]
+
+
+@pytest.mark.parametrize("fails", ["after_step", "close"])
+def test_a_hook_that_raises_does_not_keep_the_others_open(fails):
+    calls: list[str] = []
+
+    hooks = [Recorder(calls, "log"), Recorder(calls, "save", fails=fails)]
+    with pytest.raises(OSError, match=fails):
+        fit(report_on, batches(), hooks, state=TrainState(), train_steps=1)
+
+    assert calls[-3:] == ["save close", "log on_error OSError", "log close"]

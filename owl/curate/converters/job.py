@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from owl.curate.converters.formats.registry import Family
+from owl.curate.converters.formats.registry import SourceFormat
 from owl.curate.converters.pictures import PictureStore, SourceFolder
 from owl.curate.converters.progress import Progress
 from owl.curate.converters.records import (
@@ -44,14 +44,14 @@ SETTINGS_FILE = "convert.json"
 REJECTS_FILE = "rejects.jsonl"
 WATCH_SECONDS = 0.5
 FORMAT = 1
-"""Raise it when the same source and options give other samples."""
+"""Raise it when the same source and options give samples that train differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertJob:
     """Everything that decides what is written."""
 
-    family: Family
+    format: SourceFormat
     input: Path
     images: Path | None
     output: Path
@@ -68,12 +68,12 @@ class ConvertJob:
         }
         return {
             "format": FORMAT,
-            "family": self.family.name,
+            "family": self.format.name,
             "name": self.name,
             "input": str(self.input.resolve()),
             "images": str(self.images.resolve()) if self.images else None,
             **options,
-            **self.family.settings,
+            **self.format.settings,
             **asdict(self.limits),
         }
 
@@ -128,7 +128,7 @@ def convert(
     with _locked(job.output):
         _check_settings(job)
         notes = _load_notes(job.output)
-        files = list_files(job.input, job.family.source.suffixes)
+        files = list_files(job.input, job.format.source.suffixes)
         progress = Progress(sum(file.path.stat().st_size for file in files), tell)
         done: dict[str, BatchNote] = {}
 
@@ -153,7 +153,7 @@ def convert(
 
 def _read_batches(job: ConvertJob, files: Sequence[SourceFile]) -> Iterator[Batch]:
     for file in files:
-        yield from job.family.source.read_batches(
+        yield from job.format.source.read_batches(
             file, max_records=job.limits.max_samples, options=job.options
         )
 
@@ -167,7 +167,7 @@ def convert_batch(job: ConvertJob, batch: Batch) -> BatchNote:
     samples = 0
     with ShardSeries(job.output, batch.stem, job.limits) as series:
         store = job.store()
-        for record in job.family.source.read_records(batch):
+        for record in job.format.source.read_records(batch):
             reject = _write(record, job, store, series=series, slug=batch.file.slug)
             if reject:
                 rejects.append(reject)
@@ -183,11 +183,11 @@ def convert_record(
 ) -> ConvertedSample:
     """Make the sample of one record. Raises DataError."""
     return finish_draft(
-        job.family.to_draft(record, store),
+        job.format.to_draft(record, store),
         record,
         f"{job.name}/{slug}/{record.line:08}",
-        family=job.family.name,
-        options=job.options,
+        source=job.format.name,
+        escape=job.options.escape,
     )
 
 

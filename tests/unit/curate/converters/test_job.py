@@ -7,9 +7,9 @@ from contextlib import suppress
 import pytest
 
 from owl.curate.converters import job as job_module
-from owl.curate.converters.formats.prompt_endings import PromptEnding
 from owl.curate.converters.job import convert
 from owl.curate.converters.progress import Progress
+from owl.curate.converters.prompt_endings import PromptEnding
 from owl.curate.converters.records import ConvertError
 from owl.curate.converters.shard_series import ShardLimits
 from tests.unit.curate.converters.converting import (

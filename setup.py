@@ -54,6 +54,7 @@ setup(
         "simplejpeg>=1.8",
         "safetensors",
         "tokenizers",
+        "filelock",
         "psutil",  # torch.distributed.checkpoint saves with it
     ],
     extras_require=EXTRAS,

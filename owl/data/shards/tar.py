@@ -7,6 +7,7 @@ file has to be accounted for.
 """
 
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -226,12 +227,12 @@ def _check_group(group: list[Member], seen_keys: set[str], *, shard: str) -> lis
 class TarWriter:
     """Writes plain USTAR files whose bytes depend on nothing but names and contents.
 
-    The tar appears under its name only when it is complete: a killed writer leaves a `.tmp`.
+    The tar gets its name only when it is complete: a killed writer leaves a `.tmp` file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def write(self, name: str, data: bytes) -> None:

@@ -68,7 +68,7 @@ def make_job(tmp_path: Path, name: str, source: Path, *, limits=None, **options)
 
 def run_job(job: ConvertJob, **settings) -> Converted:
     """Convert, prepare, and read every sample back."""
-    report = convert(job, tell=lambda line: None, **settings)
+    report = convert(job, report=lambda line: None, **settings)
     lines = (job.output / REJECTS_FILE).read_text(encoding="utf-8").splitlines()
     return Converted(report, read_samples(job.output), [json.loads(line) for line in lines])
 

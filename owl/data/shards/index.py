@@ -125,6 +125,19 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + INDEX_SUFFIX)
 
 
+def invalid_samples(path: Path) -> Iterator[DataError]:
+    """Yield again what index_shard reported, reading only the samples that the index marks."""
+    samples = ShardIndex.load(index_path(path)).samples
+    for row in samples[samples["error"] != 0]:
+        start, length = int(row["offset"]), int(row["length"])
+        with _mapped(path) as view:
+            data = bytes(view[start : start + length])
+        group = tar.split_members(data, shard=path.name)
+        problem, _ = _sample_rows(memoryview(data), group)
+        if problem:
+            yield DataError(problem.code, problem.message, shard=path.name, key=group[0].key)
+
+
 Row = tuple[int, ...]
 
 

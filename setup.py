@@ -40,7 +40,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["owl", "owl.*"]),
-    package_data={"owl.curate.preview": ["*.css", "*.js"]},
+    package_data={"owl.curate.preview": ["*.css", "*.js", "*.j2"]},
     python_requires=">=3.11,<3.13",
     install_requires=[
         "torch>=2.11",
@@ -56,6 +56,7 @@ setup(
         "tokenizers",
         "tqdm",
         "filelock>=4",  # forked children do not inherit its locks
+        "jinja2>=3.1",  # the preview page
         "psutil",  # torch.distributed.checkpoint saves with it
     ],
     extras_require=EXTRAS,

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from owl.config.run import LiteralPolicy, RunConfig
-from owl.curate.prepare_journal import Journal, PreparedShard
+from owl.curate.prepare_journal import Journal
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.plan.lengths import load_counts
 from owl.data.shards.dataset import Dataset
-from owl.data.shards.index import index_shard, read_records, write_dataset
+from owl.data.shards.index import (
+    ShardRecord,
+    index_shard,
+    invalid_samples,
+    read_records,
+    write_dataset,
+)
 from owl.errors import ConfigError, DataError
 
 Result = TypeVar("Result")
@@ -22,7 +28,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """For which settings of a run token counts are made ahead of time."""
+    """Settings of a run that token counts depend on."""
 
     tokenizer: Path
     template: str
@@ -31,7 +37,7 @@ class Counting:
     literals: LiteralPolicy = LiteralPolicy.reject
 
     def encoder(self) -> SampleEncoder:
-        """What counts; its name is that of the files."""
+        """Build what counts; the files of counts are named after it."""
         return SampleEncoder(
             load_tokenizer(self.tokenizer),
             self.template,
@@ -42,20 +48,20 @@ class Counting:
 
 
 def countings_of_run(run: RunConfig, folder: Path) -> list[Counting]:
-    """What a run counts in a folder: as often as its sources that lie there differ.
+    """Return what a run counts in a folder: once for each setting of its sources there.
 
     Raises:
-        ConfigError: none of its sources lies there.
+        ConfigError: none of its sources is this folder.
     """
     here = [s for s in run.data.sources.values() if Path(s.path).resolve() == folder.resolve()]
     if not here:
         paths = ", ".join(f"{name}={s.path}" for name, s in run.data.sources.items()) or "none"
         raise ConfigError(
-            f"no data.sources.NAME.path is {folder}, so the run does not say how to count it (its "
-            f"sources: {paths}). Name the folder as data.sources.NAME.path."
+            f"no data.sources.NAME.path is {folder}, so the run does not define how to count it "
+            f"(its sources: {paths}). Name the folder as data.sources.NAME.path."
         )
     if not run.data.tokenizer:
-        raise ConfigError("data.tokenizer is not set, so there is nothing to count with. Name it.")
+        raise ConfigError("data.tokenizer is not set, so tokens cannot be counted. Set it.")
     frames = [s.max_frames if s.max_frames is not None else run.data.max_frames for s in here]
     return [
         Counting(
@@ -73,10 +79,18 @@ def countings_of_run(run: RunConfig, folder: Path) -> list[Counting]:
 class ShardDone:
     """A shard that was just looked at."""
 
-    verb: str  # indexed or counted
+    verb: str  # unchanged, indexed or counted
     number: int  # from 1
     total: int
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """The record of a shard, None if its tar is broken, and a line about each problem."""
+
+    record: ShardRecord | None
+    problems: list[str]
 
 
 def prepare_folder(
@@ -88,52 +102,58 @@ def prepare_folder(
 ) -> list[str]:
     """Index every `*.tar` of a folder and write dataset.json.
 
-    Restartable at every shard: those whose index is still good are not read again, and nothing
-    half-written is ever left under a final name.
+    It can be resumed at every shard: those whose index is still good are not indexed again, and no
+    file has its final name before it is complete.
 
     Args:
         folder: holds the shards.
         countings: also count tokens, once for each.
         workers: processes.
-        progress: told of each shard that is indexed, then of each that is counted.
+        progress: called for each shard that is indexed, then for each that is counted.
 
     Returns:
         A line for each broken shard or invalid sample. dataset.json leaves broken shards out.
     """
     paths = sorted(folder.glob("*.tar"))
     journal = Journal(folder)
-    known = {
-        path: s for path in paths if (s := journal.known.get(path.name)) and s.is_current(path)
-    }
+    known = {path: record for path in paths if (record := journal.current(path))}
     for number, path in enumerate(known, start=1):
         progress(ShardDone("unchanged", number, len(paths), path))
 
-    def note(number: int, path: Path, shard: PreparedShard) -> None:
-        journal.add(shard)
+    def note(number: int, path: Path, shard: Indexed) -> None:
+        if shard.record:
+            journal.add(shard.record)
         progress(ShardDone("indexed", len(known) + number, len(paths), path))
 
-    fresh = [path for path in paths if path not in known]
-    done = known | _each(_prepare_shard, fresh, workers, note)
-    shards = [done[path] for path in paths]
-    write_dataset(folder, [shard.record for shard in shards if shard.record])
-    journal.finish(shards)
-    whole = [path for path, shard in zip(paths, shards, strict=True) if shard.record]
+    fresh = _each(_index, [path for path in paths if path not in known], workers, note)
+    shards = {
+        path: fresh.get(path) or Indexed(known[path], _problems_again(path, known[path]))
+        for path in paths
+    }
+    write_dataset(folder, [shard.record for shard in shards.values() if shard.record])
+    journal.finish()
+    sound = [path for path, shard in shards.items() if shard.record]
     for counting in countings:
 
-        def tell(number: int, path: Path, _: None) -> None:
-            progress(ShardDone("counted", number, len(whole), path))
+        def note_count(number: int, path: Path, _: None) -> None:
+            progress(ShardDone("counted", number, len(sound), path))
 
-        _each(partial(_count, counting), whole, workers, tell)
-    return [problem for shard in shards for problem in shard.problems]
+        _each(partial(_count, counting), sound, workers, note_count)
+    return [problem for shard in shards.values() for problem in shard.problems]
 
 
-def _prepare_shard(path: Path) -> PreparedShard:
+def _index(path: Path) -> Indexed:
     problems: list[str] = []
     try:
         record = index_shard(path, report=lambda error: problems.append(str(error)))
     except DataError as error:
-        return PreparedShard.of(path, None, [str(error)])
-    return PreparedShard.of(path, record, problems)
+        return Indexed(None, [str(error)])
+    return Indexed(record, problems)
+
+
+def _problems_again(path: Path, record: ShardRecord) -> list[str]:
+    """What indexing an unchanged shard reported."""
+    return [str(error) for error in invalid_samples(path)] if record.errors else []
 
 
 def _count(counting: Counting, path: Path) -> None:
@@ -147,7 +167,7 @@ def _each(
     workers: int,
     done: Callable[[int, Path, Result], None],
 ) -> dict[Path, Result]:
-    """Do the work for each path, and tell of each as soon as it is done."""
+    """Do the work for each path, and call `done` as each is done."""
     results: dict[Path, Result] = {}
     for path, result in _results(work, paths, workers):
         results[path] = result
@@ -158,7 +178,7 @@ def _each(
 def _results(
     work: Callable[[Path], Result], paths: list[Path], workers: int
 ) -> Iterator[tuple[Path, Result]]:
-    """Yield results as they come."""
+    """Yield results in the order in which they are done."""
     if workers == 1 or len(paths) < 2:
         yield from ((path, work(path)) for path in paths)
         return
@@ -169,4 +189,4 @@ def _results(
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(future), future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # stopped halfway: begin no other shard
+        pool.shutdown(cancel_futures=True)  # when stopped, start no other shard

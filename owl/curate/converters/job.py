@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole conversion: batches to shards over several processes, restartable at any point.
+"""A conversion: batches of records to shards, in several processes, resumable at any point.
 
 The output folder holds
 
     {file}-{batch}-{part}.tar   shards; each appears when it is complete
     rejects.jsonl               every record that gave no sample: file, line, code, message
     convert.json                the settings, and how many samples and rejects there are
-    .convert/                   one note per finished batch, by which a restart knows it
+    .convert/                   one note per finished batch, which a resumed run does not repeat
 """
 
-import fcntl
 import json
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-from owl.curate.converters.formats.registry import Family
+from filelock import FileLock, Timeout
+
+from owl.curate.converters.formats.registry import SourceFormat
 from owl.curate.converters.pictures import PictureStore, SourceFolder
 from owl.curate.converters.progress import Progress
 from owl.curate.converters.records import (
@@ -42,16 +43,15 @@ from owl.errors import DataError
 NOTES = ".convert"
 SETTINGS_FILE = "convert.json"
 REJECTS_FILE = "rejects.jsonl"
-WATCH_SECONDS = 0.5
 FORMAT = 1
-"""Raise it when the same source and options give other samples."""
+"""Raise it when the same source and options give samples that train differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertJob:
     """Everything that decides what is written."""
 
-    family: Family
+    format: SourceFormat
     input: Path
     images: Path | None
     output: Path
@@ -61,24 +61,24 @@ class ConvertJob:
     limits: ShardLimits = field(default_factory=ShardLimits)
 
     def settings(self) -> dict[str, Any]:
-        """What a restart must have in common with the run it goes on with."""
+        """What a resumed run must have in common with the run before it."""
         options = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self.options).items()
         }
         return {
             "format": FORMAT,
-            "family": self.family.name,
+            "family": self.format.name,  # the name that finished conversions have
             "name": self.name,
             "input": str(self.input.resolve()),
             "images": str(self.images.resolve()) if self.images else None,
             **options,
-            **self.family.settings,
+            **self.format.settings,
             **asdict(self.limits),
         }
 
     def store(self) -> PictureStore:
-        """Where its pictures come from."""
+        """Where the pictures are read."""
         folder = SourceFolder(self.images) if self.images else None
         return PictureStore(folder, self.options)
 
@@ -103,7 +103,7 @@ class ConvertReport:
     rejects: int
     codes: dict[str, int]
     abandoned: list[str]
-    """Shards of an earlier run whose input is gone or has changed its cut."""
+    """Shards of an earlier run whose input is gone or is divided into other batches."""
 
 
 def convert(
@@ -111,25 +111,25 @@ def convert(
     *,
     workers: int = 1,
     retry_rejects: bool = False,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> ConvertReport:
-    """Convert a source.
+    """Convert a source, or resume its conversion.
 
     Args:
         job: what to convert.
         workers: processes.
         retry_rejects: convert finished batches again in which records were rejected.
-        tell: gets the progress lines.
+        report: is given the progress lines.
 
     Raises:
         ConvertError: the output belongs to another conversion, or the input cannot be read.
-        OSError: the disk failed; run again to go on.
+        OSError: the disk failed; run again to resume.
     """
     with _locked(job.output):
         _check_settings(job)
         notes = _load_notes(job.output)
-        files = list_files(job.input, job.family.source.suffixes)
-        progress = Progress(sum(file.path.stat().st_size for file in files), tell)
+        files = list_files(job.input, job.format.source.suffixes)
+        progress = Progress(sum(file.path.stat().st_size for file in files), report)
         done: dict[str, BatchNote] = {}
 
         def is_left(batch: Batch) -> bool:
@@ -153,21 +153,21 @@ def convert(
 
 def _read_batches(job: ConvertJob, files: Sequence[SourceFile]) -> Iterator[Batch]:
     for file in files:
-        yield from job.family.source.read_batches(
+        yield from job.format.source.read_batches(
             file, max_records=job.limits.max_samples, options=job.options
         )
 
 
 def convert_batch(job: ConvertJob, batch: Batch) -> BatchNote:
-    """Convert one batch into shards of its own, and note that it is done."""
-    # First the note: a run killed from here on must not find old counts beside new shards.
+    """Convert one batch into shards of its own, and save a note that it is done."""
+    # The note goes first: if this run is killed, new shards must not be beside an old note.
     _note_path(job.output, batch.stem).unlink(missing_ok=True)
     drop_shards(job.output, batch.stem)
     rejects: list[Reject] = []
     samples = 0
     with ShardSeries(job.output, batch.stem, job.limits) as series:
         store = job.store()
-        for record in job.family.source.read_records(batch):
+        for record in job.format.source.read_records(batch):
             reject = _write(record, job, store, series=series, slug=batch.file.slug)
             if reject:
                 rejects.append(reject)
@@ -183,11 +183,11 @@ def convert_record(
 ) -> ConvertedSample:
     """Make the sample of one record. Raises DataError."""
     return finish_draft(
-        job.family.to_draft(record, store),
+        job.format.to_draft(record, store),
         record,
         f"{job.name}/{slug}/{record.line:08}",
-        family=job.family.name,
-        options=job.options,
+        source=job.format.name,
+        escape=job.options.escape,
     )
 
 
@@ -199,7 +199,7 @@ def _write(
     series: ShardSeries,
     slug: str,
 ) -> Reject | None:
-    """Write the sample of one record, or say why there is none."""
+    """Write the sample of one record; return a Reject if there is none."""
     if isinstance(record, Reject):
         return record
     try:
@@ -219,12 +219,12 @@ def _convert_all(
         for batch in batches:
             yield batch, convert_batch(job, batch)
         return
-    with ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         try:
             yield from _in_flight(pool, job, batches, limit=2 * workers)
         except BrokenProcessPool as error:
             raise ConvertError(
-                "a worker died, most likely for want of memory. Run the same command again, with "
+                "a worker died, most likely because memory ran out. Run the same command with "
                 "fewer --workers: finished batches are kept."
             ) from error
         except BaseException:
@@ -235,7 +235,7 @@ def _convert_all(
 def _in_flight(
     pool: ProcessPoolExecutor, job: ConvertJob, batches: Iterator[Batch], *, limit: int
 ) -> Iterator[tuple[Batch, BatchNote]]:
-    """Keep a few batches waiting, not all of the source."""
+    """Submit a few batches ahead, not the entire source."""
     running: dict[Future[BatchNote], Batch] = {}
     for batch in batches:
         running[pool.submit(convert_batch, job, batch)] = batch
@@ -251,15 +251,13 @@ def _finished(running: dict[Future[BatchNote], Batch]) -> Iterator[tuple[Batch, 
         yield running.pop(future), future.result()
 
 
-def _end_with(parent: int) -> None:
-    """Make a worker end when its parent was killed, even in the middle of a batch.
-
-    It would wait for work for ever, and hold the lock on the output folder that it inherited.
-    """
+def _end_with_parent() -> None:
+    """Make a worker end when its parent is killed; it would wait for batches forever."""
+    parent = parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -270,25 +268,29 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Keep a second conversion out; the lock goes when the process does."""
+    """Keep a second conversion out. The lock ends with this process, killed or not.
+
+    Workers do not inherit it. One that outlives its parent for a moment writes under a temporary
+    name of its own, so that it cannot disturb a run that resumes at once.
+    """
     (output / NOTES).mkdir(parents=True, exist_ok=True)
-    with (output / NOTES / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConvertError(
-                f"--output {output}: another conversion is writing there. Wait for it to end."
-            ) from error
+    try:
+        lock = FileLock(output / NOTES / "lock").acquire(timeout=0)
+    except Timeout as error:
+        raise ConvertError(
+            f"--output {output}: another conversion is writing there. Wait for it to end."
+        ) from error
+    with lock:
         yield
 
 
 def _check_settings(job: ConvertJob) -> None:
-    """Refuse to mix two conversions in one folder; note the settings of a new one."""
+    """Refuse to mix two conversions in one folder; save the settings of a new one."""
     path, settings = job.output / SETTINGS_FILE, job.settings()
     if not path.is_file():
         if any(job.output.glob("*.tar")):
             raise ConvertError(
-                f"--output {job.output} holds shards that no conversion here has written. Choose "
+                f"--output {job.output} holds shards that were not written by a conversion. Choose "
                 "an empty folder."
             )
         _save_settings(job, {})
@@ -302,7 +304,7 @@ def _check_settings(job: ConvertJob) -> None:
     if changes:
         raise ConvertError(
             f"--output {job.output} holds a conversion with other settings ({'; '.join(changes)}). "
-            "Use the same settings to go on with it, or an empty folder."
+            "Use the same settings to resume it, or choose an empty folder."
         )
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every converter has in common: a source record in, a sample or a reject out.
 
-A family turns a record into a Draft. Here the draft becomes an owl3-sample/1, and back: what our
-format has no field for stays in `meta.raw`, and how the rest was spelled in `meta.form`, so that
-each family can give its source record back.
+A source format turns a record into a Draft, from which an owl3-sample/1 is written here. Fields
+that the sample format does not have are kept in `meta.raw`.
 """
 
 import json
@@ -13,9 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from owl.curate.converters.escape_source import escape_text, unescape_text
-from owl.curate.converters.formats.prompt_endings import PromptEnding, add_ending, remove_ending
-from owl.data.shards.schema import SCHEMA, Json
+from owl.curate.converters.prompt_endings import PromptEnding, add_ending
+from owl.data.shards.schema import FORBIDDEN_LITERALS, SCHEMA, Json
 from owl.errors import DataError, OwlError
 
 MAX_NESTING = 64
@@ -53,7 +51,7 @@ class MissingPictures(StrEnum):
     """What to do with a web document one of whose pictures is missing or damaged."""
 
     reject = "reject"  # the whole document
-    leave_out = "leave_out"  # only the picture, which is noted in meta.form
+    leave_out = "leave_out"  # only the picture, which is named in meta.left_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +101,15 @@ class MediaList:
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """What a family made of a record, before the options that all families share."""
+    """A record in the terms of a sample, before the options that all formats share are applied."""
 
     kind: str  # "chat" or "document"
     turns: list[dict[str, Any]]
     media: MediaList
     raw: dict[str, Any] = field(default_factory=dict)
-    """What our format has no field for, word for word."""
-    form: dict[str, Any] = field(default_factory=dict)
-    """How the source spelled what our format does have."""
+    """Fields of the source that the sample format does not have, unchanged."""
+    left_out: list[str] = field(default_factory=list)
+    """Names of missing or damaged pictures that the document is written without."""
     prompt_ending: PromptEnding | None = None
     id: str | None = None
 
@@ -126,22 +124,31 @@ class ConvertedSample:
 
 
 def finish_draft(
-    draft: Draft, record: SourceRecord, key: str, *, family: str, options: ConvertOptions
+    draft: Draft, record: SourceRecord, key: str, *, source: str, escape: bool
 ) -> ConvertedSample:
     """Apply the shared options and write the document.
 
+    Args:
+        draft: of the record; its turns are changed in place.
+        record: named in `meta.from`.
+        key: of the sample.
+        source: name of the source format, for `meta.source`.
+        escape: keep text that looks like markup as plain text.
+
     Raises:
-        DataError: E203 leftovers that json cannot hold, E206 text that escaping cannot keep apart.
+        DataError: E203 the remaining fields cannot be written as json.
     """
-    if draft.prompt_ending:
-        draft.form["prompt_ending"] = _end_prompts(draft.turns, draft.prompt_ending)
-    if options.escape and _escape_turns(draft.turns):
-        draft.form["escaped"] = True
+    for turn in draft.turns:
+        if draft.prompt_ending and turn["role"] == "user":
+            add_ending(turn["content"], draft.prompt_ending)
+        for part in turn["content"] if escape else ():
+            if "text" in part:
+                part["text"] = escape_text(part["text"])
     meta = {
-        "source": family,
+        "source": source,
         "from": f"{record.file}:{record.line}",
         "raw": draft.raw,
-        "form": draft.form,
+        "left_out": draft.left_out,
     }
     check_json(meta)
     document = {
@@ -153,31 +160,6 @@ def finish_draft(
         "meta": {name: value for name, value in meta.items() if value},
     }
     return ConvertedSample(key, document, draft.media.files)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedSample:
-    """A converted sample with the shared options undone: what each family's inverse starts from."""
-
-    media: list[dict[str, Any]]
-    turns: list[dict[str, Any]]
-    raw: dict[str, Any]
-    form: dict[str, Any]
-    files: Mapping[str, bytes]
-
-
-def open_sample(document: Json, files: Mapping[str, bytes]) -> OpenedSample:
-    """Undo what finish_draft did."""
-    copy = json.loads(json.dumps(document))
-    meta, turns = copy["meta"], copy["turns"]
-    raw, form = meta.get("raw", {}), meta.get("form", {})
-    if form.get("escaped"):
-        for part in _texts(turns):
-            part["text"] = unescape_text(part["text"])
-    if ended := form.get("prompt_ending"):
-        for index in ended["turns"]:
-            remove_ending(turns[index]["content"], PromptEnding(ended["kind"]))
-    return OpenedSample(copy["media"], turns, raw, form, files)
 
 
 def check_json(value: dict[str, Any]) -> None:
@@ -210,22 +192,11 @@ def _children(item: object) -> list[object]:
     return [child for child in inner if isinstance(child, dict | list)]
 
 
-def _end_prompts(turns: list[dict[str, Any]], ending: PromptEnding) -> dict[str, Any]:
-    """Add the ending to every question; note which of them got it."""
-    questions = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
-    ended = [index for index in questions if add_ending(turns[index]["content"], ending)]
-    return {"kind": ending.value, "turns": ended}
+def escape_text(text: str) -> str:
+    """Break markup in a text by a zero-width space behind its `<`, which keeps its look.
 
-
-def _escape_turns(turns: list[dict[str, Any]]) -> bool:
-    """Escape every text; return whether any changed."""
-    changed = False
-    for part in _texts(turns):
-        escaped = escape_text(part["text"])
-        changed |= escaped != part["text"]
-        part["text"] = escaped
-    return changed
-
-
-def _texts(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [part for turn in turns for part in turn["content"] if "text" in part]
+    Neither the tokenizer nor a template takes `<\\u200b|image|>` for a placeholder.
+    """
+    for literal in FORBIDDEN_LITERALS:
+        text = text.replace(literal, f"{literal[0]}\u200b{literal[1:]}")
+    return text

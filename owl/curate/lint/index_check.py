@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does an index belong to its shard, and what does it know that the shard has lost?"""
+"""Compare a shard with its index: does it belong to the shard, and which samples are lost?"""
 
 import zlib
 from bisect import bisect_left
@@ -15,7 +15,7 @@ from owl.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class IndexCheck:
-    """What the comparison of a shard with its index gave."""
+    """The result of comparing a shard with its index."""
 
     problems: Sequence[str] = ()  # E109, about the shard as a whole
     changed: Mapping[int, SampleProblem] = field(default_factory=dict)  # by offset of the sample
@@ -30,7 +30,7 @@ def check_index(
     Args:
         path: the tar.
         view: its bytes.
-        record: what dataset.json says of it.
+        record: of the shard in dataset.json, if there is one.
         found: the samples that are there.
     """
     if not index_path(path).is_file():
@@ -40,40 +40,38 @@ def check_index(
         index = ShardIndex.load(index_path(path))
     except (DataError, ValueError) as error:  # ValueError: numpy, of an index that was cut off
         return IndexCheck([f"its index cannot be read: {error} {prepare_hint(path.parent)}"])
-    vouched = record is not None and index.content_hash.hex() == record.index_hash
-    if record is not None and not vouched:
+    is_recorded = record is not None and index.content_hash.hex() == record.index_hash
+    if record is not None and not is_recorded:
         other = "its index is not the one that dataset.json was written with."
         return IndexCheck([f"{other} {prepare_hint(path.parent)}"])
     intact = _intact_samples(view, index)
-    if not _belongs(len(view), index, intact, found, vouched=vouched):
+    if not _belongs(len(view), index, intact, found, is_recorded=is_recorded):
         foreign = (
             f"{index_path(path).name} belongs to another shard, or this one was rewritten: "
             f"{sum(intact)} of the {len(intact)} samples that it lists are here. "
             f"{prepare_hint(path.parent)}"
         )
         return IndexCheck([foreign])
-    return IndexCheck(_whole_problems(path, view, record), *_compare(view, index, intact, found))
+    return IndexCheck(_content_problems(path, view, record), *_compare(view, index, intact, found))
 
 
 def missing_shard(folder: Path) -> SampleProblem:
-    """Say that a shard of dataset.json is not there."""
+    """The problem of a shard of dataset.json that is not there."""
     return SampleProblem(
         "E109", f"the shard is gone. Copy it back, or leave it out: {prepare_hint(folder)}"
     )
 
 
-def _whole_problems(path: Path, view: memoryview, record: ShardRecord | None) -> list[str]:
-    """What differs of the tar as a whole, be it only padding: Dataset.open refuses it too."""
+def _content_problems(path: Path, view: memoryview, record: ShardRecord | None) -> list[str]:
+    """Any difference of the tar, even in its padding: Dataset.open refuses it too."""
     if record is None:
         return []
     if len(view) != record.bytes:
         sizes = f"it had {record.bytes} bytes when it was indexed and has {len(view)} now."
         return [f"{sizes} {prepare_hint(path.parent)}"]
     if content_hash(view).hex() != record.tar_hash:
-        changed = (
-            "its content changed after it was indexed, so training refuses it. Copy it again, "
-        )
-        return [f"{changed}or, if the change was meant: {prepare_hint(path.parent)}"]
+        changed = "its content changed after it was indexed, so training refuses it."
+        return [f"{changed} Copy it again, or, if intended: {prepare_hint(path.parent)}"]
     return []
 
 
@@ -91,24 +89,24 @@ def _is_intact(view: memoryview, index: ShardIndex, sample: int) -> bool:
 
 
 def _belongs(
-    size: int, index: ShardIndex, intact: Sequence[bool], found: FoundShard, *, vouched: bool
+    size: int, index: ShardIndex, intact: Sequence[bool], found: FoundShard, *, is_recorded: bool
 ) -> bool:
-    """Whether an index is about this shard: most of its samples are here, or damage explains it.
+    """Whether an index is of this shard: most of its samples are here, or damage explains it.
 
-    A tar without a fault in which hardly anything is as indexed has been replaced, not damaged.
+    An undamaged tar in which few samples are as indexed has been replaced.
     """
     ends = index.samples["offset"] + index.samples["length"]
-    inside = int((ends <= size).sum())  # of a truncated tar, what is left is compared
-    return 2 * sum(intact) >= max(inside, 1) or (vouched and bool(found.damages))
+    inside = int((ends <= size).sum())  # of a truncated tar, only the rest is compared
+    return 2 * sum(intact) >= max(inside, 1) or (is_recorded and bool(found.damage))
 
 
 def _compare(
     view: memoryview, index: ShardIndex, intact: Sequence[bool], found: FoundShard
 ) -> tuple[dict[int, SampleProblem], list[tuple[int, SampleProblem]]]:
-    """Samples whose bytes changed, and samples that are not there any more.
+    """Samples whose bytes changed, and samples that are lost.
 
-    A sample whose first header is damaged is found at a later one, so what begins anywhere in the
-    bytes of an indexed sample is that sample.
+    A sample whose first header is damaged is found at a later one, so a sample found anywhere in
+    the byte range of an indexed one is that sample.
     """
     here = sorted(sample.offset for sample in found.samples)
     changed: dict[int, SampleProblem] = {}
@@ -127,5 +125,5 @@ def _compare(
 
 def _lost(start: int, end: int, size: int) -> SampleProblem:
     if end > size:
-        return SampleProblem("E102", f"it lay at bytes {start}..{end}, but the tar has {size}.")
-    return SampleProblem("E110", f"it lay at bytes {start}..{end}, where no sample is any more.")
+        return SampleProblem("E102", f"it was at bytes {start}..{end}, but the tar has {size}.")
+    return SampleProblem("E110", f"it was at bytes {start}..{end}, where no sample is left.")

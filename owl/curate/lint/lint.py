@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An account of every sample of a folder: good, or bad with shard, key or byte, code and message.
+"""Check every sample of a folder: good, or bad with shard, key or byte, code and message.
 
-Unlike prepare.py, which stops at a sample's first fault and leaves a broken tar out, this reads on:
-all faults of a sample are named, pictures are decoded to their last pixel, and what lies behind
-damage is found. The strict rules are the same functions that training uses.
+Preparing a folder stops at the first problem of a sample and leaves a damaged tar out. Here all
+problems of a sample are reported, pictures are decoded completely, and samples behind damage are
+found. The rules themselves are the functions that training uses.
 """
 
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -34,14 +33,14 @@ from owl.data.shards.schema import Json, SampleProblem, document_problems, parse
 from owl.errors import DataError
 
 SHAPE_CODES = frozenset({"E202", "E203"})
-"""A document that breaks one of these cannot be looked into any further."""
+"""A document with one of these cannot be checked any further."""
 
 Problem = SampleProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
-    """What makes a sample too long for a run: tokens are counted as that run would count them."""
+    """Limits of a run on the length of a sample, and how that run counts tokens."""
 
     tokenizer: Path
     template: str
@@ -60,15 +59,15 @@ ASSUMED = {
         "its picture cut, which data.cut=published does in one of five passes over it",
     ),
 }
-"""How a sample is measured under each policy, and how that is said: the largest it can become."""
+"""How a sample is measured under each policy, in code and in words: at its largest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
-    """How closely to look."""
+    """Which checks to make."""
 
     pixels: bool = True  # decode pictures; otherwise only their headers are read
-    escape: bool = False  # E206 is no fault, since the run escapes (data.special_literals=escape)
+    escape: bool = False  # allow E206, since the run has data.special_literals=escape
     budgets: Budgets | None = None
 
 
@@ -79,13 +78,13 @@ def lint_folder(
     workers: int = 1,
     report: Callable[[Path, ShardReport], None] = lambda path, shard: None,
 ) -> FolderReport:
-    """Look at every sample of every `*.tar` of a folder, and at each shard that should be there.
+    """Check every sample of every `*.tar` of a folder, and every shard that should be there.
 
     Args:
-        folder: holds the shards; it may be prepared or not.
-        checks: how closely to look.
+        folder: of the shards; it may be prepared or not.
+        checks: which checks to make.
         workers: processes.
-        report: told of each shard as it is done, in order.
+        report: called with each shard as it is done, in order.
     """
     records, problems = _records(folder)
     paths = sorted(folder.glob("*.tar"))
@@ -104,14 +103,14 @@ def lint_folder(
 
 
 def lint_shard(path: Path, record: ShardRecord | None, checks: Checks) -> ShardReport:
-    """Account for every sample of one shard.
+    """Check every sample of one shard.
 
     Args:
         path: the tar.
-        record: what dataset.json says of it, where it says anything.
-        checks: how closely to look.
+        record: of the shard in dataset.json, if there is one.
+        checks: which checks to make.
     """
-    with _mapped(path) as view:
+    with tar.mapped(path) as view:
         found = salvage(view, shard=path.name)
         index = check_index(path, view, record, found)
         bad = list(_bad_samples(view, found.samples, index, checks))
@@ -123,8 +122,8 @@ def lint_shard(path: Path, record: ShardRecord | None, checks: Checks) -> ShardR
             problems=[
                 *(
                     ShardProblem(damage.code, damage.message, damage.offset)
-                    for damage in found.damages
-                    if not damage.holds_file or not found.samples  # else a sample names it
+                    for damage in found.damage
+                    if not damage.hides_file or not found.samples  # else of a sample
                 ),
                 *(ShardProblem("E109", message) for message in index.problems),
             ],
@@ -132,7 +131,7 @@ def lint_shard(path: Path, record: ShardRecord | None, checks: Checks) -> ShardR
 
 
 def _records(folder: Path) -> tuple[dict[str, ShardRecord], list[ShardProblem]]:
-    """What dataset.json says of each shard; nothing for a folder that is not prepared yet."""
+    """The records of dataset.json by shard; none for a folder that is not prepared yet."""
     if not (folder / DATASET_FILE).is_file():
         return {}, []
     try:
@@ -158,26 +157,12 @@ def _missing(folder: Path, record: ShardRecord) -> ShardReport:
 def _unlisted(
     folder: Path, shard: ShardReport, records: Mapping[str, ShardRecord]
 ) -> ShardProblem | None:
-    """A sound shard that dataset.json does not know is never read; a broken one cannot be."""
+    """The problem of an undamaged shard that dataset.json does not list: it is never read."""
     if shard.file in records or shard.problems:
         return None
     return ShardProblem(
         "E109", f"{shard.file} is not in {DATASET_FILE}, so it is not read. {prepare_hint(folder)}"
     )
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    """Map a shard into memory; an empty one too, which mmap refuses."""
-    if not path.stat().st_size:
-        yield memoryview(b"")
-        return
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
-        memoryview(whole) as view,
-    ):
-        yield view
 
 
 # One sample.
@@ -195,7 +180,7 @@ def _bad_samples(
 
 
 def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> Iterator[Problem]:
-    """Yield what is wrong with a sample's json and pictures, as far as they can be read."""
+    """Yield the problems of a sample's json and pictures, as far as they can be read."""
     files = {member.file: _data(view, member) for member in reversed(sample.members)}
     if "json" not in files:
         return
@@ -213,7 +198,7 @@ def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> 
     sizes: dict[str, tuple[int, int]] = {}
     for file in sorted(files.keys() - videos):
         try:
-            sizes[file] = _look_at(files[file], checks)
+            sizes[file] = _check_picture(files[file], checks)
         except DataError as error:
             yield Problem(error.code, f"{file!r}: {error.message}")
     if is_shaped:
@@ -227,12 +212,12 @@ def _data(view: memoryview, member: tar.Member) -> bytes:
 
 
 def _video_files(document: Json) -> set[str]:
-    """Files that are no pictures, as E313 says of them already."""
+    """Files that are not pictures, which E313 reports already."""
     return {m["file"] for m in document.get("media", []) if m["type"] == "video"}
 
 
-def _look_at(picture: bytes, checks: Checks) -> tuple[int, int]:
-    """Width and height of a picture. Raises DataError E307..E310."""
+def _check_picture(picture: bytes, checks: Checks) -> tuple[int, int]:
+    """Check a picture; return its width and height. Raises DataError E307..E310."""
     size = picture_size(picture)
     if checks.pixels:
         decode_picture(picture)
@@ -240,7 +225,7 @@ def _look_at(picture: bytes, checks: Checks) -> tuple[int, int]:
 
 
 def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:
-    """Compare a sample with the budgets of a run."""
+    """Yield E401, E402 and E405 for a sample that does not fit the budgets of a run."""
     encoder = _encoder(budgets.tokenizer, budgets.template, budgets.image_size, budgets.max_frames)
     cut, assumed = ASSUMED[budgets.cut]
     tokens, tiles = encoder.measure(document, sizes, cut)
@@ -263,7 +248,7 @@ def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator
 def _encoder(
     tokenizer: Path, template: str, image_size: int, max_frames: int | None
 ) -> SampleEncoder:
-    """Loaded once in each process; escaping leaves other text as it is."""
+    """Build the encoder once per process; escaping does not change other text."""
     return SampleEncoder(
         load_tokenizer(tokenizer),
         template,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account that lint gives of a folder: shards, samples, and what is wrong with them."""
+"""The report of lint on a folder: shards, samples and their problems."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from owl.data.shards.schema import SampleProblem
 
 @dataclass(frozen=True, slots=True)
 class ShardProblem:
-    """A fault of the shard as a whole."""
+    """A problem of a shard or folder, rather than of one sample."""
 
     code: str
     message: str
@@ -21,16 +21,16 @@ class ShardProblem:
 
 @dataclass(frozen=True, slots=True)
 class BadSample:
-    """A sample that cannot be used, and every reason for that."""
+    """A sample that cannot be used, and every reason."""
 
-    key: str | None  # None: its name cannot be read
-    offset: int | None  # byte of its first header; None: the shard itself is gone
+    key: str | None  # None: its name is unreadable
+    offset: int | None  # of its first header, in bytes; None: the shard is missing
     problems: Sequence[SampleProblem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReport:
-    """Every sample of one shard is either good or named in `bad`."""
+    """One shard: every sample is either good or listed in `bad`."""
 
     file: str
     samples: int
@@ -39,28 +39,28 @@ class ShardReport:
 
     @property
     def good(self) -> int:
-        """Samples without a fault of their own."""
+        """Number of samples without a problem of their own."""
         return self.samples - len(self.bad)
 
     @property
     def is_clean(self) -> bool:
-        """Whether there is nothing to say."""
+        """Whether no problem was found."""
         return not self.bad and not self.problems
 
     @property
     def is_broken(self) -> bool:
-        """Whether the tar itself is at fault, so that prepare.py leaves the whole shard out."""
+        """Whether the tar itself is damaged, so that preparing leaves the entire shard out."""
         return any("E101" <= code <= "E108" for code in self.codes())
 
     def codes(self) -> Counter[str]:
-        """Samples and shard faults by code; a sample counts once for each of its codes."""
+        """Number of problems by code; a sample counts once for each of its codes."""
         total = Counter(problem.code for problem in self.problems)
         for sample in self.bad:
             total.update({problem.code for problem in sample.problems})
         return total
 
     def describe(self) -> dict[str, Any]:
-        """Plain values for json."""
+        """Return plain values for json."""
         return {
             "file": self.file,
             "samples": self.samples,
@@ -82,7 +82,7 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class FolderReport:
-    """The account of a whole folder."""
+    """All shards of a folder."""
 
     folder: Path
     shards: Sequence[ShardReport]
@@ -90,28 +90,28 @@ class FolderReport:
 
     @property
     def samples(self) -> int:
-        """Samples of all shards."""
+        """Number of samples of all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def good(self) -> int:
-        """Samples without a fault."""
+        """Number of samples without a problem."""
         return sum(shard.good for shard in self.shards)
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found."""
+        """Whether no problem was found."""
         return not self.problems and all(shard.is_clean for shard in self.shards)
 
     def codes(self) -> Counter[str]:
-        """What was found, by code."""
+        """Number of problems by code."""
         total = Counter(problem.code for problem in self.problems)
         for shard in self.shards:
             total.update(shard.codes())
         return total
 
     def describe(self) -> dict[str, Any]:
-        """Plain values for json."""
+        """Return plain values for json."""
         return {
             "schema": "owl3-lint/1",
             "folder": str(self.folder),

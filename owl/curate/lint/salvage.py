@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every sample of a shard, also of a damaged one.
+"""Find every sample of a shard, even of a damaged one.
 
-The strict reader in tar.py stops at the first fault, which is right for training and useless for a
-report: here reading goes on at the next header that can be trusted, and what was passed over is
-given to the sample that it belonged to.
+The strict reader in tar.py stops at the first damage, which is right for training and useless for
+a report. Here reading resumes at the next header that can be trusted, and the damage is assigned to
+the sample whose file it hides.
 """
 
 import tarfile
@@ -23,20 +23,20 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TarDamage:
-    """A place where the tar cannot be read as it should be."""
+    """A place where the tar cannot be read."""
 
     code: str
     offset: int
     message: str
-    key: str | None = None  # of the file, where it can be relied upon
-    starts_sample: bool = False  # the file whose header this was is a json
-    covers_next: bool = False  # a PAX block was hit: the file itself is read as the next member
-    holds_file: bool = True  # False: no file of any sample can have been here
+    key: str | None = None  # of the hidden file, if it is reliable
+    starts_sample: bool = False  # the hidden file is a json
+    covers_next: bool = False  # only a PAX block is hidden: its file is read as the next member
+    hides_file: bool = True  # False: no file of any sample can have been here
 
 
 @dataclass(slots=True)
 class FoundSample:
-    """The members of one sample, and what is wrong with how they lie in the tar."""
+    """The members of one sample, and the problems of the tar around them."""
 
     offset: int
     key: str | None = None  # None: its only header is unreadable
@@ -51,51 +51,51 @@ class FoundSample:
 
     @property
     def is_loose_piece(self) -> bool:
-        """Whether these are sound files whose json lies elsewhere."""
+        """Whether these are undamaged files whose json is elsewhere."""
         return bool(self.members) and not self.has_json and not self.problems
 
 
 @dataclass(frozen=True, slots=True)
 class FoundShard:
-    """All that a tar holds: its samples in order, and the faults of the tar itself."""
+    """The samples of a tar in order, and its damage."""
 
     samples: list[FoundSample]
-    damages: list[TarDamage]
+    damage: list[TarDamage]
 
 
 def salvage(view: memoryview, *, shard: str) -> FoundShard:
     """Find every sample of a tar, however damaged it is.
 
     Args:
-        view: the whole tar.
+        view: the bytes of the tar.
         shard: for messages.
     """
-    things = list(_walk(view, shard=shard))
-    damages = [thing for thing in things if isinstance(thing, TarDamage)]
-    if len(damages) == len(things):
-        return FoundShard([], damages)  # no tar at all, or nothing of one is left
-    samples = _join_pieces(list(_gather(things)))
+    parts = list(_walk(view, shard=shard))
+    damage = [part for part in parts if isinstance(part, TarDamage)]
+    if len(damage) == len(parts):
+        return FoundShard([], damage)  # not a tar, or no member of it is left
+    samples = _join_pieces(_gather(parts))
     _check_names(samples)
-    return FoundShard(samples, damages)
+    return FoundShard(samples, damage)
 
 
-# Reading on behind damage.
+# Reading past damage.
 
 
 def _walk(view: memoryview, *, shard: str) -> Iterator[tar.Member | TarDamage]:
-    """Yield members and faults in the order in which they lie."""
+    """Yield members and damage in the order of their offsets."""
     content_end = _content_end(view)
     offset = 0
     while offset < content_end:
         if not any(view[offset : offset + tar.BLOCK]):
-            offset, damage = _pass_marker(view, offset)
+            offset, damage = _skip_marker(view, offset)
             yield damage
             continue
         try:
             member = tar.read_member(view, offset, shard=shard)
         except DataError as error:
             behind = _next_header(view, offset + tar.BLOCK, content_end)
-            # A sound PAX block before a damaged header: the fault is told at the header.
+            # An intact PAX block before a damaged header: the damage is reported at the header.
             if not _is_pax(view, offset) or _peek(view, behind) or behind >= content_end:
                 yield _damage(view, offset, behind, error)
             offset = behind
@@ -110,7 +110,7 @@ def _walk(view: memoryview, *, shard: str) -> Iterator[tar.Member | TarDamage]:
             "E102",
             len(view),
             f"the tar ends at byte {len(view)} without an end marker. Copy the shard again.",
-            holds_file=False,
+            hides_file=False,
         )
 
 
@@ -126,8 +126,8 @@ def _content_end(view: memoryview) -> int:
     return 0
 
 
-def _pass_marker(view: memoryview, offset: int) -> tuple[int, TarDamage]:
-    """Go over an end marker that is none: where things go on, and the fault."""
+def _skip_marker(view: memoryview, offset: int) -> tuple[int, TarDamage]:
+    """Skip an end marker that data follows; return where the data begins, and the damage."""
     behind = offset
     while not any(view[behind : behind + tar.BLOCK]):
         behind += tar.BLOCK
@@ -135,11 +135,11 @@ def _pass_marker(view: memoryview, offset: int) -> tuple[int, TarDamage]:
         f"there is data after the end marker at byte {offset}: from byte {behind} on. Readers stop "
         "at the marker, so write the shard again."
     )
-    return behind, TarDamage("E103", offset, message, holds_file=False)
+    return behind, TarDamage("E103", offset, message, hides_file=False)
 
 
 def _next_header(view: memoryview, offset: int, end: int) -> int:
-    """Start of the next block that looks like a header, damaged or not; `end` without one."""
+    """Offset of the next block that looks like a header, damaged or not; `end` without one."""
     for block in range(offset, end, tar.BLOCK):
         if view[block + MAGIC_OFFSET : block + MAGIC_OFFSET + len(USTAR_MAGIC)] == USTAR_MAGIC:
             return block
@@ -161,12 +161,12 @@ def _damage(view: memoryview, offset: int, behind: int, error: DataError) -> Tar
         f"{error.message}{_damaged_name(view, offset) if error.code == 'E101' else ''}",
         starts_sample=starts_sample,
         covers_next=covered is not None,
-        holds_file=error.code != "E104",
+        hides_file=error.code != "E104",
     )
 
 
 def _file_header(view: memoryview, offset: int) -> int:
-    """Where the header of the file itself lies: behind its PAX block, where that can be read."""
+    """Offset of the header of the file itself: after its PAX block, if that can be read."""
     try:
         block = tarfile.TarInfo.frombuf(
             bytes(view[offset : offset + tar.BLOCK]), "utf-8", "replace"
@@ -179,13 +179,13 @@ def _file_header(view: memoryview, offset: int) -> int:
 
 
 def _damaged_name(view: memoryview, offset: int) -> str:
-    """Read the name out of a header that cannot be trusted: a hint for people, never a key."""
+    """Read the name in a header that cannot be trusted: a hint for the user, never a key."""
     name = bytes(view[offset : offset + NAME_BYTES]).split(b"\0")[0].decode("ascii", "replace")
-    return f" The file there calls itself {name!r}."
+    return f" The file name in it is {name!r}."
 
 
 def _is_pax(view: memoryview, offset: int) -> bool:
-    """Whether a damaged header is that of a PAX block: by its type or by its name."""
+    """Whether a damaged header is that of a PAX block, by its type or by its name."""
     block = bytes(view[offset : offset + tar.BLOCK])
     is_typed = block[TYPE_OFFSET : TYPE_OFFSET + 1] == tarfile.XHDTYPE
     return is_typed or b"PaxHeader" in block[:NAME_BYTES]
@@ -202,65 +202,64 @@ def _cut_off(view: memoryview, member: tar.Member) -> TarDamage:
     return TarDamage(
         "E102",
         member.header_offset,
-        f"{member.name!r} says {member.size} bytes from {member.data_offset}, but the tar has "
-        f"{len(view)}. Copy the shard again.",
+        tar.cut_off_message(member, len(view)),
         key=member.key,
         starts_sample=member.file == "json",
     )
 
 
-# Members to samples.
+# From members to samples.
 
 
-def _gather(things: Iterable[tar.Member | TarDamage]) -> Iterator[FoundSample]:
-    """Group members by key; give each fault to the sample whose file it hides."""
+def _gather(parts: Iterable[tar.Member | TarDamage]) -> Iterator[FoundSample]:
+    """Group members by key; assign each damage to the sample whose file it hides."""
     sample: FoundSample | None = None
-    behind_end = False
-    for thing in things:
-        if isinstance(thing, TarDamage) and not thing.holds_file:
-            behind_end = behind_end or thing.code == "E103"
+    is_behind_end = False
+    for part in parts:
+        if isinstance(part, TarDamage) and not part.hides_file:
+            is_behind_end = is_behind_end or part.code == "E103"
             continue
-        if sample is None or not _belongs(thing, sample):
+        if sample is None or not _belongs(part, sample):
             if sample is not None:
                 yield sample
-            sample = _begin_sample(thing, behind_end=behind_end)
-        _add(sample, thing)
+            sample = _begin_sample(part, is_behind_end=is_behind_end)
+        _add(sample, part)
     if sample is not None:
         yield sample
 
 
-def _begin_sample(thing: tar.Member | TarDamage, *, behind_end: bool) -> FoundSample:
-    offset = thing.offset if isinstance(thing, TarDamage) else thing.header_offset
+def _begin_sample(part: tar.Member | TarDamage, *, is_behind_end: bool) -> FoundSample:
+    offset = part.offset if isinstance(part, TarDamage) else part.header_offset
     sample = FoundSample(offset)
-    if behind_end:
-        sample.problems.append(SampleProblem("E103", "it lies behind the tar's end marker."))
+    if is_behind_end:
+        sample.problems.append(SampleProblem("E103", "it is behind the tar's end marker."))
     return sample
 
 
-def _belongs(thing: tar.Member | TarDamage, sample: FoundSample) -> bool:
-    """Whether a member, or what a fault hides, is part of the sample that is being gathered."""
-    if isinstance(thing, TarDamage):
-        return not thing.starts_sample
+def _belongs(part: tar.Member | TarDamage, sample: FoundSample) -> bool:
+    """Whether a member, or what a damage hides, is part of the sample being gathered."""
+    if isinstance(part, TarDamage):
+        return not part.starts_sample
     if not sample.members:
         # Its json's header is unreadable: what follows without a json of its own is its media.
-        return sample.awaits_json or thing.file != "json"
-    return thing.key == sample.key
+        return sample.awaits_json or part.file != "json"
+    return part.key == sample.key
 
 
-def _add(sample: FoundSample, thing: tar.Member | TarDamage) -> None:
-    if isinstance(thing, TarDamage):
-        sample.problems.append(SampleProblem(thing.code, thing.message))
-        sample.awaits_json = thing.covers_next and thing.starts_sample
-        sample.key = sample.key or thing.key
+def _add(sample: FoundSample, part: tar.Member | TarDamage) -> None:
+    if isinstance(part, TarDamage):
+        sample.problems.append(SampleProblem(part.code, part.message))
+        sample.awaits_json = part.covers_next and part.starts_sample
+        sample.key = sample.key or part.key
         return
     if not sample.members:
-        sample.key = thing.key
-    sample.members.append(thing)
+        sample.key = part.key
+    sample.members.append(part)
 
 
-def _join_pieces(samples: list[FoundSample]) -> list[FoundSample]:
-    """Put the pieces of a sample that lie apart together (E107)."""
-    whole: list[FoundSample] = []
+def _join_pieces(samples: Iterable[FoundSample]) -> list[FoundSample]:
+    """Join the pieces of a sample whose members are apart (E107)."""
+    joined: list[FoundSample] = []
     by_key: dict[str | None, FoundSample] = {}
     for sample in samples:
         first = by_key.get(sample.key)
@@ -268,20 +267,20 @@ def _join_pieces(samples: list[FoundSample]) -> list[FoundSample]:
             first.problems.append(SampleProblem("E107", "its members are not side by side."))
             first.members += sample.members
             continue
-        whole.append(sample)
+        joined.append(sample)
         if sample.members:
             by_key.setdefault(sample.key, sample)
-    return whole
+    return joined
 
 
 def _check_names(samples: Iterable[FoundSample]) -> None:
-    """Note E105, E106 and E108."""
+    """Add E105, E106 and E108 to the samples that have them."""
     seen: set[str] = set()
     for sample in samples:
         for member in sample.members:
             sample.problems += _name_problems(member, seen)
-        explained = any(p.code in ("E101", "E102", "E105") for p in sample.problems)
-        if not sample.has_json and not explained:
+        is_explained = any(p.code in ("E101", "E102", "E105") for p in sample.problems)
+        if not sample.has_json and not is_explained:
             sample.problems.append(
                 SampleProblem(
                     "E108", f"its first member is {sample.members[0].file!r}, not 'json'."
@@ -290,11 +289,11 @@ def _check_names(samples: Iterable[FoundSample]) -> None:
 
 
 def _name_problems(member: tar.Member, seen: set[str]) -> Iterator[SampleProblem]:
-    try:
-        tar.check_name(member.key, member.file, shard="")
-    except DataError as error:
-        yield SampleProblem(error.code, error.message)
-    folded = member.name.casefold()
-    if folded in seen:
-        yield SampleProblem("E106", f"{member.name!r} is there twice, upper case or lower.")
-    seen.add(folded)
+    for check in (
+        lambda: tar.check_name(member.key, member.file, shard=""),
+        lambda: tar.check_unique(member.name, seen, shard=""),
+    ):
+        try:
+            check()
+        except DataError as error:
+            yield SampleProblem(error.code, error.message)

@@ -8,7 +8,7 @@
 Nothing is guessed: a record with a missing or damaged picture, marks that do not match its
 pictures, or a field of the wrong type gives no sample, but a line in shards/rejects.jsonl with
 file, line, code and reason. Run the same command again to go on after a stop: finished shards
-are kept. docs/converting.md has an example for each family.
+are kept. docs/converting.md has an example of each format.
 
 Exit code: 0 every record became a sample; 1 some records were rejected (rejects.jsonl), or shards
 remain whose input is gone; 2 the conversion could not start or go on; 130 stopped by Ctrl-C.
@@ -19,15 +19,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from owl.curate.converters.command import add_running, run_job, running_problem
-from owl.curate.converters.formats.prompt_endings import WORDING, PromptEnding
-from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.converters.formats.registry import FORMATS
 from owl.curate.converters.job import ConvertJob
+from owl.curate.converters.prompt_endings import WORDING, PromptEnding
 from owl.curate.converters.records import ConvertOptions, MissingPictures
 from owl.curate.converters.shard_series import ShardLimits
+from owl.curate.tools.conversion import add_running, run_job, running_problem
 from owl.data.shards.schema import CUT_MODES
 
-FAMILY_HELP = {
+FORMAT_HELP = {
     "llava": "LLaVA json: conversations with <image> marks",
     "obelics": "OBELICS json: images and texts in parallel",
     "mmc4": "MMC4 jsonl: sentences with matched pictures",
@@ -43,20 +43,20 @@ ONLY_WITH = {
     "url_map": ("obelics", "parquet"),
     "turns_of": ("jsonl",),
 }
-"""Options that would silently do nothing with the other families."""
+"""Options that would silently do nothing with the other formats."""
 ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    families = "\n".join(f"  {name:15} {text}" for name, text in FAMILY_HELP.items())
+    formats = "\n".join(f"  {name:15} {text}" for name, text in FORMAT_HELP.items())
     parser = argparse.ArgumentParser(
         prog="owl data convert",
         description=__doc__,
-        epilog=f"families:\n{families}",
+        epilog=f"formats:\n{formats}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("family", choices=list(FAMILIES), metavar="FAMILY", help="see below")
+    parser.add_argument("format", choices=list(FORMATS), metavar="FORMAT", help="see below")
     add_folders(parser)
     add_choices(parser)
     add_running(parser)
@@ -71,7 +71,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, help="folder that picture names in the source are relative to"
     )
     group.add_argument("--output", type=Path, required=True, help="folder for the shards")
-    group.add_argument("--name", help="first part of each sample's key (default: the family)")
+    group.add_argument("--name", help="first part of each sample's key (default: the format)")
     group.add_argument(
         "--url-map",
         type=Path,
@@ -119,11 +119,11 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 def make_job(arguments: argparse.Namespace) -> ConvertJob:
     """Describe the conversion that the command line asks for."""
     return ConvertJob(
-        family=FAMILIES[arguments.family],
+        format=FORMATS[arguments.format],
         input=arguments.input,
         images=arguments.images,
         output=arguments.output,
-        name=arguments.name or arguments.family,
+        name=arguments.name or arguments.format,
         options=ConvertOptions(
             prompt_ending=arguments.prompt_ending,
             escape=arguments.escape,
@@ -158,11 +158,11 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
         return f"--images {arguments.images} is not a folder."
     if arguments.url_map and not arguments.url_map.is_file():
         return f"--url-map {arguments.url_map} is not a file."
-    for option, families in ONLY_WITH.items():
+    for option, formats in ONLY_WITH.items():
         value = getattr(arguments, option)
-        if value not in (None, MissingPictures.reject) and arguments.family not in families:
+        if value not in (None, MissingPictures.reject) and arguments.format not in formats:
             flag = f"--{option.replace('_', '-')}"
-            return f"{flag} works with {', '.join(families)}, not with {arguments.family}."
-    if arguments.prompt_ending is PromptEnding.by_question_type and arguments.family != "m4":
+            return f"{flag} works with {', '.join(formats)}, not with {arguments.format}."
+    if arguments.prompt_ending is PromptEnding.by_question_type and arguments.format != "m4":
         return "--prompt-ending by_question_type works with m4 only: name one kind of ending."
     return None

@@ -27,15 +27,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from owl.curate.converters.command import add_running, run_job, running_problem
-from owl.curate.converters.formats.prompt_endings import WORDING, PromptEnding
 from owl.curate.converters.job import ConvertJob
 from owl.curate.converters.pictures import SourceFolder
+from owl.curate.converters.prompt_endings import WORDING, PromptEnding
 from owl.curate.converters.records import ConvertError, ConvertOptions
 from owl.curate.converters.shard_series import ShardLimits
 from owl.curate.converters.video.frame_sampling import FrameSampling, SamplingMode
 from owl.curate.converters.video.video_file import load_av
-from owl.curate.converters.video.video_frames import FAMILY, VideoClips, video_family
+from owl.curate.converters.video.video_frames import NAME, VideoClips, video_format
+from owl.curate.tools.conversion import add_running, run_job, running_problem
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +60,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--images", type=Path, help="the same for pictures of conversations")
     group.add_argument("--output", type=Path, required=True, help="folder for the shards")
-    group.add_argument("--name", help=f"first part of each sample's key (default: {FAMILY})")
+    group.add_argument("--name", help=f"first part of each sample's key (default: {NAME})")
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
@@ -99,11 +99,11 @@ def make_job(arguments: argparse.Namespace) -> ConvertJob:
         quality=arguments.quality,
     )
     return ConvertJob(
-        family=video_family(clips),
+        format=video_format(clips),
         input=arguments.input,
         images=arguments.images,
         output=arguments.output,
-        name=arguments.name or FAMILY,
+        name=arguments.name or NAME,
         options=ConvertOptions(prompt_ending=arguments.prompt_ending, escape=arguments.escape),
         limits=ShardLimits(arguments.shard_samples, arguments.shard_bytes),
     )

@@ -208,7 +208,7 @@ class Dataset:
 
     def read_file(self, name: str) -> bytes | None:
         """Read a file beside the shards; None when there is none. Raises OSError, like read."""
-        return self._retry.whole(self.storage, name)
+        return self._retry.read_file(self.storage, name)
 
     def _load_index(self, record: ShardRecord) -> ShardIndex:
         name = record.file + INDEX_SUFFIX

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a shard without reading it: its index, and its line in dataset.json.
+"""What is known of a shard without reading it: its index, and its record in dataset.json.
 
-Next to `shard.tar` lies `shard.tar.idx`: where each sample and member starts, a checksum of each
-member, and the size of each picture, so that planning never reads a pixel. `dataset.json` names the
-shards of a folder and what they looked like when they were indexed.
+Beside `shard.tar` is `shard.tar.idx`: where each sample and member starts, a checksum of each
+member, and the size of each picture, so that planning never reads a pixel. `dataset.json` lists the
+shards of a folder, with their sizes, times and hashes when they were indexed.
 """
 
 import hashlib
 import json
 import logging
-import mmap
 import struct
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -34,8 +32,8 @@ from owl.errors import DataError
 logger = logging.getLogger("owl")
 
 LITERAL_ERROR = "E206"
-"""The one content error that a setting forgives (data.special_literals=escape), so the samples that
-break no other rule are indexed in full."""
+"""The one content error that a setting allows (data.special_literals=escape), so samples without
+another one are indexed in full."""
 
 DATASET_FILE = "dataset.json"
 DATASET_SCHEMA = "owl3-dataset/1"
@@ -49,7 +47,7 @@ SAMPLE_ROW = np.dtype(
         ("offset", "<u8"),  # of the first header within the tar
         ("length", "<u4"),  # bytes up to the end of the last member's padding
         ("members", "<u2"),
-        ("error", "<u2"),  # number of the E-code that condemns the sample, 0 for a good one
+        ("error", "<u2"),  # number of the E-code of an invalid sample, 0 for a valid one
         ("first_member", "<u4"),
     ]
 )
@@ -66,7 +64,7 @@ MEMBER_ROW = np.dtype(
 
 SAMPLE_STRUCT = struct.Struct("<QIHHI")
 MEMBER_STRUCT = struct.Struct("<IIIHH")
-"""The same rows, for one sample at a time."""
+"""The same rows, to unpack them one sample at a time."""
 
 Rows = NDArray[np.void]
 MemberRow = tuple[int, int, int, int, int]
@@ -74,14 +72,14 @@ MemberRow = tuple[int, int, int, int, int]
 
 
 def listed_files(document: Json) -> list[str]:
-    """Media files that a document names, each once, in order."""
+    """Return the media files that a document names, each once, in order."""
     names = [file for media in document.get("media", []) for file in media_files(media)]
     return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRecord:
-    """What dataset.json says about one shard."""
+    """The entry of one shard in dataset.json."""
 
     file: str
     samples: int
@@ -93,15 +91,15 @@ class ShardRecord:
 
 
 def index_shard(path: Path, report: Callable[[DataError], None] = logger.warning) -> ShardRecord:
-    """Write `path`.idx and say what dataset.json should record.
+    """Write `path`.idx and return the record for dataset.json.
 
     Args:
         path: the tar.
-        report: told of every sample that breaks a content rule (E2xx, E3xx). Such samples stay in
-            the index, marked, and are never planned.
+        report: called for every sample that breaks a content rule (E2xx, E3xx). Such samples are
+            marked in the index and are never planned.
 
     Raises:
-        DataError: E101..E108, the tar itself is broken.
+        DataError: E101..E108, the tar itself is damaged.
     """
     before = path.stat()
     samples, members, tar_hash = _scan(path, report)
@@ -121,18 +119,31 @@ def index_shard(path: Path, report: Callable[[DataError], None] = logger.warning
 
 
 def index_path(shard: Path) -> Path:
-    """Where a shard's index lies."""
+    """Path of a shard's index."""
     return shard.with_name(shard.name + INDEX_SUFFIX)
+
+
+def invalid_samples(path: Path) -> Iterator[DataError]:
+    """Yield again what index_shard reported, reading only the samples that the index marks."""
+    samples = ShardIndex.load(index_path(path)).samples
+    for row in samples[samples["error"] != 0]:
+        start, length = int(row["offset"]), int(row["length"])
+        with tar.mapped(path) as view:
+            data = bytes(view[start : start + length])
+        group = tar.split_members(data, shard=path.name)
+        problem, _ = _sample_rows(memoryview(data), group)
+        if problem:
+            yield DataError(problem.code, problem.message, shard=path.name, key=group[0].key)
 
 
 Row = tuple[int, ...]
 
 
 def _scan(path: Path, report: Callable[[DataError], None]) -> tuple[list[Row], list[Row], bytes]:
-    """Rows of all samples and members of a tar, and the hash of its content."""
+    """Return the rows of all samples and of all members of a tar, and the hash of its content."""
     samples: list[Row] = []
     members: list[Row] = []
-    with _mapped(path) as view:
+    with tar.mapped(path) as view:
         for group in tar.group_by_key(tar.scan_members(view, shard=path.name), shard=path.name):
             problem, rows = _sample_rows(view, group)
             if problem:
@@ -195,26 +206,13 @@ def _data(view: memoryview, member: tar.Member) -> bytes:
     return bytes(view[member.data_offset : member.data_offset + member.size])
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    """Map a shard into memory for as long as it is looked at."""
-    if not path.stat().st_size:
-        raise DataError("E102", "the shard is empty. Write it again.", shard=path.name)
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
-        memoryview(whole) as view,
-    ):
-        yield view
-
-
 def content_hash(content: bytes | memoryview) -> bytes:
     """Hash of a shard's or an index's bytes, 16 bytes long."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, never half."""
+    """Write a file atomically: a reader sees the old content or the new one."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
@@ -231,10 +229,10 @@ def write_dataset(folder: Path, shards: Sequence[ShardRecord]) -> None:
 
 
 def read_records(folder: Path | Storage, retry: Retry | None = None) -> list[ShardRecord]:
-    """Read dataset.json. Raises DataError E203 when it is not one, or cannot be read."""
+    """Read dataset.json. Raises DataError E203 if it cannot be read or is something else."""
     storage = LocalFolder(folder) if isinstance(folder, Path) else folder
     try:
-        content = (retry or Retry()).whole(storage, DATASET_FILE)
+        content = (retry or Retry()).read_file(storage, DATASET_FILE)
         if content is None:
             raise FileNotFoundError(DATASET_FILE)
         description = json.loads(content)
@@ -252,14 +250,14 @@ def read_records(folder: Path | Storage, retry: Retry | None = None) -> list[Sha
 
 
 def _check_names(records: Sequence[ShardRecord]) -> None:
-    """Raise ValueError when a record would lead out of its folder."""
+    """Raise ValueError if the file of a record would be outside its folder."""
     for record in records:
         if record.file != Path(record.file).name or record.file in ("", ".."):
             raise ValueError(f"the shard name {record.file!r} is not a plain file name")
 
 
 def prepare_hint(folder: Path | str) -> str:
-    """Say the next step that ends most messages about a shard."""
+    """The next step, with which most messages about a shard end."""
     return f"Run python data_tools/prepare.py {folder}"
 
 
@@ -270,45 +268,49 @@ class ShardIndex:
         self.samples = samples  # SAMPLE_ROW per sample
         self.members = members  # MEMBER_ROW per member
         self.content_hash = content_hash
-        # Looking fields up by name costs more than reading a small sample, so the rows of one
-        # sample are unpacked from the bytes of the arrays.
+        # numpy takes longer to look up fields by name than a small sample takes to read, so the
+        # rows of one sample are unpacked from the bytes of the arrays.
         self._sample_bytes = samples.view(np.uint8).data
         self._member_bytes = members.view(np.uint8).data
 
     def __reduce__(self) -> tuple[type[Self], tuple[Rows, Rows, bytes]]:
-        return type(self), (self.samples, self.members, self.content_hash)  # views do not travel
+        return type(self), (
+            self.samples,
+            self.members,
+            self.content_hash,
+        )  # not the views
 
     def row(self, sample: int) -> tuple[int, int, int, int, int]:
-        """Offset, length, members, error and first member of a sample."""
+        """Return offset, length, members, error and first member of a sample."""
         return SAMPLE_STRUCT.unpack_from(self._sample_bytes, sample * SAMPLE_STRUCT.size)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read an index file. Raises DataError E109 when it is not one."""
+        """Read an index file. Raises DataError E109 if it is not one."""
         return cls.parse(path.read_bytes() if path.is_file() else b"", path)
 
     @classmethod
     def parse(cls, content: bytes, name: Path | str) -> Self:
-        """Take an index file's content apart. Raises DataError E109 when it is not one."""
+        """Parse the content of an index file. Raises DataError E109 if it is not one."""
         if len(content) < HEADER.size or not content.startswith(MAGIC):
             raise DataError("E109", f"{name} is not an index. {prepare_hint(Path(name).parent)}")
         _, num_samples, num_members, _, _ = HEADER.unpack_from(content)
         if len(content) != HEADER.size + num_samples * SAMPLE_ROW.itemsize + (
             num_members * MEMBER_ROW.itemsize
         ):
-            raise DataError("E109", f"{name} ends early. {prepare_hint(Path(name).parent)}")
+            raise DataError("E109", f"{name} is truncated. {prepare_hint(Path(name).parent)}")
         samples = np.frombuffer(content, SAMPLE_ROW, num_samples, HEADER.size)
         start = HEADER.size + samples.nbytes
         members = np.frombuffer(content, MEMBER_ROW, num_members, start)
         return cls(samples, members, content_hash(content))
 
     def members_of(self, sample: int) -> list[MemberRow]:
-        """Where the members of a sample lie, the json first."""
+        """Return the rows of a sample's members, the json first."""
         _, _, count, _, first = self.row(sample)
         return self._member_rows(first, count)
 
     def place(self, sample: int) -> tuple[int, int, int, list[MemberRow]]:
-        """Offset, length, error and members of a sample, looked up at once."""
+        """Return offset, length, error and members of a sample, in one look-up."""
         offset, length, count, error, first = self.row(sample)
         return offset, length, error, self._member_rows(first, count)
 
@@ -318,11 +320,11 @@ class ShardIndex:
 
 
 def check_unchanged(storage: Storage, record: ShardRecord) -> None:
-    """Raise E109 when a shard is not the one that was indexed.
+    """Raise E109 if a shard is not the one that was indexed.
 
-    A copy keeps the content but often not the time stamp, so only the content decides then; that
-    costs one read of the shard, which preparing the folder again avoids. Behind a URL the size
-    decides alone: whatever else changed there fails its checksum when it is read (E110).
+    A copy often has another time stamp, so then the content is compared; that costs one read of the
+    shard, which preparing the folder again avoids. Behind a URL only the size is compared: other
+    changes fail their checksum when a sample is read (E110).
     """
     problem = _change(storage, record)
     if problem:
@@ -339,7 +341,7 @@ def _change(storage: Storage, record: ShardRecord) -> str | None:
         return None
     logger.warning(
         "shard %s has another time stamp than when it was indexed: comparing its content. If it is "
-        "a copy, running data_tools/prepare.py on it spares this.",
+        "a copy, run data_tools/prepare.py on its folder to avoid this.",
         record.file,
     )
     if hash_file(storage.path / record.file) == record.tar_hash:
@@ -349,5 +351,5 @@ def _change(storage: Storage, record: ShardRecord) -> str | None:
 
 def hash_file(path: Path) -> str:
     """Content hash of a shard, as dataset.json records it."""
-    with _mapped(path) as view:
+    with tar.mapped(path) as view:
         return content_hash(view).hex()

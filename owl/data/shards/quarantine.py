@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quarantine file: samples and whole shards that a run leaves out, by name.
+"""The quarantine file: names of samples and of entire shards that a run leaves out.
 
-One `SHARD/KEY` or `SHARD` a line, as the messages about bad data name them; `#` begins a comment.
-A line applies to every source that has a shard of that name; one that applies to none is a mistake.
+Each line is `SHARD/KEY` or `SHARD`, as in the messages about bad data; `#` starts a comment. A line
+applies to every source that has a shard of that name; one that applies to none is an error.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ class Quarantine:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when anything else is left out; not with order or comments."""
+        """Hash of what is left out; order and comments do not change it."""
         samples = [f"{shard}/{key}" for shard, keys in self.keys.items() for key in keys]
         lines = "\n".join(sorted([*self.shards, *samples]))
         return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest() if lines else ""
 
     def samples(self, dataset: Dataset) -> frozenset[int]:
-        """Numbers of the quarantined samples of a dataset.
+        """Return the indices of the quarantined samples of a dataset.
 
         Raises:
             ConfigError: a shard has no sample of a listed key.
@@ -46,7 +46,7 @@ class Quarantine:
         return frozenset(found)
 
     def check_shards(self, listed: Collection[str]) -> None:
-        """Raise ConfigError for lines about shards that no source lists: a typo leaves nothing out.
+        """Raise ConfigError for lines about shards that no source lists, such as typing errors.
 
         Args:
             listed: file names in the dataset.json of every source.
@@ -56,8 +56,8 @@ class Quarantine:
             raise ConfigError(
                 [
                     f"data.quarantine names the shard {shard}, which no data.sources.NAME.path "
-                    "lists in its dataset.json. Correct the line (SHARD or SHARD/KEY, the file "
-                    "name as messages about bad data give it), or remove it."
+                    "lists in its dataset.json. Correct the line (SHARD or SHARD/KEY, as in the "
+                    "messages about bad data), or remove it."
                     for shard in unknown
                 ]
             )
@@ -67,7 +67,7 @@ NOTHING = Quarantine(frozenset(), {})
 
 
 def read_quarantine(file: str) -> Quarantine:
-    """Read a quarantine file; "" is none. Raises ConfigError when it cannot be read."""
+    """Read a quarantine file; "" stands for none. Raises ConfigError if it cannot be read."""
     if not file:
         return NOTHING
     try:
@@ -92,5 +92,5 @@ def _check_known(shard: str, unknown: frozenset[str]) -> None:
     if unknown:
         raise ConfigError(
             f"data.quarantine names {shard}/{min(unknown)}, but the shard has no such sample. "
-            "Correct the key; the line is SHARD/KEY, as messages about bad samples give them."
+            "Correct the key: a line is SHARD/KEY, as in the messages about bad samples."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads that fail on their way are tried again, with growing pauses, before they end the run."""
+"""Repeat reads that failed, with growing pauses, before they end the run."""
 
 import time
 from collections.abc import Callable
@@ -16,42 +16,48 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class Retry:
-    """How often to try, and how often that was needed."""
+    """How often to try a read, and how often a read was repeated."""
 
     attempts: int = READ_ATTEMPTS
     count: int = 0  # reads that were repeated
 
     def pause(self, attempt: int, storage: Storage, file: str) -> None:
-        """Wait before an attempt, counted from 1 for the second; then open the file anew."""
+        """Wait before the next attempt, which opens the file again.
+
+        Args:
+            attempt: attempts so far; the pause doubles with each.
+            storage: closes the file.
+            file: that could not be read.
+        """
         self.count += 1
         storage.release(file)
         time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
 
     def call(self, read: Callable[[], Result], storage: Storage, file: str) -> Result:
-        """Read what is needed of a file.
+        """Call `read`, again if it raises OSError.
 
         Args:
-            read: does it.
-            storage: where the file lies.
-            file: named when no attempt succeeds.
+            read: reads what is needed of a file.
+            storage: where the file is.
+            file: for the message.
 
         Raises:
             OSError: of the last attempt.
         """
-        failure = OSError("never tried")
-        for attempt in range(self.attempts):
-            if attempt:
-                self.pause(attempt, storage, file)
+        attempt = 1
+        while True:
             try:
                 return read()
             except OSError as error:
-                failure = error
-        raise OSError(
-            failure.errno,
-            f"{file} of {storage.location} could not be read in {self.attempts} attempts: "
-            f"{failure}. Check the file system, then resume.",
-        ) from failure
+                if attempt >= self.attempts:
+                    raise OSError(
+                        error.errno,
+                        f"{file} of {storage.location} could not be read in {attempt} attempts: "
+                        f"{error}. Check the file system, then resume.",
+                    ) from error
+            self.pause(attempt, storage, file)
+            attempt += 1
 
-    def whole(self, storage: Storage, file: str) -> bytes | None:
-        """Read a whole file; None when there is no such file. Raises OSError like call."""
+    def read_file(self, storage: Storage, file: str) -> bytes | None:
+        """Read an entire file; None if there is none. Raises OSError like call."""
         return self.call(lambda: storage.read(file), storage, file)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where shards lie: a local or mounted folder, or anything fsspec opens (s3://, gs://, http://).
+"""Where shards are stored: a local or mounted folder, or anything fsspec opens (s3://, http://).
 
-Everything above reads through four calls, of which `pread` is the one that training lives on.
-Nothing here retries: `owl.data.shards.retry` does, for those who know what was wanted.
+Shards are read through the four methods of Storage; training uses `pread` for every sample. Failed
+reads are not repeated here but by `owl.data.shards.retry`.
 """
 
 import importlib.util
@@ -17,32 +17,32 @@ MAX_OPEN_FILES = 64
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What a storage says about a file without reading it; None where it does not know."""
+    """What a storage knows about a file without reading it; None for what it does not know."""
 
     size: int | None
     mtime_ns: int | None
 
 
 class Storage(Protocol):
-    """A folder of shards. Opens files in the process that reads them, so that workers may fork."""
+    """A folder of shards. Files are opened in the process that reads them, so workers may fork."""
 
     location: str
 
     def read(self, file: str) -> bytes | None:
-        """Read a whole file; None when there is no such file."""
+        """Read an entire file; None if there is none."""
 
     def pread(self, file: str, length: int, offset: int) -> bytes:
-        """Read bytes from the middle of a file: fewer than `length` only at its end.
+        """Read `length` bytes at `offset`, fewer only at the end of the file.
 
         Raises:
-            OSError: whatever went wrong on the way.
+            OSError: the read failed, for whatever reason.
         """
 
     def facts(self, file: str) -> FileFacts | None:
-        """Look a file up; None when there is no such file."""
+        """Look a file up; None if there is none."""
 
     def release(self, file: str) -> None:
-        """Close a file, so that the next read opens it anew."""
+        """Close a file, so that the next read opens it again."""
 
 
 def is_remote(location: str | Path) -> bool:
@@ -51,12 +51,12 @@ def is_remote(location: str | Path) -> bool:
 
 
 def open_storage(location: str | Path) -> Storage:
-    """Choose the storage of a location; touches neither disk nor network."""
+    """Choose the storage of a location, without access to disk or network."""
     return RemoteFolder(str(location)) if is_remote(location) else LocalFolder(Path(location))
 
 
 def remote_problem(url: str) -> str | None:
-    """Say what keeps a URL from being read by this installation, None where nothing does."""
+    """Return why this installation cannot read a URL, None if it can."""
     if importlib.util.find_spec("fsspec") is None:
         return "URLs are read through fsspec, which is not installed. Run pip install fsspec."
     import fsspec
@@ -70,7 +70,7 @@ def remote_problem(url: str) -> str | None:
 
 
 _forks = 0
-"""How often the line of processes down to this one forked: asking for its number takes longer."""
+"""Number of forks between the first process and this one: faster to compare than os.getpid()."""
 
 
 def _count_fork() -> None:
@@ -82,7 +82,7 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 class LocalFolder:
-    """A folder on a local or mounted disk, read by file descriptor."""
+    """A folder on a local or mounted disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,20 +91,20 @@ class LocalFolder:
         self._owner = _forks
 
     def __getstate__(self) -> dict[str, Any]:
-        # For workers that are started fresh: file descriptors do not travel.
+        # For workers that are spawned: file descriptors cannot be pickled.
         return self.__dict__ | {"_descriptors": OrderedDict(), "_owner": -1}
 
     def read(self, file: str) -> bytes | None:
-        """Read a whole file; None when there is no such file."""
+        """Read an entire file; None if there is none."""
         path = self.path / file
         return path.read_bytes() if path.is_file() else None
 
     def pread(self, file: str, length: int, offset: int) -> bytes:
-        """Read bytes from the middle of a file."""
+        """Read `length` bytes at `offset`."""
         return os.pread(self._descriptor(file), length, offset)
 
     def facts(self, file: str) -> FileFacts | None:
-        """Look a file up; None when there is no such file."""
+        """Look a file up; None if there is none."""
         path = self.path / file
         if not path.is_file():
             return None
@@ -112,13 +112,13 @@ class LocalFolder:
         return FileFacts(found.st_size, found.st_mtime_ns)
 
     def release(self, file: str) -> None:
-        """Close a file, so that the next read opens it anew."""
+        """Close a file, so that the next read opens it again."""
         descriptor = self._descriptors.pop(file, None)
         if descriptor is not None:
             os.close(descriptor)
 
     def _descriptor(self, file: str) -> int:
-        if self._owner != _forks:  # the parent's descriptors stay the parent's
+        if self._owner != _forks:  # these are the parent's descriptors
             self._descriptors, self._owner = OrderedDict(), _forks
         descriptor = self._descriptors.get(file)
         if descriptor is None:
@@ -131,20 +131,20 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder behind a URL, read by byte range; credentials are fsspec's own business."""
+    """A folder behind a URL, read by byte ranges; fsspec finds the credentials."""
 
     def __init__(self, url: str) -> None:
         self.location = url.rstrip("/")
-        self._files: Any = None  # fsspec's file system, made by the process that uses it
+        self._files: Any = None  # fsspec's file system, created by the process that uses it
         self._root = ""
         self._owner = -1
 
     def __getstate__(self) -> dict[str, Any]:
-        # Its connections and event loop do not survive a fork, let alone a pickle.
+        # Its connections and event loop survive neither a fork nor pickling.
         return self.__dict__ | {"_files": None, "_owner": -1}
 
     def read(self, file: str) -> bytes | None:
-        """Read a whole file; None when there is no such file."""
+        """Read an entire file; None if there is none."""
         try:
             content: bytes = self._call("cat_file", file)
         except FileNotFoundError:
@@ -152,12 +152,12 @@ class RemoteFolder:
         return content
 
     def pread(self, file: str, length: int, offset: int) -> bytes:
-        """Read bytes from the middle of a file: one range request."""
+        """Read `length` bytes at `offset`, with one range request."""
         data: bytes = self._call("cat_file", file, start=offset, end=offset + length)
         return data
 
     def facts(self, file: str) -> FileFacts | None:
-        """Look a file up; a copy's time stamp says nothing, so none is given."""
+        """Look a file up. No time stamp is returned: that of a copy has no meaning."""
         try:
             found = self._call("info", file)
         except FileNotFoundError:
@@ -165,11 +165,11 @@ class RemoteFolder:
         return FileFacts(found.get("size"), None)
 
     def release(self, file: str) -> None:
-        """Forget the connections, so that the next read makes them anew."""
+        """Drop the connections, so that the next read opens new ones."""
         self._owner = -1
 
     def _call(self, method: str, file: str, **options: Any) -> Any:
-        """Call fsspec. Every failure comes out as an OSError: each store has errors of its own."""
+        """Call fsspec. Raises OSError for every failure, since each store has errors of its own."""
         try:
             return getattr(self._file_system(), method)(f"{self._root}/{file}", **options)
         except OSError:
@@ -191,5 +191,5 @@ class RemoteFolder:
         """Fill fsspec's listing cache, so that `info` on thousands of shards is one request."""
         try:
             self._files.ls(self._root)
-        except Exception:  # plain http servers list nothing; each file is asked for then
+        except Exception:  # plain http servers have no listings: files are looked up one by one
             return

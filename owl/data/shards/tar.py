@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tar container: a strict reader of member headers, and a reproducible writer.
 
-Python's tarfile and webdataset both skip silently over damage (a corrupt header in the middle
-loses the rest of the shard without an error), so headers are read here, where every byte of the
-file has to be accounted for.
+Python's tarfile and webdataset both skip damage silently (after a corrupt header in the middle the
+rest of the shard is lost without an error). The reader here has to account for every byte.
 """
 
 import io
+import mmap
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +21,14 @@ from owl.errors import DataError
 
 BLOCK = 512
 MAX_DIGITS = 20
-"""Of a number of bytes. Python refuses to read very long numbers, with a ValueError."""
+"""Of a number of bytes. Python raises ValueError for very long numbers."""
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_/-]+")
 FILE_PATTERN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file inside a tar: where its header and its data lie."""
+    """One file inside a tar: the offsets of its header and its data."""
 
     name: str
     header_offset: int  # of its first header, PAX block included
@@ -49,8 +51,22 @@ class Member:
         return self.data_offset + _padded(self.size)
 
 
+@contextmanager
+def mapped(path: Path) -> Iterator[memoryview]:
+    """Map a tar into memory while it is read. An empty file, which mmap refuses, gives no bytes."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield memoryview(b"")
+            return
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            memoryview(content) as view,
+        ):
+            yield view
+
+
 def scan_members(view: memoryview, *, shard: str) -> Iterator[Member]:
-    """Walk over every member header of a whole tar.
+    """Yield every member of a tar, by reading its headers only.
 
     Raises:
         DataError: E101 bad header, E102 truncated, E103 data after the end, E104 not a plain file.
@@ -59,12 +75,7 @@ def scan_members(view: memoryview, *, shard: str) -> Iterator[Member]:
     while any(_block(view, offset, shard=shard)):
         member = read_member(view, offset, shard=shard)
         if member.end > len(view):
-            raise DataError(
-                "E102",
-                f"{member.name!r} says {member.size} bytes from {member.data_offset}, but the tar "
-                f"has {len(view)}. Copy the shard again.",
-                shard=shard,
-            )
+            raise DataError("E102", cut_off_message(member, len(view)), shard=shard)
         yield member
         offset = member.end
     if any(view[offset:]):
@@ -73,8 +84,16 @@ def scan_members(view: memoryview, *, shard: str) -> Iterator[Member]:
         )
 
 
+def cut_off_message(member: Member, size: int) -> str:
+    """Describe a member whose data goes beyond the end of a tar of `size` bytes."""
+    return (
+        f"{member.name!r} should have {member.size} bytes from byte {member.data_offset} on, but "
+        f"the tar has {size}. Copy the shard again."
+    )
+
+
 def split_members(data: bytes, *, shard: str) -> list[Member]:
-    """Members of one sample's byte range, which has no end marker."""
+    """Return the members in the byte range of one sample, which has no end marker."""
     view = memoryview(data)
     members: list[Member] = []
     offset = 0
@@ -87,7 +106,10 @@ def split_members(data: bytes, *, shard: str) -> list[Member]:
 def read_member(view: memoryview, offset: int, *, shard: str) -> Member:
     """Read the header at `offset`, and the PAX block before it if there is one.
 
-    webdataset writes such a block for every member (its time stamps have fractions).
+    webdataset writes such a block for every member, since its time stamps have fractions.
+
+    Raises:
+        DataError: E101 bad header, E102 truncated, E104 not a plain file.
     """
     start, overrides = offset, dict[str, str]()
     info = _read_header(view, offset, shard=shard)
@@ -126,21 +148,21 @@ def _read_header(view: memoryview, offset: int, *, shard: str) -> tarfile.TarInf
         raise DataError(
             "E101", f"no tar header at byte {offset}: {error}. Copy the shard again.", shard=shard
         ) from error
-    if info.size < 0:  # base-256 numbers have a sign; reading on from it would go backwards
+    if info.size < 0:  # base-256 numbers have a sign; the next offset would be before this one
         raise DataError(
             "E101",
-            f"the header at byte {offset} says {info.size} bytes. Write the shard again.",
+            f"the header at byte {offset} has a size of {info.size} bytes. Write the shard again.",
             shard=shard,
         )
     return info
 
 
 def _pax_number(value: str, offset: int, shard: str) -> int:
-    """A size as PAX writes it: decimal digits and nothing else, so never below 0."""
+    """Parse a size in a PAX block: decimal digits and nothing else, so never negative."""
     if not _is_decimal(value):
         raise DataError(
             "E101",
-            f"the PAX block at byte {offset} says size={value!r:.40}, which is not a number of "
+            f"the PAX block at byte {offset} has size={value!r:.40}, which is not a number of "
             "bytes. Write the shard again.",
             shard=shard,
         )
@@ -167,12 +189,12 @@ def _pax_records(data: bytes, offset: int, *, shard: str) -> Iterator[tuple[str,
 
 
 def _padded(size: int) -> int:
-    """Bytes that a file of this size takes in a tar."""
+    """Bytes that the data of a file of this size takes in a tar."""
     return -(-size // BLOCK) * BLOCK
 
 
 def group_by_key(members: Iterator[Member], *, shard: str) -> Iterator[list[Member]]:
-    """Gather the members of each sample.
+    """Yield the members of each sample.
 
     Raises:
         DataError: E105 illegal name, E106 name used twice, E107 members apart, E108 no json.
@@ -181,7 +203,8 @@ def group_by_key(members: Iterator[Member], *, shard: str) -> Iterator[list[Memb
     seen_keys: set[str] = set()
     group: list[Member] = []
     for member in members:
-        _check_name(member, seen_names, shard=shard)
+        check_name(member.key, member.file, shard=shard)
+        check_unique(member.name, seen_names, shard=shard)
         if group and member.key != group[0].key:
             yield _check_group(group, seen_keys, shard=shard)
             group = []
@@ -190,18 +213,16 @@ def group_by_key(members: Iterator[Member], *, shard: str) -> Iterator[list[Memb
         yield _check_group(group, seen_keys, shard=shard)
 
 
-def _check_name(member: Member, seen: set[str], *, shard: str) -> None:
-    check_name(member.key, member.file, shard=shard)
-    folded = member.name.casefold()  # webdataset lower-cases suffixes
+def check_unique(name: str, seen: set[str], *, shard: str) -> None:
+    """Raise E106 for a name that is in `seen`; add it otherwise."""
+    folded = name.casefold()  # webdataset lower-cases suffixes
     if folded in seen:
-        raise DataError(
-            "E106", f"{member.name!r} is there twice, upper case or lower.", shard=shard
-        )
+        raise DataError("E106", f"{name!r} is there twice, ignoring upper case.", shard=shard)
     seen.add(folded)
 
 
 def check_name(key: str, file: str, *, shard: str) -> None:
-    """Raise E105 for a name that webdataset would split or drop silently."""
+    """Raise E105 for the name of a member that webdataset would split or drop silently."""
     if not KEY_PATTERN.fullmatch(key) or not FILE_PATTERN.fullmatch(file):
         raise DataError(
             "E105",
@@ -224,14 +245,14 @@ def _check_group(group: list[Member], seen_keys: set[str], *, shard: str) -> lis
 
 
 class TarWriter:
-    """Writes plain USTAR files whose bytes depend on nothing but names and contents.
+    """Writes plain USTAR files whose bytes depend only on names and contents.
 
-    The tar appears under its name only when it is complete: a killed writer leaves a `.tmp`.
+    The tar gets its name only when it is complete: a killed writer leaves a `.tmp` file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def write(self, name: str, data: bytes) -> None:
@@ -257,7 +278,12 @@ class TarWriter:
 
 
 def member_bytes(data: bytes, members: Sequence[Member]) -> Mapping[str, bytes]:
-    """File name without the key -> contents."""
+    """Return file name without the key -> contents.
+
+    Args:
+        data: of the sample.
+        members: as split_members returns them.
+    """
     return {
         member.file: data[member.data_offset : member.data_offset + member.size]
         for member in members

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A preparation that is stopped goes on where it stood, and what is known is not read again."""
+"""A preparation that is stopped can be resumed, and what is known is not read again."""
 
 import logging
 
@@ -18,7 +18,7 @@ from tests.unit.data_tools.command import run_tool
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five shards that are not prepared; the second has a invalid sample, the third is no tar."""
+    """Five shards that are not prepared; the second has an invalid sample, the third is no tar."""
     home = tmp_path / "shards"
     for number in range(5):
         document = chat(pictures=1, w=999) if number == 1 else chat(pictures=1)
@@ -51,49 +51,49 @@ def test_an_interrupted_preparation_does_not_start_over(folder, read):
     assert not (folder / DATASET_FILE).exists()
     read.stop_at = ()
     problems = prepare_folder(folder)
-    assert read[3:] == ["s-3.tar", "s-4.tar"]
+    assert read[3:] == ["s-2.tar", "s-3.tar", "s-4.tar"]  # a broken shard may have been repaired
     assert [line[:4] for line in problems] == ["E306", "E101"]
     names = [record.file for record in read_records(folder)]
     assert names == ["s-0.tar", "s-1.tar", "s-3.tar", "s-4.tar"]
 
 
-def test_shards_with_problems_are_not_read_again_either(folder, read):
+def test_shards_with_invalid_samples_are_not_read_again_either(folder, read):
     first = prepare_folder(folder)
     assert len(read) == 5
     assert prepare_folder(folder) == first
-    assert len(read) == 5
+    assert read[5:] == ["s-2.tar"]  # the broken one
     write_shard(folder / "s-2.tar", [("k2", chat(), {})])
     (folder / "s-1.tar").touch()
     assert prepare_folder(folder) == first[:1]
-    assert sorted(read[5:]) == ["s-1.tar", "s-2.tar"]
+    assert sorted(read[6:]) == ["s-1.tar", "s-2.tar"]
+    assert prepare_folder(folder) == first[:1]
+    assert len(read) == 8
 
 
-def test_a_line_that_a_crash_tore_costs_its_own_shard_alone(folder, read):
+def test_a_line_that_a_crash_cut_off_costs_only_its_own_shard(folder, read):
+    (folder / "s-2.tar").unlink()
     read.stop_at = ("s-3.tar",)
     with pytest.raises(KeyboardInterrupt):
         prepare_folder(folder)
     journal = folder / JOURNAL_FILE
-    journal.write_bytes(journal.read_bytes()[:-40])  # of s-2
+    journal.write_bytes(journal.read_bytes()[:-40])  # of s-1
     read.stop_at = ("s-4.tar",)
     with pytest.raises(KeyboardInterrupt):
         prepare_folder(folder)
     read.stop_at = ()
     prepare_folder(folder)
-    assert read == ["s-0.tar", "s-1.tar", "s-2.tar", "s-2.tar", "s-3.tar", "s-4.tar"]
+    assert read == ["s-0.tar", "s-1.tar", "s-1.tar", "s-3.tar", "s-4.tar"]
 
 
-def test_a_clean_folder_keeps_no_journal(folder):
-    (folder / "s-1.tar").unlink()
-    (folder / "s-2.tar").unlink()
-    assert prepare_folder(folder) == []
+def test_no_journal_is_left_beside_dataset_json(folder):
+    prepare_folder(folder)
     assert not (folder / JOURNAL_FILE).exists()
 
 
 def test_several_workers_give_the_same(folder):
     alone = prepare_folder(folder)
     description = (folder / DATASET_FILE).read_bytes()
-    for name in (DATASET_FILE, JOURNAL_FILE):
-        (folder / name).unlink()
+    (folder / DATASET_FILE).unlink()
     assert prepare_folder(folder, workers=2) == alone
     assert (folder / DATASET_FILE).read_bytes() == description
 
@@ -101,7 +101,8 @@ def test_several_workers_give_the_same(folder):
 def test_a_shard_that_is_kept_is_called_so(folder):
     run_tool("data_tools/prepare.py", folder)
     again = run_tool("data_tools/prepare.py", folder)
-    assert again.stdout.count("unchanged ") == 5
+    assert again.stdout.count("unchanged ") == 4
+    assert again.stdout.count("indexed ") == 1  # the broken one
     assert "E306" in again.stderr
     assert again.returncode == 1
 

@@ -11,11 +11,9 @@ from typing import Any
 
 from owl.curate.converters.fields import typed
 from owl.curate.converters.pictures import PictureStore
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.curate.converters.sources.json_text import parse_json
 from owl.errors import DataError
-
-FAMILY = "captions"
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = ("txt", "json")
@@ -32,28 +30,16 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
         DataError.
     """
     key, files = record.value["key"], record.value["files"]
-    suffix = _picture_suffix(files)
     media = MediaList()
-    store.add_bytes(media, files[suffix])
+    store.add_bytes(media, files[_picture_suffix(files)])
     return Draft(
         kind="document",
         turns=[
             {"role": "document", "content": [{"media": 0}, {"text": _caption(files)}]},
         ],
         media=media,
-        raw=_details(files),
-        form={"key": key, "suffix": suffix},
+        raw={"key": key, **_details(files)},
     )
-
-
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the members back; the json as a value, since its spelling is not kept."""
-    (picture,) = sample.files.values()
-    files = {
-        sample.form["suffix"]: picture,
-        "txt": sample.turns[0]["content"][1]["text"].encode(),
-    }
-    return {"key": sample.form["key"], "files": files | sample.raw}
 
 
 def _picture_suffix(files: Mapping[str, bytes]) -> str:

@@ -23,12 +23,10 @@ from typing import Any
 
 from owl.curate.converters.fields import leftovers, required, typed
 from owl.curate.converters.formats.llava import media_names
-from owl.curate.converters.formats.placeholders import IMAGE, check_all_shown, join_text, split_text
+from owl.curate.converters.formats.placeholders import IMAGE, Placeholders
 from owl.curate.converters.pictures import PictureStore
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
-
-FAMILY = "jsonl"
 
 ROLES = ("system", "user", "assistant")
 
@@ -50,12 +48,6 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     return _question_draft([value], store) if layouts == ["question"] else _text_draft(value, store)
 
 
-def to_source(sample: OpenedSample) -> Any:
-    """Give the record back: a list of records where --turns-of had joined several."""
-    layout = {"messages": _message_source, "question": _question_source, "text": _text_source}
-    return layout[sample.form["layout"]](sample)
-
-
 # Messages.
 
 
@@ -64,26 +56,25 @@ def _message_draft(value: Mapping[str, Any], store: PictureStore) -> Draft:
     names = media_names(value, "images")
     for name in names:
         store.add(media, name)
-    left, counts = {IMAGE: iter(range(len(names)))}, {IMAGE: len(names)}
-    turns, extras, lists = [], [], []
+    placeholders = Placeholders({IMAGE: len(names)})
+    turns, extras = [], []
     for index, item in enumerate(required(value, "messages", list)):
         path = f"messages[{index}]"
         message = typed(item, dict, path)
         said = required(message, "content", object, of=path)
         if isinstance(said, str):
-            content = split_text(said, left, counts=counts)
+            content = placeholders.split(said)
         else:
             content = list(_parts(typed(said, list, f"{path}.content"), path, media, store))
-            lists.append(index)
         turns.append({"role": _role(message, path), "content": content})
         extras.append(leftovers(message, {"role", "content"}))
-    check_all_shown(left, counts=counts)
+    placeholders.check_all_shown()
     return Draft(
         kind="chat",
         turns=turns,
         media=media,
-        raw=leftovers(value, {"messages", "images"}),
-        form={"layout": "messages", "turns": extras, "lists": lists, **_images_form(value)},
+        raw=leftovers(value, {"messages", "images"})
+        | ({"messages": extras} if any(extras) else {}),
         prompt_ending=store.options.prompt_ending,
     )
 
@@ -104,24 +95,6 @@ def _parts(
             )
         said = required(part, kind, str, of=name)
         yield {"text": said} if kind == "text" else {"media": store.add(media, said)}
-
-
-def _message_source(sample: OpenedSample) -> dict[str, Any]:
-    names = [entry["uri"] for entry in sample.media]
-    mark_of = dict.fromkeys(range(len(names)), IMAGE)
-    messages = []
-    for index, (turn, extra) in enumerate(zip(sample.turns, sample.form["turns"], strict=True)):
-        said: Any = join_text(turn["content"], mark_of)
-        if index in sample.form["lists"]:
-            said = [_source_part(part, names) for part in turn["content"]]
-        messages.append({"role": turn["role"], "content": said} | extra)
-    return {**sample.raw, "messages": messages, **_images_source(sample)}
-
-
-def _source_part(part: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    if "text" in part:
-        return {"type": "text", "text": part["text"]}
-    return {"type": "image", "image": names[part["media"]]}
 
 
 # Questions and answers.
@@ -149,18 +122,8 @@ def _question_draft(values: Sequence[Mapping[str, Any]], store: PictureStore) ->
         turns=turns,
         media=media,
         raw={"turns": [leftovers(value, {"question", "answer"}) for value in values]},
-        form={"layout": "question", "joined": len(values) > 1},
         prompt_ending=store.options.prompt_ending,
     )
-
-
-def _question_source(sample: OpenedSample) -> Any:
-    said = [turn["content"][-1]["text"] for turn in sample.turns]
-    values = [
-        {"question": question, "answer": answer} | extra
-        for question, answer, extra in zip(said[::2], said[1::2], sample.raw["turns"], strict=True)
-    ]
-    return values if sample.form["joined"] else values[0]
 
 
 # Text.
@@ -171,22 +134,15 @@ def _text_draft(value: Mapping[str, Any], store: PictureStore) -> Draft:
     names = media_names(value, "images")
     for name in names:
         store.add(media, name)
-    left, counts = {IMAGE: iter(range(len(names)))}, {IMAGE: len(names)}
-    content = split_text(required(value, "text", str), left, counts=counts)
-    check_all_shown(left, counts=counts)
+    placeholders = Placeholders({IMAGE: len(names)})
+    content = placeholders.split(required(value, "text", str))
+    placeholders.check_all_shown()
     return Draft(
         kind="document",
         turns=[{"role": "document", "content": content}],
         media=media,
         raw=leftovers(value, {"text", "images"}),
-        form={"layout": "text", **_images_form(value)},
     )
-
-
-def _text_source(sample: OpenedSample) -> dict[str, Any]:
-    mark_of = dict.fromkeys(range(len(sample.media)), IMAGE)
-    text = join_text(sample.turns[0]["content"], mark_of)
-    return {**sample.raw, "text": text, **_images_source(sample)}
 
 
 def _role(message: Mapping[str, Any], path: str) -> str:
@@ -194,12 +150,3 @@ def _role(message: Mapping[str, Any], path: str) -> str:
     if role not in ROLES:
         raise DataError("E203", f"{path}.role={role!r}: use one of {list(ROLES)}.")
     return role
-
-
-def _images_form(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep `images` as it was written: a string, a list, null or not at all."""
-    return {"images": value["images"]} if "images" in value else {}
-
-
-def _images_source(sample: OpenedSample) -> dict[str, Any]:
-    return {"images": sample.form["images"]} if "images" in sample.form else {}

@@ -7,28 +7,26 @@
 `image` is a string, a list, null or absent (text only). A mark for each picture stands in the text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from owl.curate.converters.fields import leftovers, required, string_list, typed
 from owl.curate.converters.formats.placeholders import (
     IMAGE,
     VIDEO,
-    check_all_shown,
-    join_text,
-    split_text,
+    Placeholders,
 )
 from owl.curate.converters.pictures import ClipSource, PictureStore
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
 
-FAMILY = "llava"
-
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"} | {
-    "system": "system"
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
 }
-SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
-"""How LLaVA itself calls them."""
 
 
 def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
@@ -39,11 +37,6 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     for name in names:
         store.add(media, name)
     return conversation_draft(value, media, {"image": IMAGE}, store)
-
-
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the record back."""
-    return conversation_source(sample, {"image": IMAGE})
 
 
 def media_names(value: Mapping[str, Any], field: str) -> list[str]:
@@ -82,15 +75,14 @@ def conversation_draft(
         DataError: E203 a wrong type or speaker, E305 marks and media do not match.
     """
     turns = typed(required(value, "conversations", list), list, "conversations")
-    counts = {mark: len(media_names(value, field)) for field, mark in marks.items()}
-    left = _indices_by_mark(counts)
-    form: dict[str, Any] = {}
+    placeholders = Placeholders(
+        {mark: len(media_names(value, field)) for field, mark in marks.items()}
+    )
     draft = Draft(
         kind="chat",
         turns=[],
         media=media,
         raw=leftovers(value, {"conversations", *marks}),
-        form=form,
         prompt_ending=store.options.prompt_ending,
         id=value["id"] if isinstance(value.get("id"), str) and value["id"] else None,
     )
@@ -98,38 +90,13 @@ def conversation_draft(
         name = f"conversations[{index}]"
         turn = typed(turn, dict, name)
         text = required(turn, "value", str, of=name)
-        content = split_text(text, left, counts=counts)
+        content = placeholders.split(text)
         draft.turns.append({"role": _role(turn, name), "content": content})
-    check_all_shown(left, counts=counts)
-    form |= _turn_form(turns) | _media_form(value, marks)
+    placeholders.check_all_shown()
+    extras = [leftovers(turn, {"from", "value"}) for turn in turns]
+    if any(extras):
+        draft.raw["conversations"] = extras
     return draft
-
-
-def conversation_source(sample: OpenedSample, marks: Mapping[str, str]) -> dict[str, Any]:
-    """Undo conversation_draft."""
-    value = dict(sample.raw)
-    by_field = _names_by_field(sample, marks)
-    for field, names in by_field.items():
-        form = sample.form.get(field, "absent")
-        if form != "absent":
-            value[field] = {"string": names[:1] and names[0], "list": names, "null": None}[form]
-    mark_of = _mark_of_index(by_field, marks)
-    speakers = sample.form.get("speakers", [SPEAKERS[turn["role"]] for turn in sample.turns])
-    extras = sample.form.get("turns", [{}] * len(sample.turns))
-    value["conversations"] = [
-        {"from": speaker, "value": join_text(turn["content"], mark_of)} | extra
-        for turn, speaker, extra in zip(sample.turns, speakers, extras, strict=True)
-    ]
-    return value
-
-
-def _indices_by_mark(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Mark -> iterator over the indices of its media, which lie one field after the other."""
-    iterators, start = {}, 0
-    for mark, count in counts.items():
-        iterators[mark] = iter(range(start, start + count))
-        start += count
-    return iterators
 
 
 def _role(turn: Mapping[str, Any], name: str) -> str:
@@ -137,36 +104,3 @@ def _role(turn: Mapping[str, Any], name: str) -> str:
     if speaker not in ROLES:
         raise DataError("E203", f"{name}.from={speaker!r}: use one of {sorted(ROLES)}.")
     return ROLES[speaker]
-
-
-def _turn_form(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is unusual about the turns: speakers under other names, further fields."""
-    form: dict[str, Any] = {}
-    speakers = [turn["from"] for turn in turns]
-    if any(SPEAKERS[ROLES[speaker]] != speaker for speaker in speakers):
-        form["speakers"] = speakers
-    extras = [leftovers(turn, {"from", "value"}) for turn in turns]
-    if any(extras):
-        form["turns"] = extras
-    return form
-
-
-def _media_form(value: Mapping[str, Any], marks: Mapping[str, str]) -> dict[str, str]:
-    """How each media field was spelled."""
-    spelled = {str: "string", list: "list", type(None): "null"}
-    return {field: spelled[type(value[field])] for field in marks if field in value}
-
-
-def _names_by_field(sample: OpenedSample, marks: Mapping[str, str]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {field: [] for field in marks}
-    for entry in sample.media:
-        field, name = ("image", "uri") if entry["type"] == "image" else ("video", "of")
-        names[field].append(entry[name])
-    return names
-
-
-def _mark_of_index(
-    by_field: Mapping[str, Sequence[str]], marks: Mapping[str, str]
-) -> dict[int, str]:
-    in_order = [marks[field] for field, names in by_field.items() for _ in names]
-    return dict(enumerate(in_order))

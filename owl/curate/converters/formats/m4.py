@@ -11,11 +11,9 @@ from typing import Any
 
 from owl.curate.converters.fields import required, string_list, typed
 from owl.curate.converters.formats import llava
-from owl.curate.converters.formats.prompt_endings import PromptEnding
 from owl.curate.converters.pictures import PictureStore
-from owl.curate.converters.records import Draft, OpenedSample, SourceRecord
-
-FAMILY = "m4"
+from owl.curate.converters.prompt_endings import PromptEnding
+from owl.curate.converters.records import Draft, SourceRecord
 
 MULTIPLE_CHOICE = "multi-choice"
 """Its `question_type`."""
@@ -32,11 +30,6 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     if draft.prompt_ending is PromptEnding.by_question_type:
         draft.prompt_ending = _ending_of(value)
     return draft
-
-
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the record back."""
-    return llava.to_source(sample)
 
 
 def _ending_of(value: Mapping[str, Any]) -> PromptEnding | None:

@@ -11,12 +11,9 @@ from collections import defaultdict
 from typing import Any
 
 from owl.curate.converters.fields import leftovers, required, string_list, typed
-from owl.curate.converters.missing import add_or_leave_out
 from owl.curate.converters.pictures import PictureStore
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
-
-FAMILY = "mmc4"
 
 SEPARATOR = " "
 """Stands before every sentence but the first: the source has them apart, and glued together
@@ -33,7 +30,7 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     left_out = []
     for index, info in enumerate(infos):
         name, sentence = _match(info, f"image_info[{index}]", len(sentences))
-        picture = add_or_leave_out(store, media, name)
+        picture = store.add_unless_missing(media, name)
         if picture is None:
             left_out.append(name)
         else:
@@ -43,17 +40,8 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
         turns=[{"role": "document", "content": _content(sentences, before)}],
         media=media,
         raw=leftovers(value, {"text_list"}),  # with image_info: scores and several per sentence
-        form={"left_out": left_out} if left_out else {},
+        left_out=left_out,
     )
-
-
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the record back."""
-    texts = [part["text"] for part in sample.turns[0]["content"] if "text" in part]
-    return {
-        **sample.raw,
-        "text_list": texts[:1] + [text.removeprefix(SEPARATOR) for text in texts[1:]],
-    }
 
 
 def _match(info: object, name: str, sentences: int) -> tuple[str, int]:

@@ -16,10 +16,8 @@ from typing import Any
 from owl.curate.converters.fields import leftovers, required, typed
 from owl.curate.converters.formats import obelics
 from owl.curate.converters.pictures import PictureStore
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
-
-FAMILY = "parquet"
 
 
 def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
@@ -31,15 +29,6 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     if any(isinstance(image, dict) for image in required(row, "images", list)):
         return _stored_draft(row, store)
     return obelics.to_draft(record, store)
-
-
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the row back."""
-    if sample.form.get("layout") == "chat":
-        return _chat_source(sample)
-    if sample.form.get("layout") == "stored":
-        return _stored_source(sample)
-    return obelics.to_source(sample)
 
 
 # Chat.
@@ -63,22 +52,10 @@ def _chat_draft(row: Mapping[str, Any], store: PictureStore) -> Draft:
         turns=turns,
         media=media,
         raw=leftovers(row, {"images", "texts"})
+        | _details(images)
         | {"texts": [leftovers(text, {"user", "assistant"}) for text in row["texts"]]},
-        form={"layout": "chat", "images": _details(images)},
         prompt_ending=store.options.prompt_ending,
     )
-
-
-def _chat_source(sample: OpenedSample) -> dict[str, Any]:
-    said = [
-        next((part["text"] for part in turn["content"] if "text" in part), "")
-        for turn in sample.turns
-    ]
-    texts = [
-        {"user": question, "assistant": answer} | extra
-        for question, answer, extra in zip(said[::2], said[1::2], sample.raw["texts"], strict=True)
-    ]
-    return {**sample.raw, "images": _stored_images(sample), "texts": texts}
 
 
 # Interleaved, with the pictures in the table.
@@ -98,19 +75,8 @@ def _stored_draft(row: Mapping[str, Any], store: PictureStore) -> Draft:
         kind="document",
         turns=[{"role": "document", "content": content}],
         media=media,
-        raw=leftovers(row, {"images", "texts"}),
-        form={"layout": "stored", "images": _details(images)},
+        raw=leftovers(row, {"images", "texts"}) | _details(images),
     )
-
-
-def _stored_source(sample: OpenedSample) -> dict[str, Any]:
-    stored = iter(_stored_images(sample))
-    content: Sequence[Mapping[str, Any]] = sample.turns[0]["content"]
-    return {
-        **sample.raw,
-        "images": [next(stored) if "media" in part else None for part in content],
-        "texts": [part.get("text") for part in content],
-    }
 
 
 def _add_stored(image: object, name: str, media: MediaList, store: PictureStore) -> int:
@@ -124,13 +90,8 @@ def _add_stored(image: object, name: str, media: MediaList, store: PictureStore)
     )
 
 
-def _details(images: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """All that the table says of each picture besides its bytes: its path, mostly null."""
-    return [leftovers(image, {"bytes"}) for image in images if image is not None]
-
-
-def _stored_images(sample: OpenedSample) -> list[dict[str, Any]]:
-    return [
-        {"bytes": sample.files[entry["file"]]} | details
-        for entry, details in zip(sample.media, sample.form["images"], strict=True)
-    ]
+def _details(images: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """What the table has of each picture besides its bytes, if anything: mostly a null path."""
+    details = [leftovers(image, {"bytes"}) for image in images if image is not None]
+    is_empty = all(value is None for each in details for value in each.values())
+    return {} if is_empty else {"images": details}

@@ -2,7 +2,7 @@
 """Text in which a mark stands for each picture or video, such as LLaVA's `<image>`."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from owl.errors import DataError
@@ -11,50 +11,48 @@ IMAGE = "<image>"
 VIDEO = "<video>"
 
 
-def split_text(
-    text: str, marks: Mapping[str, Iterator[int]], *, counts: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """Cut a text at its marks; all other characters stay as they are.
+class Placeholders:
+    """Replaces the marks in the texts of one record by the indices of its media, in order.
 
     Args:
-        text: as the source has it.
-        marks: mark -> indices of the media it stands for, consumed in order.
-        counts: mark -> how many media the record has, for the message.
-
-    Raises:
-        DataError: E305 more marks than media.
+        counts: mark -> how many media it stands for. The media of the sample are ordered likewise:
+            first all of the first mark, then all of the second.
     """
-    content: list[dict[str, Any]] = []
-    pattern = "|".join(re.escape(mark) for mark in marks)
-    for piece in re.split(f"({pattern})", text):
-        if piece in marks:
-            content.append({"media": _next(marks[piece], piece, counts[piece])})
-        elif piece:
-            content.append({"text": piece})
-    return content
 
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
+        self._pattern = re.compile("(" + "|".join(map(re.escape, counts)) + ")")
+        self._left: dict[str, Iterator[int]] = {}
+        start = 0
+        for mark, count in counts.items():
+            self._left[mark] = iter(range(start, start + count))
+            start += count
 
-def check_all_shown(marks: Mapping[str, Iterator[int]], *, counts: Mapping[str, int]) -> None:
-    """Raise DataError E305 where media are left for which the text has no mark."""
-    for mark, left in marks.items():
-        if unused := len(list(left)):
-            raise DataError(
-                "E305",
-                f"the record has {counts[mark]} media but only {counts[mark] - unused} {mark} in "
-                "its text. Add the missing marks, or take the media out.",
-            )
+    def split(self, text: str) -> list[dict[str, Any]]:
+        """Split a text at its marks into content parts; all other characters are kept.
 
+        Raises:
+            DataError: E305 there are more marks than media.
+        """
+        pieces = [piece for piece in self._pattern.split(text) if piece]
+        return [self._next(piece) if piece in self._left else {"text": piece} for piece in pieces]
 
-def join_text(content: Sequence[Mapping[str, Any]], mark_of: Mapping[int, str]) -> str:
-    """Undo split_text: the mark of each media index in its place."""
-    return "".join(part["text"] if "text" in part else mark_of[part["media"]] for part in content)
+    def check_all_shown(self) -> None:
+        """Raise DataError E305 if the texts had fewer marks than there are media."""
+        for mark, left in self._left.items():
+            if unused := len(list(left)):
+                raise DataError(
+                    "E305",
+                    f"the record has {self._counts[mark]} media but only "
+                    f"{self._counts[mark] - unused} {mark} in its text. Add the missing marks, or "
+                    "remove the media.",
+                )
 
-
-def _next(left: Iterator[int], mark: str, count: int) -> int:
-    for index in left:
-        return index
-    raise DataError(
-        "E305",
-        f"the text has more {mark} than the {count} media of the record. Take the mark out, or add "
-        "the missing media.",
-    )
+    def _next(self, mark: str) -> dict[str, Any]:
+        for index in self._left[mark]:
+            return {"media": index}
+        raise DataError(
+            "E305",
+            f"the text has more {mark} than the {self._counts[mark]} media of the record. Remove "
+            "the mark, or add the missing media.",
+        )

@@ -17,16 +17,12 @@ from typing import Any
 
 from owl.curate.converters.fields import required, typed
 from owl.curate.converters.formats import llava
-from owl.curate.converters.formats.placeholders import IMAGE, VIDEO
 from owl.curate.converters.pictures import ClipSource, PictureStore
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
-
-FAMILY = "sharegpt4video"
 
 WHOLE_VIDEO = "-1"
 """The `idx` of the caption that describes all of the video."""
-MARKS = {"image": IMAGE, "video": VIDEO}
 
 
 def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
@@ -44,13 +40,6 @@ def clip_draft(record: SourceRecord, *, clips: ClipSource, store: PictureStore) 
     raise DataError(
         "E203", f"the record has neither conversations nor captions, but {sorted(value)!r:.120}."
     )
-
-
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the record back."""
-    if "captions" in sample.raw:
-        return sample.raw
-    return llava.conversation_source(sample, MARKS)
 
 
 def _caption_draft(value: Mapping[str, Any], clips: ClipSource) -> Draft:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tars as img2dataset and webdataset write them: members of the same key side by side."""
 
-import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,7 +21,7 @@ class TarSource:
     def read_batches(
         self, file: SourceFile, *, max_records: int, options: ConvertOptions
     ) -> Iterator[Batch]:
-        """Take the tar as a whole."""
+        """Yield the tar as one batch."""
         yield Batch(
             file=file,
             number=0,
@@ -31,22 +30,15 @@ class TarSource:
         )
 
     def read_records(self, batch: Batch) -> Iterator[SourceRecord | Reject]:
-        """Read the samples of the tar; what follows damage is reported as lost."""
+        """Read the samples of the tar; those after damage are rejected together."""
         name, number = batch.file.name, 0
-        if not batch.file.path.stat().st_size:
-            yield Reject(name, 1, "E102", "the tar is empty. Copy it again.")
-            return
-        with (
-            batch.file.path.open("rb") as stream,
-            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as view,
-        ):
+        with tar.mapped(batch.file.path) as view:
             try:
                 members = tar.scan_members(view, shard=name)
                 for number, (key, group) in enumerate(groupby(members, key=_key), start=1):
                     yield _read_sample(view, key, list(group), file=name, number=number)
             except DataError as error:
-                # Members of the sample before the damage may lie behind it, so it is lost as well.
+                # Members of the last sample before the damage may be behind it.
                 rest = f"{error.message} This sample and all after it are not converted."
                 yield Reject(name, max(number, 1), error.code, rest)
 

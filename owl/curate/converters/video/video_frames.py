@@ -19,16 +19,16 @@ from typing import Any
 
 from owl.curate.converters.fields import leftovers, number, required, typed
 from owl.curate.converters.formats import sharegpt4video
-from owl.curate.converters.formats.registry import Family
+from owl.curate.converters.formats.registry import SourceFormat
 from owl.curate.converters.pictures import PictureStore, SourceFolder
-from owl.curate.converters.records import Draft, MediaList, OpenedSample, SourceRecord
+from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.curate.converters.sources.json_source import JsonSource
 from owl.curate.converters.video.frame_sampling import FrameSampling
 from owl.curate.converters.video.video_file import VideoFile, store_frame
 from owl.data.encode.images import picture_size
 from owl.errors import DataError
 
-FAMILY = "video_frames"
+NAME = "video_frames"
 
 EVERYTHING = (0.0, float("inf"))
 Span = tuple[float, float]
@@ -103,13 +103,12 @@ class VideoClips:
         return [within[index] for index in self.sampling.choose(len(within), video.frames.fps)]
 
 
-def video_family(clips: VideoClips) -> Family:
-    """Build the converter of video files for one folder and one sampling rule."""
-    return Family(
-        FAMILY,
+def video_format(clips: VideoClips) -> SourceFormat:
+    """Describe the conversion of video files for one folder and one sampling rule."""
+    return SourceFormat(
+        NAME,
         JsonSource(),
         partial(to_draft, clips=clips),
-        to_source,
         settings={
             "videos": str(clips.folder.root.resolve()),
             "sampling": clips.sampling.mode.value,
@@ -131,19 +130,6 @@ def to_draft(record: SourceRecord, store: PictureStore, *, clips: VideoClips) ->
     return sharegpt4video.clip_draft(record, clips=clips, store=store)
 
 
-def to_source(sample: OpenedSample) -> dict[str, Any]:
-    """Give the record back (not the video: its frames have been chosen and re-encoded)."""
-    layout = sample.form.get("layout")
-    if layout is None:
-        return sharegpt4video.to_source(sample)
-    value = {**sample.raw, "video": sample.media[0]["of"]}
-    texts = [part["text"] for part in sample.turns[0]["content"] if "text" in part]
-    if layout == "text":
-        return {**value, "text": texts[0]}
-    segments = [{"text": text, **rest} for text, rest in zip(texts, value["segments"], strict=True)]
-    return {**value, "segments": segments}
-
-
 def _text_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
     media = MediaList()
     clip = clips.add_clip(media, required(value, "video", str))
@@ -153,7 +139,6 @@ def _text_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
         turns=[{"role": "document", "content": content}],
         media=media,
         raw=leftovers(value, {"video", "text"}),
-        form={"layout": "text"},
     )
 
 
@@ -173,7 +158,6 @@ def _segment_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
         media=media,
         raw=leftovers(value, {"video", "segments"})
         | {"segments": [leftovers(segment, {"text"}) for segment in segments]},
-        form={"layout": "segments"},
     )
 
 

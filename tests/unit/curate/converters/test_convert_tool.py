@@ -3,10 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from owl.curate.converters import command
-from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.converters.formats.registry import FORMATS
 from owl.curate.prepare import prepare_folder
-from owl.curate.tools import convert
+from owl.curate.tools import conversion, convert
 from tests.unit.curate.converters.converting import write_lines
 
 REPOSITORY = Path(__file__).parents[4]
@@ -62,7 +61,7 @@ def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, argum
 
 
 @pytest.mark.parametrize(
-    ("family", "option", "words"),
+    ("name", "option", "words"),
     [
         ("captions", ["--prompt-ending", "short_answer"], "works with llava, m4"),
         ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, not with llava"),
@@ -70,9 +69,9 @@ def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, argum
         ("llava", ["--prompt-ending", "by_question_type"], "works with m4 only"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(tmp_path, run, family, option, words):
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, run, name, option, words):
     source = write_lines(tmp_path / "in", GOOD)
-    code, _, err = run(family, "--input", source, "--output", tmp_path / "out", *option)
+    code, _, err = run(name, "--input", source, "--output", tmp_path / "out", *option)
     assert code == 2
     assert words in err
 
@@ -81,20 +80,20 @@ def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(tmp_path, run, monkeyp
     def stop(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "convert", stop)
+    monkeypatch.setattr(conversion, "convert", stop)
     source = write_lines(tmp_path / "in", GOOD)
     code, _, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
     assert code == 130
     assert "Run the same command again to go on" in err
 
 
-def test_help_lists_families_and_exit_codes(capsys):
+def test_help_lists_formats_and_exit_codes(capsys):
     with pytest.raises(SystemExit) as stopped:
         convert.main(["--help"])
     printed = capsys.readouterr().out
     assert stopped.value.code == 0
     assert "Exit code" in printed
-    assert all(f"  {family} " in printed for family in FAMILIES)
+    assert all(f"  {name} " in printed for name in FORMATS)
 
 
 @pytest.mark.skipif(not OWLEVAL.is_dir(), reason=f"OwlEval is not at {OWLEVAL}")

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from owl.curate.converters.formats.prompt_endings import PromptEnding
-from owl.curate.converters.formats.registry import FAMILIES
+from owl.curate.converters.formats.registry import FORMATS
 from owl.curate.converters.job import ConvertJob
 from owl.curate.converters.pictures import SourceFolder
+from owl.curate.converters.prompt_endings import PromptEnding
 from owl.curate.converters.records import ConvertOptions, MissingPictures
-from owl.curate.converters.video.video_frames import FAMILY as VIDEO
-from owl.curate.converters.video.video_frames import VideoClips, video_family
+from owl.curate.converters.video.video_frames import NAME, VideoClips, video_format
 from tests.unit.curate.converters.converting import (
     convert_lines,
     make_job,
@@ -40,7 +39,7 @@ def assert_as_documented(converted, name):
 
 
 @pytest.mark.parametrize(
-    ("family", "pictures", "options"),
+    ("name", "pictures", "options"),
     [
         ("llava", ["coco/17.jpg"], {}),
         ("m4", ["a.jpg", "b.jpg"], {"prompt_ending": PromptEnding.by_question_type}),
@@ -49,10 +48,10 @@ def assert_as_documented(converted, name):
         ("jsonl", ["a.jpg"], {}),
     ],
 )
-def test_the_examples_of_the_json_families_hold(tmp_path, family, pictures, options):
+def test_the_examples_of_the_json_formats_hold(tmp_path, name, pictures, options):
     write_pictures(tmp_path / "images", *pictures)
-    converted = convert_lines(tmp_path, family, block(f"source-{family}"), **options)
-    assert_as_documented(converted, family)
+    converted = convert_lines(tmp_path, name, block(f"source-{name}"), **options)
+    assert_as_documented(converted, name)
 
 
 def test_the_example_of_obelics_holds(tmp_path):
@@ -87,15 +86,15 @@ def test_the_example_of_video_files_holds(tmp_path):
     pytest.importorskip("av", reason="PyAV is optional (extra `video`)")
     write_video(tmp_path / "videos/a.mp4")
     job = ConvertJob(
-        family=video_family(VideoClips(folder=SourceFolder(tmp_path / "videos"))),
+        format=video_format(VideoClips(folder=SourceFolder(tmp_path / "videos"))),
         input=write_lines(tmp_path / "in", block("source-video")),
         images=None,
         output=tmp_path / "shards",
-        name=VIDEO,
+        name=NAME,
         options=ConvertOptions(),
     )
     assert_as_documented(run_job(job), "video")
 
 
-def test_every_family_has_an_example():
-    assert all(f"```json sample-{family}\n" in DOC for family in FAMILIES)
+def test_every_format_has_an_example():
+    assert all(f"```json sample-{name}\n" in DOC for name in FORMATS)

@@ -2,14 +2,13 @@
 import json
 import multiprocessing
 import time
-from contextlib import suppress
 
 import pytest
 
 from owl.curate.converters import job as job_module
-from owl.curate.converters.formats.prompt_endings import PromptEnding
 from owl.curate.converters.job import convert
 from owl.curate.converters.progress import Progress
+from owl.curate.converters.prompt_endings import PromptEnding
 from owl.curate.converters.records import ConvertError
 from owl.curate.converters.shard_series import ShardLimits
 from tests.unit.curate.converters.converting import (
@@ -103,21 +102,11 @@ def test_a_run_stopped_in_the_middle_goes_on_and_ends_the_same(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(job_module.ShardSeries, "write", fail_at_the_fifth)
         with pytest.raises(OSError, match="Input/output error"):
-            convert(stopped, tell=lambda line: None)
+            convert(stopped, report=lambda line: None)
     assert list(shards_of(stopped.output)) == ["source-00000-000.tar"]
     assert not list(stopped.output.glob("*.tmp"))
     run_job(stopped)
     assert shards_of(stopped.output) == shards_of(straight.output)
-
-
-def convert_when_free(job):
-    """Convert as soon as the workers of a killed run have noticed and ended."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(ConvertError):
-            return convert(job, tell=lambda line: None)
-        time.sleep(0.05)
-    return convert(job)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -139,7 +128,7 @@ def test_a_killed_run_leaves_nothing_half_and_goes_on(tmp_path, workers):
 
     kept = written_at(tmp_path / "shards")
     assert len(kept) < 15
-    report = convert_when_free(job)
+    report = convert(job, report=lambda line: None)
     assert (report.samples, report.shards) == (1500, 15)
     assert not list((tmp_path / "shards").glob("*.tmp"))
     after = written_at(tmp_path / "shards")
@@ -185,7 +174,7 @@ def test_shards_whose_input_is_gone_are_named(tmp_path):
 def test_two_conversions_into_one_folder_are_refused(tmp_path):
     job = make_job(tmp_path, "jsonl", write_lines(tmp_path / "in", *questions(1)))
     with job_module._locked(job.output), pytest.raises(ConvertError, match="another conversion"):
-        convert(job, tell=lambda line: None)
+        convert(job, report=lambda line: None)
 
 
 def test_files_that_would_share_shard_names_are_refused(tmp_path):

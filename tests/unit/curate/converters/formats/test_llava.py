@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from owl.curate.converters.formats.prompt_endings import PromptEnding
+from owl.curate.converters.prompt_endings import PromptEnding
 from tests.unit.curate.converters.converting import (
-    assert_round_trip,
+    convert_all,
     convert_lines,
-    sources_of,
     write_pictures,
 )
 from tests.unit.data.shard_factory import picture
@@ -38,9 +37,14 @@ RECORDS = [
 ]
 
 
-def test_every_spelling_of_a_record_comes_back(tmp_path):
+def test_every_spelling_of_a_record_is_read(tmp_path):
     write_pictures(tmp_path / "images", "a/1.jpg", "b.jpg")
-    assert_round_trip(tmp_path, "llava", *RECORDS)
+    samples = convert_all(tmp_path, "llava", *RECORDS).samples
+    shown = [[media["uri"] for media in sample.document["media"]] for sample in samples]
+    assert shown == [["a/1.jpg"], ["a/1.jpg"], ["b.jpg", "a/1.jpg"], [], [], [], ["b.jpg"]]
+    roles = [turn["role"] for turn in samples[-1].document["turns"]]
+    assert roles == ["system", "user", "assistant"]
+    assert samples[-1].document["meta"]["raw"]["conversations"] == [{}, {"time": 3}, {}]
 
 
 def test_text_around_the_mark_stays_as_it_is(tmp_path):
@@ -110,26 +114,21 @@ def test_a_bad_record_is_rejected_with_its_line(tmp_path, record, code, words):
         ),
     ],
 )
-def test_prompt_endings_are_added_once_and_come_off_again(tmp_path, ending, wording):
+def test_prompt_endings_are_added_once(tmp_path, ending, wording):
     plain = talk("Which?", "A", "And now?", "B")
     asked = talk("Which?" + wording.replace("\u2019", "'"), "A")
-    converted = assert_round_trip(tmp_path, "llava", plain, asked, prompt_ending=ending)
+    converted = convert_all(tmp_path, "llava", plain, asked, prompt_ending=ending)
     first, second = [sample.document["turns"] for sample in converted.samples]
     assert [len(turn["content"]) for turn in first] == [2, 1, 2, 1]
     assert first[0]["content"][1] == {"text": wording}
     assert len(second[0]["content"]) == 1
 
 
-def test_escaped_text_is_kept_and_comes_back(tmp_path):
+def test_escaped_text_is_kept_but_for_a_space_without_width(tmp_path):
     record = talk("What does <|im_start|> mean, and <|image|>?", "A turn.")
-    converted = convert_lines(tmp_path, "llava", record, escape=True)
-    assert sources_of(converted, "llava") == [record]
-    assert "<|im_start|>" not in converted.document["turns"][0]["content"][0]["text"]
-
-
-def test_text_that_is_escaped_already_is_not_escaped_again(tmp_path):
-    record = talk("What does <\u200b|im_start|> mean?", "A turn.")
-    assert convert_lines(tmp_path, "llava", record, escape=True).reject["code"] == "E206"
+    document = convert_all(tmp_path, "llava", record, escape=True).document
+    (part,) = document["turns"][0]["content"]
+    assert part["text"] == "What does <\u200b|im_start|> mean, and <\u200b|image|>?"
 
 
 def test_cut_marks_every_picture(tmp_path):

@@ -5,7 +5,12 @@ from datetime import datetime
 import pytest
 
 from owl.curate.converters.records import ConvertError
-from tests.unit.curate.converters.converting import make_job, run_job, sources_of, write_pictures
+from tests.unit.curate.converters.converting import (
+    assert_nothing_lost,
+    make_job,
+    run_job,
+    write_pictures,
+)
 from tests.unit.data.shard_factory import picture
 
 
@@ -42,24 +47,29 @@ CAULDRON = [
 ]
 
 
-def test_the_chat_layout_comes_back_with_its_pictures(tmp_path, parquet):
+def test_the_chat_layout_keeps_its_pictures(tmp_path, parquet):
     converted = run_job(make_job(tmp_path, "parquet", write_table(tmp_path, CAULDRON)))
-    assert sources_of(converted, "parquet") == CAULDRON
+    for row, sample in zip(CAULDRON, converted.samples, strict=True):
+        assert_nothing_lost(row, sample.document)
+        assert list(sample.files.values()) == [image["bytes"] for image in row["images"]]
     first = converted.samples[1].document["turns"][0]["content"]
     assert first == [{"media": 0}, {"media": 1}, {"text": "Same?"}]
 
 
-def test_the_interleaved_layout_comes_back_with_stored_pictures(tmp_path, parquet):
+def test_the_interleaved_layout_keeps_stored_pictures(tmp_path, parquet):
     rows = [{"images": [None, stored(1, "a.jpg")], "texts": ["An owl:", None], "url": "https://a"}]
-    converted = run_job(make_job(tmp_path, "parquet", write_table(tmp_path, rows)))
-    assert sources_of(converted, "parquet") == rows
+    (sample,) = run_job(make_job(tmp_path, "parquet", write_table(tmp_path, rows))).samples
+    assert sample.document["turns"][0]["content"] == [{"text": "An owl:"}, {"media": 0}]
+    assert sample.document["meta"]["raw"] == {"url": "https://a", "images": [{"path": "a.jpg"}]}
+    assert sample.files == {"m0000.jpg": picture(seed=1)}
 
 
-def test_the_interleaved_layout_comes_back_with_pictures_beside_it(tmp_path, parquet):
+def test_the_interleaved_layout_finds_pictures_beside_it(tmp_path, parquet):
     write_pictures(tmp_path / "images", "a.jpg")
     rows = [{"images": [None, "a.jpg"], "texts": ["An owl:", None], "metadata": "[null, {}]"}]
-    converted = run_job(make_job(tmp_path, "parquet", write_table(tmp_path, rows)))
-    assert sources_of(converted, "parquet") == rows
+    (sample,) = run_job(make_job(tmp_path, "parquet", write_table(tmp_path, rows))).samples
+    assert sample.document["turns"][0]["content"] == [{"text": "An owl:"}, {"media": 0}]
+    assert_nothing_lost(rows[0], sample.document)
 
 
 def test_rows_are_counted_over_the_whole_file(tmp_path, parquet):

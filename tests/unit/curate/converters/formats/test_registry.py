@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from owl.curate.converters.formats.prompt_endings import WORDING, PromptEnding
+from owl.curate.converters.prompt_endings import WORDING, PromptEnding
 from owl.curate.converters.records import ConvertError, MissingPictures
 from tests.unit.curate.converters.converting import (
-    assert_round_trip,
+    convert_all,
     convert_lines,
-    sources_of,
     write_lines,
     write_pictures,
 )
@@ -26,9 +25,9 @@ M4 = {
 }
 
 
-def test_m4_comes_back_with_choices_and_metadata(tmp_path):
+def test_m4_keeps_choices_and_metadata(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
-    document = assert_round_trip(tmp_path, "m4", M4).document
+    document = convert_all(tmp_path, "m4", M4).document
     assert document["id"] == "nlvr2_1"
     assert document["meta"]["raw"]["choice_list"] == ["yes", "no"]
 
@@ -42,7 +41,7 @@ def test_m4_takes_no_single_picture_as_a_string(tmp_path):
 def test_m4_ends_the_questions_that_call_themselves_multiple_choice(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
     open_ended = M4 | {"metadata": {"question_type": "open-ended"}}
-    converted = assert_round_trip(
+    converted = convert_all(
         tmp_path, "m4", M4, open_ended, prompt_ending=PromptEnding.by_question_type
     )
     ends = [sample.document["turns"][0]["content"][-1]["text"] for sample in converted.samples]
@@ -59,9 +58,9 @@ OBELICS = {
 }
 
 
-def test_obelics_comes_back_and_keeps_the_order(tmp_path):
+def test_obelics_keeps_the_order(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
-    document = assert_round_trip(tmp_path, "obelics", OBELICS).document
+    document = convert_all(tmp_path, "obelics", OBELICS).document
     assert document["kind"] == "document"
     assert document["turns"][0]["content"] == [
         {"text": "An owl:"},
@@ -75,7 +74,7 @@ def test_obelics_finds_urls_through_the_map(tmp_path):
     write_pictures(tmp_path / "images", "0/1.jpg")
     urls = write_lines(tmp_path, {"url": "https://owls/1", "file": "0/1.jpg"}, name="urls.jsonl")
     record = {"images": ["https://owls/1", None], "texts": [None, "An owl."]}
-    document = assert_round_trip(tmp_path, "obelics", record, url_map=urls).document
+    document = convert_all(tmp_path, "obelics", record, url_map=urls).document
     assert document["media"][0]["uri"] == "https://owls/1"
 
 
@@ -86,9 +85,9 @@ def test_a_url_without_a_map_is_rejected(tmp_path):
     assert (reject["code"], "--url-map" in reject["message"]) == ("E302", True)
 
 
-def test_a_dead_picture_can_be_left_out_and_comes_back(tmp_path):
+def test_a_dead_picture_can_be_left_out_and_is_named(tmp_path):
     write_pictures(tmp_path / "images", "b.jpg")
-    converted = assert_round_trip(
+    converted = convert_all(
         tmp_path, "obelics", OBELICS, missing_pictures=MissingPictures.leave_out
     )
     assert [part.get("media") for part in converted.document["turns"][0]["content"]] == [
@@ -96,7 +95,7 @@ def test_a_dead_picture_can_be_left_out_and_comes_back(tmp_path):
         None,
         0,
     ]
-    assert converted.document["meta"]["form"] == {"left_out": {"1": "a.jpg"}}
+    assert converted.document["meta"]["left_out"] == ["a.jpg"]
 
 
 def test_a_broken_url_map_stops_the_run_and_blames_no_record(tmp_path):
@@ -138,7 +137,7 @@ MMC4 = {
 
 def test_mmc4_shows_each_picture_before_its_sentence(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg", "b.jpg", "c.jpg")
-    document = assert_round_trip(tmp_path, "mmc4", MMC4).document
+    document = convert_all(tmp_path, "mmc4", MMC4).document
     shown = [
         document["media"][part["media"]]["uri"] if "media" in part else part["text"]
         for part in document["turns"][0]["content"]
@@ -148,10 +147,9 @@ def test_mmc4_shows_each_picture_before_its_sentence(tmp_path):
 
 def test_mmc4_can_leave_a_dead_picture_out(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg", "c.jpg")
-    converted = assert_round_trip(
-        tmp_path, "mmc4", MMC4, missing_pictures=MissingPictures.leave_out
-    )
+    converted = convert_all(tmp_path, "mmc4", MMC4, missing_pictures=MissingPictures.leave_out)
     assert [media["uri"] for media in converted.document["media"]] == ["a.jpg", "c.jpg"]
+    assert converted.document["meta"]["left_out"] == ["b.jpg"]
 
 
 def test_mmc4_rejects_a_sentence_that_does_not_exist(tmp_path):
@@ -172,7 +170,7 @@ def clip(**fields):
 
 def test_a_video_is_its_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     write_pictures(tmp_path / "images", "v/1.jpg", "v/2.jpg", "v/10.jpg")
-    (sample,) = assert_round_trip(tmp_path, "sharegpt4video", clip(video="v.mp4")).samples
+    (sample,) = convert_all(tmp_path, "sharegpt4video", clip(video="v.mp4")).samples
     media = sample.document["media"][0]
     assert media["files"] == ["m0000.f0000.jpg", "m0000.f0001.jpg", "m0000.f0002.jpg"]
     last = (tmp_path / "images/v/10.jpg").read_bytes()
@@ -186,7 +184,7 @@ def test_a_caption_record_teaches_the_caption_of_the_whole_video(tmp_path):
         "video_id": "v1",
         "captions": [{"idx": "0", "content": "A wing."}, {"idx": "-1", "content": "An owl."}],
     }
-    document = assert_round_trip(tmp_path, "sharegpt4video", record).document
+    document = convert_all(tmp_path, "sharegpt4video", record).document
     assert document["turns"][0]["content"] == [{"media": 0}, {"text": "An owl."}]
 
 
@@ -245,9 +243,21 @@ JSONL = [
 ]
 
 
-def test_every_layout_of_own_data_comes_back(tmp_path):
+def test_every_layout_of_own_data_is_kept(tmp_path):
     write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
-    assert_round_trip(tmp_path, "jsonl", *JSONL)
+    samples = convert_all(tmp_path, "jsonl", *JSONL).samples
+    contents = [[turn["content"] for turn in s.document["turns"]] for s in samples]
+    what, owl = [{"media": 0}, {"text": "What?"}], [{"text": "An owl."}]
+    assert contents == [
+        [[{"text": "Be brief."}], what, owl],
+        [[{"text": "Look: "}, {"media": 0}], owl],
+        [what, owl],
+        [[{"media": 0}, {"media": 1}, {"text": "Same?"}], [{"text": "No."}]],
+        [[{"text": "Why?"}], [{"text": "Why not."}]],
+        [[{"text": "An owl: "}, {"media": 0}, {"text": "\n"}]],
+        [[{"text": "Plain."}]],
+    ]
+    assert samples[0].document["meta"]["raw"] == {"id": 7, "messages": [{}, {}, {"score": 1}]}
 
 
 def test_lines_that_agree_in_a_field_become_one_conversation(tmp_path):
@@ -260,7 +270,8 @@ def test_lines_that_agree_in_a_field_become_one_conversation(tmp_path):
     ]
     converted = convert_lines(tmp_path, "jsonl", *asked, turns_of="image")
     assert [len(sample.document["turns"]) for sample in converted.samples] == [2, 4, 2]
-    assert sources_of(converted, "jsonl") == [asked[0], asked[1:3], asked[3]]
+    raw = [sample.document["meta"]["raw"]["turns"] for sample in converted.samples]
+    assert [[turn["number"] for turn in turns] for turns in raw] == [[0], [1, 2], [3]]
     shown = [len(turn["content"]) for turn in converted.samples[1].document["turns"]]
     assert shown == [2, 1, 1, 1]  # the picture once, before the first question
 

@@ -28,25 +28,15 @@ WORDING = {
 }
 
 
-def add_ending(content: list[dict[str, Any]], ending: PromptEnding) -> bool:
-    """Append the ending to a question's content, in place.
+def add_ending(content: list[dict[str, Any]], ending: PromptEnding) -> None:
+    """Append the ending to a question's content, in place, as a part of its own.
 
-    Returns:
-        False where the question already ends so, in either spelling of the apostrophe.
+    A question that ends so already, in either spelling of the apostrophe, stays as it is.
     """
     wording = WORDING[ending]
     last = content[-1].get("text", "") if content else ""
-    if _plain(last).endswith(_plain(wording).strip()):
-        return False
-    # A part of its own, so that taking it away again restores the question exactly.
-    content.append({"text": wording})
-    return True
-
-
-def remove_ending(content: list[dict[str, Any]], ending: PromptEnding) -> None:
-    """Undo add_ending."""
-    assert content[-1] == {"text": WORDING[ending]}, f"no {ending} ending in {content[-1]!r:.80}"
-    content.pop()
+    if not _plain(last).endswith(_plain(wording).strip()):
+        content.append({"text": wording})
 
 
 def _plain(text: str) -> str:

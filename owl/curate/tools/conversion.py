@@ -60,7 +60,7 @@ def run_job(job: ConvertJob, workers: int, *, retry_rejects: bool, tool: str) ->
         2 the conversion could not start or go on; 130 stopped by Ctrl-C.
     """
     try:
-        report = convert(job, workers=workers, retry_rejects=retry_rejects, tell=_print_line)
+        report = convert(job, workers=workers, retry_rejects=retry_rejects, report=_print_line)
     except (OwlError, OSError) as error:
         print(f"{tool}: {error}", file=sys.stderr)
         hint = "" if isinstance(error, ConvertError) else " Run the same command again to go on."

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Talk with a model about pictures and videos.
 
-python -m owl.chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --web]
+owl chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --web]
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from owl.chat.session import Chat, ChatOptions, Model, load_model
-from owl.chat.terminal import answer, talk
-from owl.convert.check import check_folder
 from owl.errors import OwlError
 
+if TYPE_CHECKING:
+    from owl.chat.session import Model
 
-def main() -> None:
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, load the model and talk."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(argv)
+    from owl.chat.session import load_model  # imports transformers, which --help can do without
+
     try:
         _check(options)
         model = load_model(_existing(options.model), device=options.device, dtype=options.dtype)
@@ -36,8 +40,11 @@ def _check(options: argparse.Namespace) -> None:
         )
 
 
-def _start(model: Model, options: argparse.Namespace) -> None:
+def _start(model: "Model", options: argparse.Namespace) -> None:
     """Answer one question, serve the page, or talk in the terminal."""
+    from owl.chat.session import Chat, ChatOptions
+    from owl.chat.terminal import answer, talk
+
     shown = ChatOptions(
         max_new_tokens=options.max_new_tokens,
         greedy=options.greedy,
@@ -70,6 +77,8 @@ def _existing(folder: Path) -> Path:
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "quantization_config" not in config:  # a quantiser's tensors have shapes of their own
+        from owl.convert.check import check_folder
+
         check_folder(folder)
     return folder
 
@@ -79,7 +88,7 @@ def _write(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m owl.chat", description=__doc__)
+    parser = argparse.ArgumentParser(prog="owl chat", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--image", action="extend", nargs="+", default=[], metavar="F",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `python -m owl.convert`, and what each calls.
+"""The commands of `owl convert`, and the function that each calls.
 
-Imports stand in the functions: megatron-core takes seconds, and --help and --dry-run need none of
-it.
+The functions import what they need: megatron-core takes seconds to load, and --help and --dry-run
+do without it.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from owl.config.run import ModelConfig, ParallelConfig
@@ -23,16 +23,16 @@ _PARTS = ("owl3", "language-model", "vision-model")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def parse() -> tuple[Callable[[Namespace], None], Namespace]:
-    """Read the command line: what to call, and with what."""
+def parse(argv: Sequence[str] | None = None) -> tuple[Callable[[Namespace], None], Namespace]:
+    """Read the command line; return the function to call and its options."""
     parser = argparse.ArgumentParser(
-        prog="python -m owl.convert",
+        prog="owl convert",
         description="Convert between checkpoints and Hugging Face folders.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_import, _add_export, _add_verify, _add_init):
         add(commands)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     return options.run, options
 
 

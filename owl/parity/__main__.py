@@ -1,30 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove that this framework computes the published model, in every parallel layout.
+"""Compare this framework with the published models, and every parallel layout with one process.
 
-python -m owl.parity golden DIR [--tensor N] [--packed] [--implementation hf]
-python -m owl.parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
+owl parity golden DIR [--tensor N] [--packed] [--implementation hf]
+owl parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
 torchrun --nnodes 2 --nproc-per-node 8 ... -m owl.parity layouts --device cuda --dtype bfloat16
+
+golden: tests/golden/240728 and its neighbours hold cases. Exit code 1: a figure is outside its
+tolerance.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from owl.config.run import DeviceKind, Precision
 from owl.errors import OwlError
-from owl.mcore.launch import run_in_processes
-from owl.parity.faults import FAULTS
-from owl.parity.golden import run_golden
-from owl.parity.run_layouts import ALL_FAULTS, VARIANTS, Options, run_layouts
+
+if TYPE_CHECKING:
+    from owl.parity.run_layouts import Options
 
 _PRECISIONS = {"float64": Precision.fp64, "float32": Precision.fp32, "bfloat16": Precision.bf16}
-_FUSIONS = {name: fusion for fusion, name in VARIANTS.items()}
 
 
-def main() -> None:
-    """Read the command line and run the proof it asks for."""
-    parser = argparse.ArgumentParser(prog="python -m owl.parity", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and run the comparison."""
+    parser = argparse.ArgumentParser(
+        prog="owl parity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     golden = commands.add_parser(
         "golden", help="compare with tensors computed by the published model code"
@@ -34,23 +40,31 @@ def main() -> None:
     golden.add_argument("--packed", action="store_true", help="all rows of a case in one pack")
     golden.add_argument(
         "--implementation", choices=["training", "hf"], default="training",
-        help="hf: owl.hf, the model for transformers (one process, rows as they lie)",
+        help="hf: owl.hf, the model for transformers (one process, rows as stored)",
     )  # fmt: skip
     _add_layouts(commands)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     try:
-        if options.command == "layouts":
-            run_layouts(_layout_options(options))
-        elif options.implementation == "hf":
-            from owl.parity.golden_hf import run_golden_hf  # transformers is an extra
-
-            run_golden_hf(options.folder)
-        else:
-            run_in_processes(
-                run_golden, options.tensor, options.folder, options.tensor, options.packed
-            )
+        _compare(options)
     except OwlError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Call the comparison; late imports, because --help must not wait for megatron-core."""
+    if options.command == "layouts":
+        from owl.parity.run_layouts import run_layouts
+
+        run_layouts(_layout_options(options))
+    elif options.implementation == "hf":
+        from owl.parity.golden_hf import run_golden_hf  # transformers is an extra
+
+        run_golden_hf(options.folder)
+    else:
+        from owl.mcore.launch import run_in_processes
+        from owl.parity.golden import run_golden
+
+        run_in_processes(run_golden, options.tensor, options.folder, options.tensor, options.packed)
 
 
 def _add_layouts(commands: Any) -> None:
@@ -66,7 +80,9 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument("--only", default="", help="layouts whose name contains this, such as SP")
     layouts.add_argument("--dtype", choices=list(_PRECISIONS), default="float64")
     layouts.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    layouts.add_argument("--variant", choices=list(_FUSIONS), nargs="+", default=list(_FUSIONS))
+    layouts.add_argument(
+        "--variant", nargs="+", metavar="NAME", help="such as 240728 (default: every variant)"
+    )
     layouts.add_argument(
         "--each-once", action="store_true", help="each feature once, instead of every pair: minutes"
     )
@@ -74,12 +90,24 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument(
         "--break",
         dest="fault",
-        choices=[*FAULTS, ALL_FAULTS],
-        help="plant a known fault, to see it caught (all: one after another, exit 0 if all are)",
+        metavar="NAME",
+        help="plant a known fault, such as mask-off-by-one, to see it caught "
+        "(all: one after another, exit code 0 if each is)",
     )
 
 
-def _layout_options(options: argparse.Namespace) -> Options:
+def _layout_options(options: argparse.Namespace) -> "Options":
+    from owl.parity.faults import FAULTS
+    from owl.parity.run_layouts import ALL_FAULTS, VARIANTS, Options
+
+    fusions = {name: fusion for fusion, name in VARIANTS.items()}
+    variants = options.variant or list(fusions)
+    for option, given, known in (
+        ("--variant", variants, list(fusions)),
+        ("--break", [options.fault] if options.fault else [], [*FAULTS, ALL_FAULTS]),
+    ):
+        if unknown := sorted(set(given) - set(known)):
+            raise OwlError(f"{option} {unknown[0]}: use one of {', '.join(known)}.")
     return Options(
         processes=options.processes,
         only=options.only,
@@ -87,7 +115,7 @@ def _layout_options(options: argparse.Namespace) -> Options:
         device=DeviceKind(options.device),
         fault=options.fault,
         json=options.json,
-        variants=tuple(_FUSIONS[name] for name in options.variant),
+        variants=tuple(fusions[name] for name in variants),
         each_once=options.each_once,
     )
 

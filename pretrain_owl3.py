@@ -3,10 +3,10 @@
 
     torchrun --nproc-per-node 8 pretrain_owl3.py +experiment=stage1 model=owl3_7b_240728
 
-`--help` lists every setting.
+`--help` lists every setting. Installed, this script is the command `owl train`.
 """
 
-from owl.command.train import main
+from owl.command.train import pretrain
 
 if __name__ == "__main__":
-    main("pretrain")
+    pretrain()

@@ -39,8 +39,13 @@ setup(
     else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["owl", "owl.*"]),
-    package_data={"owl.curate.preview": ["*.css", "*.js", "*.j2"]},
+    packages=[*find_packages(include=["owl", "owl.*"]), "owl._configs"],
+    package_dir={"owl._configs": "configs"},  # owl/config/load.py finds them in both places
+    package_data={
+        "owl._configs": ["*.yaml", "*/*.yaml"],
+        "owl.curate.preview": ["*.css", "*.js", "*.j2"],
+    },
+    entry_points={"console_scripts": ["owl = owl.command.__main__:main"]},
     python_requires=">=3.11,<3.13",
     install_requires=[
         "torch>=2.11",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat with a model about pictures and videos.
 
-python -m owl.chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --web]
+owl chat --model DIR [--image F ...] [--video F] [--ask QUESTION | --web]
 """
 
 import argparse
@@ -9,8 +9,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from owl.errors import OwlError
+
+if TYPE_CHECKING:
+    pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,7 +87,7 @@ def _write(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m owl.chat", description=__doc__)
+    parser = argparse.ArgumentParser(prog="owl chat", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--image", action="extend", nargs="+", default=[], metavar="F",

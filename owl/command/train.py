@@ -11,6 +11,16 @@ from owl.config.load import run_with_config
 from owl.config.run import RunConfig
 
 
+def pretrain(arguments: Sequence[str] | None = None) -> None:
+    """Start from configs/pretrain.yaml."""
+    main("pretrain", arguments)
+
+
+def finetune(arguments: Sequence[str] | None = None) -> None:
+    """Start from configs/finetune.yaml."""
+    main("finetune", arguments)
+
+
 def main(config_name: str, arguments: Sequence[str] | None = None) -> None:
     """Read the command line, print all problems of the run at once, or train.
 

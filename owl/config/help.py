@@ -11,10 +11,13 @@ from owl.config.settings import ANY_NAME, Setting, all_settings
 _INTRO = """\
 Train mPLUG-Owl3 on megatron-core.
 
-  python {script}.py                                     the embedded demo, one process
-  torchrun --nproc-per-node 2 {script}.py parallel=tp2   the same on two
-  torchrun --nproc-per-node 8 {script}.py +experiment=stage2 model=owl3_7b_240728 \\
-      scale=published parallel=tp4 data=mine --config-dir DIR checkpoint.start_from=CHECKPOINT
+  {command}                    the embedded demo, one process
+  torchrun --nproc-per-node 2 --no-python {command} parallel=tp2          the same on two
+  torchrun --nproc-per-node 8 --no-python {command} +experiment=stage2 \\
+      model=owl3_7b_240728 scale=published parallel=tp4 \\
+      --config-dir my_configs data=mine checkpoint.start_from=CHECKPOINT
+
+In a checkout, `python {script}.py` and `torchrun {script}.py` do the same.
 
 A group picks a YAML file (model=owl3_tiny), a setting a value (parallel.tensor=2). All mistakes are
 said at once, before anything starts.
@@ -38,7 +41,8 @@ def help_page(config_name: str, choices: Mapping[str, Sequence[str]]) -> str:
         config_name: the YAML file that runs by default, which also names the entry script.
         choices: group -> the files one can choose in it.
     """
-    intro = _INTRO.format(script=f"{config_name}_owl3", script_config=config_name)
+    command = "owl train" if config_name == "pretrain" else f"owl {config_name}"
+    intro = _INTRO.format(command=command, script=f"{config_name}_owl3", script_config=config_name)
     return "\n".join([intro, *_choice_lines(choices), "", *_setting_lines(all_settings())])
 
 

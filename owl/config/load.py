@@ -32,7 +32,9 @@ from owl.config.run import RunConfig
 from owl.config.settings import closest
 from owl.errors import ConfigError, OwlError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_INSTALLED = Path(__file__).resolve().parents[1] / "_configs"  # where a wheel has them (setup.py)
+_CHECKOUT = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 """Folder of the YAML files."""
 
 EXIT_BAD_CONFIG = 2

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert between checkpoints and Hugging Face folders.
 
-python -m owl.convert import --hf DIR --output DIR
-python -m owl.convert export --checkpoint DIR --output DIR [--base DIR]
-python -m owl.convert verify --hf DIR --checkpoint DIR
-python -m owl.convert init --language-model DIR --vision-model DIR --variant 240728 --output DIR
+owl convert import --hf DIR --output DIR
+owl convert export --checkpoint DIR --output DIR [--base DIR]
+owl convert verify --hf DIR --checkpoint DIR
+owl convert init --language-model DIR --vision-model DIR --variant 240728 --output DIR
 """
 
 import sys
+from collections.abc import Sequence
 
 from owl.convert.command_line import parse
 from owl.errors import OwlError
 
 
-def main() -> None:
-    """Run the command of the command line."""
-    run, options = parse()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and convert."""
+    run, options = parse(argv)
     try:
         run(options)
     except (OwlError, OSError) as error:

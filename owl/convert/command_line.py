@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `python -m owl.convert`, and what each calls.
+"""The commands of `owl convert`, and the function that each calls.
 
 Functions import what they need: megatron-core takes seconds to import, and --help does without it.
 """
@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from owl.config.run import ModelConfig, ParallelConfig
@@ -20,16 +20,16 @@ _PARTS = ("owl3", "language-model", "vision-model")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def parse() -> tuple[Callable[[Namespace], None], Namespace]:
-    """Read the command line; returns the function to call and its options."""
+def parse(argv: Sequence[str] | None = None) -> tuple[Callable[[Namespace], None], Namespace]:
+    """Read the command line; return the function to call and its options."""
     parser = argparse.ArgumentParser(
-        prog="python -m owl.convert",
+        prog="owl convert",
         description="Convert between checkpoints and Hugging Face folders.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_import, _add_export, _add_verify, _add_init):
         add(commands)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     return options.run, options
 
 

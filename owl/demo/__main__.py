@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded demo, step by step; `scripts/quickstart.sh` runs all of it.
 
-python -m owl.demo prepare
-python -m owl.demo evaluate --stage stage1 --checkpoint runs/quickstart/stage1 --run runs/quickstart
-python -m owl.demo picture --output runs/quickstart/held_out_digit.png
-python -m owl.demo report --run runs/quickstart
+owl demo prepare
+owl demo evaluate --stage stage1 --checkpoint runs/quickstart/stage1 --run runs/quickstart
+owl demo picture --output runs/quickstart/held_out_digit.png
+owl demo report --run runs/quickstart
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl.errors import CheckpointError, OwlError
-from owl.mcore.cpu import hide_gpus
 
 if TYPE_CHECKING:
     from owl.demo.evaluate import Answerer
@@ -24,9 +23,11 @@ QUESTIONS_COMPARED = 40
 """Of all held-out questions, those whose logits are compared."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and do one step."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(argv)
+    from owl.mcore.cpu import hide_gpus  # imports torch, which --help can do without
+
     hide_gpus()  # the demo's answers are the same on every machine
     try:
         options.command(options)
@@ -161,7 +162,7 @@ def _loss_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m owl.demo",
+        prog="owl demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

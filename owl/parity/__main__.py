@@ -1,29 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove that this framework computes the published model, in every parallel layout.
+"""Compare this framework with the published models, and every parallel layout with one process.
 
-python -m owl.parity golden DIR [--tensor N] [--packed] [--implementation hf]
-python -m owl.parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
+owl parity golden DIR [--tensor N] [--packed] [--implementation hf]
+owl parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
 torchrun --nnodes 2 --nproc-per-node 8 ... -m owl.parity layouts --device cuda --dtype bfloat16
+
+golden: tests/golden/240728 and its neighbours hold cases. Exit code 1: a figure is outside its
+tolerance.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from owl.config.run import DeviceKind, FamilyKind, Precision
 from owl.errors import OwlError
-from owl.mcore.launch import run_in_processes
-from owl.parity.faults import FAULTS
-from owl.parity.golden import run_golden
-from owl.parity.run_layouts import ALL_FAULTS, Options, run_layouts
+
+if TYPE_CHECKING:
+    from owl.parity.run_layouts import Options
 
 _PRECISIONS = {"float64": Precision.fp64, "float32": Precision.fp32, "bfloat16": Precision.bf16}
 
 
-def main() -> None:
-    """Read the command line and run what it asks for."""
-    parser = argparse.ArgumentParser(prog="python -m owl.parity", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and run the comparison."""
+    parser = argparse.ArgumentParser(
+        prog="owl parity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     golden = commands.add_parser(
         "golden", help="compare with tensors computed by the published model code"
@@ -36,20 +43,28 @@ def main() -> None:
         help="hf: owl.hf, the model for transformers (one process, rows as stored)",
     )  # fmt: skip
     _add_layouts(commands)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     try:
-        if options.command == "layouts":
-            run_layouts(_layout_options(options))
-        elif options.implementation == "hf":
-            from owl.parity.golden_hf import run_golden_hf  # transformers is an extra
-
-            run_golden_hf(options.folder)
-        else:
-            run_in_processes(
-                run_golden, options.tensor, options.folder, options.tensor, options.packed
-            )
+        _compare(options)
     except OwlError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Call the comparison; late imports, because --help must not wait for megatron-core."""
+    if options.command == "layouts":
+        from owl.parity.run_layouts import run_layouts
+
+        run_layouts(_layout_options(options))
+    elif options.implementation == "hf":
+        from owl.parity.golden_hf import run_golden_hf  # transformers is an extra
+
+        run_golden_hf(options.folder)
+    else:
+        from owl.mcore.launch import run_in_processes
+        from owl.parity.golden import run_golden
+
+        run_in_processes(run_golden, options.tensor, options.folder, options.tensor, options.packed)
 
 
 def _add_layouts(commands: Any) -> None:
@@ -68,7 +83,9 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument(
         "--family", type=FamilyKind, choices=list(FamilyKind), default=FamilyKind.owl3
     )
-    layouts.add_argument("--variant", nargs="+", default=[], help="of the family (default all)")
+    layouts.add_argument(
+        "--variant", nargs="+", metavar="NAME", default=[], help="such as 240728 (default: all)"
+    )
     layouts.add_argument(
         "--each-once", action="store_true", help="each feature once, instead of every pair: minutes"
     )
@@ -76,12 +93,18 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument(
         "--break",
         dest="fault",
-        choices=[*FAULTS, ALL_FAULTS],
-        help="plant a known fault, to see it caught (all: one after another, exit 0 if all are)",
+        metavar="NAME",
+        help="plant a known fault, such as mask-off-by-one, to see it caught "
+        "(all: one after another, exit code 0 if each is)",
     )
 
 
-def _layout_options(options: argparse.Namespace) -> Options:
+def _layout_options(options: argparse.Namespace) -> "Options":
+    from owl.parity.faults import FAULTS
+    from owl.parity.run_layouts import ALL_FAULTS, Options
+
+    if options.fault not in (None, ALL_FAULTS, *FAULTS):
+        raise OwlError(f"--break {options.fault}: use one of {', '.join([*FAULTS, ALL_FAULTS])}.")
     return Options(
         processes=options.processes,
         only=options.only,

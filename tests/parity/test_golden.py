@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training model computes what the published code computed, stored in ../shared/golden."""
+"""The training model computes what the published code computed, stored in tests/golden."""
 
 import subprocess
 import sys
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-GOLDEN = Path(__file__).parents[3] / "shared/golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}")
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def golden(folder: Path, *options: str) -> subprocess.CompletedProcess:
@@ -17,7 +16,6 @@ def golden(folder: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-@needs_golden
 @pytest.mark.parametrize("options", [(), ("--packed",), ("--tensor", "2", "--packed")], ids=str)
 @pytest.mark.parametrize("variant", ["240728", "241014", "241101"])
 def test_every_case_is_within_tolerance(variant, options):
@@ -29,7 +27,6 @@ def test_every_case_is_within_tolerance(variant, options):
     assert "OUTSIDE" not in done.stdout
 
 
-@needs_golden
 def test_a_weight_that_is_slightly_off_is_caught(tmp_path):
     for file in (GOLDEN / "240728").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -43,7 +40,6 @@ def test_a_weight_that_is_slightly_off_is_caught(tmp_path):
     assert "OUTSIDE TOLERANCE" in done.stdout
 
 
-@needs_golden
 def test_a_folder_without_cases_is_an_error_not_a_pass(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((GOLDEN / "240728" / name).read_bytes())

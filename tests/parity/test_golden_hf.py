@@ -18,14 +18,12 @@ from owl.parity.golden_hf import run_golden_hf
 from tests.parity.hf_twin import twin_of
 from tests.tiny_run import tiny_model
 
-GOLDEN = Path(__file__).parents[3] / "shared/golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}")
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 # Lengths and first placeholders: pictures apart, text only, adjacent, at the start, at the end.
 SAMPLES = [(23, [4, 13]), (9, []), (19, [3, 8]), (11, [0]), (12, [11])]
 
 
-@needs_golden
 @pytest.mark.parametrize("variant", ["240728", "241014", "241101"])
 def test_every_case_is_within_tolerance(variant, capsys):
     run_golden_hf(GOLDEN / variant)
@@ -36,7 +34,6 @@ def test_every_case_is_within_tolerance(variant, capsys):
     assert "OUTSIDE" not in told
 
 
-@needs_golden
 @pytest.mark.parametrize(
     "name",
     [

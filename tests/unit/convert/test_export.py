@@ -47,7 +47,7 @@ from tests.unit.data.shard_factory import write_tokenizer
 from tests.unit.model.packs import make_pack
 
 ROOT = Path(__file__).parents[3]
-KEYS = ROOT.parent / "shared/facts/owl3-7b-240728-keys.txt"
+KEYS = ROOT / "tests/golden/owl3-7b-240728-keys.txt"
 CONFIG = small_config("240728")
 TOWER_END = "vision_model.encoder.layers.2.mlp.fc1.weight"
 
@@ -244,7 +244,6 @@ def test_the_vision_model_is_a_plain_siglip(checkpoint, tmp_path):
     assert all(torch.equal(tensor, expected[name].float()) for name, tensor in state.items())
 
 
-@pytest.mark.skipif(not KEYS.is_file(), reason=f"the published names are not at {KEYS}")
 def test_a_dry_run_prints_the_805_published_names_and_shapes(monkeypatch, capsys):
     command = ["convert", "export", "--dry-run", "--model", "owl3_7b_240728"]
     monkeypatch.setattr(sys, "argv", command)

@@ -14,7 +14,7 @@ from owl.data.collate import collate
 from owl.data.encode.encoder import CutChoice, SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.shards.dataset import Dataset
-from tests.unit.data.shard_factory import QWEN2, needs_qwen2, picture, write_shard
+from tests.unit.data.shard_factory import QWEN2, picture, write_shard
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs/data_format.md"
@@ -85,7 +85,6 @@ def shape(tensor):
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-@needs_qwen2
 def test_every_station_is_printed_as_it_is():
     written = DOC.read_text(encoding="utf-8")
     for station in stations():

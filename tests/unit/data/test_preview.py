@@ -25,7 +25,6 @@ from tests.unit.data.shard_factory import (
     data_config,
     files_of,
     make_loader,
-    needs_qwen2,
     write_chats,
     write_shard,
 )
@@ -226,7 +225,6 @@ def test_words_keep_the_space_before_them():
     assert texts == ["<|im_start|>", "an", " owl", " sees", "<|im_end|>"]
 
 
-@needs_qwen2
 def test_tokens_of_text_join_to_the_text():
     tokenizer = load_tokenizer(QWEN2)
     text = "Two owls, 3 caf\u00e9s\n\tand a\u00e7a\u00ed."

@@ -14,9 +14,7 @@ from owl.data.collate import collate
 from owl.data.encode.encoder import CutChoice, SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
-from tests.unit.data.shard_factory import QWEN2, chat, needs_qwen2, picture
-
-pytestmark = needs_qwen2
+from tests.unit.data.shard_factory import QWEN2, chat, picture
 
 VERSIONS = {
     "7B-240728": ("v2", 384),

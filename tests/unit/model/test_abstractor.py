@@ -24,8 +24,7 @@ from tests.oracle.owl2_decoder import owl2_loss
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import PLACES, make_pack
 
-GOLDEN = Path(__file__).parents[4] / "shared/golden/owl2"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}")
+GOLDEN = Path(__file__).parents[2] / "golden/owl2"
 # The sizes in that folder's config.json, and of the module built alone.
 OWL2 = tiny_model(
     hidden_size=64,
@@ -68,7 +67,6 @@ def flat(per_tile: torch.Tensor) -> torch.Tensor:
     return per_tile.flatten(0, 1)[:, None]
 
 
-@needs_golden
 def test_the_output_is_that_of_the_published_code(owl2):
     case = load_file(GOLDEN / "basic.safetensors")
 
@@ -77,7 +75,6 @@ def test_the_output_is_that_of_the_published_code(owl2):
     torch.testing.assert_close(projected, flat(case["abstractor_output"]), rtol=0, atol=2e-5)
 
 
-@needs_golden
 def test_each_layer_is_that_of_the_published_code(owl2):
     case = load_file(GOLDEN / "basic.safetensors")
     seen = []
@@ -94,7 +91,6 @@ def test_each_layer_is_that_of_the_published_code(owl2):
         torch.testing.assert_close(out, case[f"abstractor_layer_{index}"], rtol=0, atol=1e-5)
 
 
-@needs_golden
 @pytest.mark.parametrize("table", ["q_pos_embed", "k_pos_embed"])
 def test_the_position_tables_are_the_published_ones(owl2, table):
     stored = load_file(GOLDEN / "model.safetensors")
@@ -105,7 +101,6 @@ def test_the_position_tables_are_the_published_ones(owl2, table):
     torch.testing.assert_close(ours, stored[f"{layer}.{table}"], rtol=0, atol=1e-6)
 
 
-@needs_golden
 def test_gradients_are_those_of_the_published_code(owl2):
     # The stored ones are of Owl2's loss, which reaches the abstractor through its decoder.
     case = load_file(GOLDEN / "basic.safetensors")

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-from pathlib import Path
 
 import pytest
 
 from owl.curate.converters.formats.registry import FORMATS
 from owl.curate.prepare import prepare_folder
 from owl.curate.tools import conversion, convert
-from tests.unit.curate.converters.converting import write_lines
+from owl.data.shards.dataset import Dataset
+from tests.unit.curate.converters.converting import write_lines, write_pictures
+from tests.unit.data.shard_factory import picture
 
-REPOSITORY = Path(__file__).parents[4]
-OWLEVAL = REPOSITORY.parent / "shared/data/owleval"
 GOOD = {"question": "?", "answer": "!"}
 
 
@@ -96,12 +95,23 @@ def test_help_lists_formats_and_exit_codes(capsys):
     assert all(f"  {name} " in printed for name in FORMATS)
 
 
-@pytest.mark.skipif(not OWLEVAL.is_dir(), reason=f"OwlEval is not at {OWLEVAL}")
-def test_owleval_is_converted_and_prepared_with_its_conversations(tmp_path, run):
+def test_lines_about_one_picture_become_one_conversation_that_can_be_prepared(tmp_path, run):
+    """The layout of OwlEval: one line a question, and a PNG under a name that ends in .jpg."""
+    write_pictures(tmp_path / "images", "1.jpg", "2.jpg")
+    (tmp_path / "images/3.jpg").write_bytes(picture(codec="PNG"))
+    lines = [
+        {"image": f"{image}.jpg", "question_id": number, **GOOD}
+        for number, image in enumerate((1, 2, 2, 2, 3))
+    ]
+    source = write_lines(tmp_path / "in", *lines)
+    output = tmp_path / "out"
     code, out, err = run(
-        *("jsonl", "--input", OWLEVAL / "answers_mplug_owl_7b.jsonl"),
-        *("--images", OWLEVAL / "images", "--turns-of", "image", "--output", tmp_path),
+        *("jsonl", "--input", source, "--images", tmp_path / "images"),
+        *("--turns-of", "image", "--output", output),
     )
     assert (code, err) == (0, "")
-    assert "wrote 50 samples" in out
-    assert prepare_folder(tmp_path) == []
+    assert "wrote 3 samples" in out
+    assert prepare_folder(output) == []
+    samples = [Dataset.open(output).read(index) for index in range(3)]
+    assert [len(sample.document["turns"]) for sample in samples] == [2, 6, 2]
+    assert list(samples[2].files) == ["m0000.png"]

@@ -11,7 +11,6 @@ from tests.unit.data.shard_factory import (
     QWEN2,
     chat,
     files_of,
-    needs_qwen2,
     picture,
     write_tokenizer,
 )
@@ -143,7 +142,6 @@ def test_v2_writes_a_coordinate_before_each_cell(encoder):
     ) in text
 
 
-@needs_qwen2
 def test_offsets_of_a_cut_picture_are_those_recorded_from_a_published_run():
     encoder = SampleEncoder(load_tokenizer(QWEN2), "v3", 378)
     sample = raw(chat("What is it?", pictures=1), width=640, height=480)
@@ -151,7 +149,6 @@ def test_offsets_of_a_cut_picture_are_those_recorded_from_a_published_run():
     assert result.media_offset == [18, 24, 30, 36, 42, 48, 54]
 
 
-@needs_qwen2
 def test_a_text_only_chat_has_the_published_ids():
     encoder = SampleEncoder(load_tokenizer(QWEN2), "v3", 378)
     tokens = encoded(encoder, raw(chat("Hi", "Yes"))).tokens.tolist()
@@ -162,7 +159,6 @@ def test_a_text_only_chat_has_the_published_ids():
     ]
 
 
-@needs_qwen2
 def test_an_answer_reads_the_same_after_an_open_prompt():
     # "\n" + "\nNo" would be one token for the two newlines, were the header part of the text.
     encoder = SampleEncoder(load_tokenizer(QWEN2), "v2", 384)
@@ -247,7 +243,6 @@ def contains(tokens, ids):
     return any(tokens[i : i + len(ids)] == ids for i in range(len(tokens) - len(ids) + 1))
 
 
-@needs_qwen2
 @pytest.mark.parametrize("literal", LITERALS)
 def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(literal):
     tokenizer = load_tokenizer(QWEN2)
@@ -262,7 +257,6 @@ def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(li
     assert len(controls) == 7  # what a chat of one question has, and no more
 
 
-@needs_qwen2
 def test_markup_that_hides_across_parts_is_escaped_too():
     tokenizer = load_tokenizer(QWEN2)
     escaping = SampleEncoder(tokenizer, "v2", 384, literals=LiteralPolicy.escape)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import re
 
 import pytest
 
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.errors import DataError
-from tests.unit.data.shard_factory import QWEN2, needs_qwen2, write_tokenizer
+from tests.unit.data.shard_factory import QWEN2, write_tokenizer
 
 
-@needs_qwen2
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
@@ -18,20 +18,28 @@ from tests.unit.data.shard_factory import QWEN2, needs_qwen2, write_tokenizer
         ("<|start_video_frame|>", [27, 91, 2468, 19815, 8929, 91, 29]),
         ("<|end_video_frame|>", [27, 91, 408, 19815, 8929, 91, 29]),
         ("2*3\n", [17, 9, 18, 198]),
+        (
+            "Two owls,\n\n three mice. 1234",
+            [11613, 15570, 4730, 3554, 2326, 23627, 13, 220, 16, 17, 18, 19],
+        ),
+        ("e\u0301t\u00e9 \u9e7f", [38783, 18137, 117, 123]),
+        ("  x's  \t\n", [220, 856, 594, 98251]),
     ],
 )
-def test_markup_is_plain_text_to_the_qwen2_tokenizer(text, ids):
+def test_text_and_markup_have_the_ids_of_the_real_qwen2_tokenizer(text, ids):
     assert load_tokenizer(QWEN2).encode(text) == ids
 
 
-@needs_qwen2
-def test_qwen2_control_tokens_follow_its_vocabulary():
-    tokenizer = load_tokenizer(QWEN2)
+def test_qwen2_control_tokens_follow_its_vocabulary(tmp_path):
+    vocabulary = json.loads((QWEN2 / "vocab.json").read_text(encoding="utf-8"))
+    text_only = {token: number for token, number in vocabulary.items() if number < 151643}
+    (tmp_path / "vocab.json").write_text(json.dumps(text_only))
+    (tmp_path / "merges.txt").write_bytes((QWEN2 / "merges.txt").read_bytes())
+    tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.end_of_text, tokenizer.im_start, tokenizer.im_end) == (151643, 151644, 151645)
     assert tokenizer.vocab_size == 151646
 
 
-@needs_qwen2
 def test_qwen2_agrees_with_transformers_on_text():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.Qwen2TokenizerFast(

@@ -114,6 +114,7 @@ def _pack(samples: int) -> PackContext:
             source="benchmark",
             tokens=torch.zeros(TOKENS, dtype=torch.int64),
             loss_weights=torch.ones(TOKENS),
+            positions=torch.arange(TOKENS),
             tiles=torch.zeros(len(PLACEHOLDERS), 3, size, size, dtype=torch.uint8),
             media_offset=PLACEHOLDERS,
         )

@@ -21,8 +21,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from owl.config.run import CutPolicy, DataConfig, PackConfig, SourceConfig
+from owl.config.run import (
+    CutPolicy,
+    DataConfig,
+    ModelConfig,
+    PackConfig,
+    SourceConfig,
+    VisionTowerConfig,
+)
 from owl.curate.prepare import prepare_folder
+from owl.data.families import reading_of
 from owl.data.loader import Loader, build_loader
 from owl.data.shards.dataset import ShardWriter
 
@@ -95,8 +103,9 @@ def open_loader(home: Path, tokenizer: Path) -> Loader:
     return build_loader(
         DataConfig(sources=write(home), tokenizer=str(tokenizer)),
         PACK,
-        image_size=IMAGE_SIZE,
-        template="v3",
+        reading=reading_of(
+            ModelConfig(template="v3", vision_tower=VisionTowerConfig(image_size=IMAGE_SIZE))
+        ),
         micro_batch_size=1,
     )
 

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.load import compose
-from owl.data.encode.encoder import CutChoice
+from owl.data.families import WORK
 from owl.data.plan.balance import share_packs
-from owl.data.plan.cost import tile_cost
 from owl.data.plan.packing import pack_window
 from owl.data.plan.plan import Pack, PlannedSample, imbalance, predicted_cost
+from owl.data.shown import CutChoice
 
 Lengths = NDArray[np.int64]
 Packs = list[list[int]]
@@ -279,7 +279,7 @@ def model_tile_cost(name: str, experiment: str) -> float:
     """Text tokens that weigh as much as a tile, for a published model in a stage."""
     run, problems = compose("pretrain", [f"model={MODELS[name]}", f"experiment={experiment}"])
     assert not problems, problems
-    return tile_cost(run.model, run.stage.trainable)
+    return WORK[run.model.family].tile_cost(run.model, run.stage.trainable)
 
 
 def mean_imbalance(

@@ -27,6 +27,7 @@ def make_probe(model: ModelConfig, seed: int) -> PackedBatch:
             source="probe",
             tokens=torch.randint(0, model.vocab_size, (length,), generator=generator),
             loss_weights=torch.ones(length),
+            positions=torch.arange(length),
             tiles=torch.randint(
                 0, 256, (len(offsets), 3, side, side), generator=generator, dtype=torch.uint8
             ),

@@ -12,6 +12,7 @@ from owl.config.run import LiteralPolicy, RunConfig
 from owl.curate.prepare_journal import Journal
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.families import Reading, reading_of
 from owl.data.plan.lengths import load_counts
 from owl.data.shards.dataset import Dataset
 from owl.data.shards.index import (
@@ -31,17 +32,15 @@ class Counting:
     """Settings of a run that token counts depend on."""
 
     tokenizer: Path
-    template: str
-    image_size: int
+    reading: Reading
     max_frames: int | None = None
     literals: LiteralPolicy = LiteralPolicy.reject
 
     def encoder(self) -> SampleEncoder:
         """Build what counts; the files of counts are named after it."""
         return SampleEncoder(
-            load_tokenizer(self.tokenizer),
-            self.template,
-            self.image_size,
+            load_tokenizer(self.tokenizer, self.reading.controls),
+            self.reading,
             max_frames=self.max_frames,
             literals=self.literals,
         )
@@ -66,8 +65,7 @@ def countings_of_run(run: RunConfig, folder: Path) -> list[Counting]:
     return [
         Counting(
             Path(run.data.tokenizer),
-            run.model.template,
-            run.model.vision_tower.image_size,
+            reading_of(run.model),
             limit,
             run.data.special_literals,
         )

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from owl.data.encode.encoder import CutChoice
 from owl.data.plan.lengths import MAGIC
 from owl.data.shards.dataset import Dataset
+from owl.data.shown import CutChoice
 
 Values = NDArray[np.int64]
 

@@ -14,9 +14,6 @@ from torch import Tensor
 from owl.data.samples import IGNORE_INDEX, EncodedSample, PackedBatch
 from owl.errors import DataError
 
-EMPTY_KEY = "(empty)"
-"""Stands for a pack whose samples were all skipped."""
-
 
 def collate(samples: Sequence[EncodedSample], *, with_pixels: bool = True) -> PackedBatch:
     """Lay samples end to end in one row.
@@ -38,7 +35,7 @@ def collate(samples: Sequence[EncodedSample], *, with_pixels: bool = True) -> Pa
         tokens=torch.cat([sample.tokens for sample in samples]),
         labels=torch.cat([next_labels(sample) for sample in samples]),
         loss_weights=torch.cat([next_weights(sample) for sample in samples]),
-        position_ids=torch.cat([torch.arange(length) for length in seqlens]),
+        position_ids=torch.cat([sample.positions for sample in samples], dim=-1),
         cu_seqlens=cumulative(seqlens),
         pixel_values=torch.cat([sample.tiles for sample in samples]),
         flat_media_offset=torch.tensor(flat_offsets, dtype=torch.int64),
@@ -96,19 +93,3 @@ def check_media(sample: EncodedSample, *, num_tiles: int) -> None:
             f"media offsets {offsets} must increase and lie within 0..{sample.num_tokens - 1}.",
             key=sample.key,
         )
-
-
-def empty_sample(token: int, image_size: int) -> EncodedSample:
-    """One token that teaches nothing, for a micro-batch whose samples were all skipped.
-
-    Every rank must run every micro-batch, or the others would wait for it for ever, and no other
-    sample may take the place of a skipped one, or the stream would depend on the damage.
-    """
-    return EncodedSample(
-        key=EMPTY_KEY,
-        source="",
-        tokens=torch.tensor([token], dtype=torch.int64),
-        loss_weights=torch.zeros(1),
-        tiles=torch.empty(0, 3, image_size, image_size, dtype=torch.uint8),
-        media_offset=[],
-    )

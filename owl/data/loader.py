@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from owl.config.run import DataConfig, LiteralPolicy, PackConfig, SourceConfig
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import Tokenizer, load_tokenizer
+from owl.data.families import Reading
 from owl.data.microbatch import (
     Fault,
     LoadedMicrobatch,
@@ -78,6 +79,7 @@ class Loader:
         data: DataConfig,
         fingerprint: Mapping[str, str],
         tokenizer: Tokenizer,
+        reading: Reading,
         micro_batch_size: int,
         dp_rank: int,
         dp_size: int,
@@ -88,6 +90,7 @@ class Loader:
         self.plan = plan
         self.tile_cost = tile_cost
         self.tokenizer = tokenizer
+        self.reading = reading
         self.fingerprint = dict(fingerprint)
         self._reader = reader
         self._data = data
@@ -255,8 +258,7 @@ def build_loader(
     data: DataConfig,
     pack: PackConfig,
     *,
-    image_size: int,
-    template: str,
+    reading: Reading,
     micro_batch_size: int,
     dp_rank: int = 0,
     dp_size: int = 1,
@@ -270,8 +272,7 @@ def build_loader(
     Args:
         data: sources, tokenizer, seed, workers.
         pack: budgets.
-        image_size: side of a tile, from the vision tower.
-        template: the model variant's.
+        reading: how the model's family reads samples.
         micro_batch_size: packs per forward.
         dp_rank: of this process; tensor- and pipeline-parallel ranks of one give the same batches.
         dp_size: data-parallel ranks.
@@ -290,15 +291,14 @@ def build_loader(
     problems = list(data_problems(data))
     if problems:
         raise ConfigError(problems)
-    tokenizer = load_tokenizer(data.tokenizer)
+    tokenizer = load_tokenizer(data.tokenizer, reading.controls)
     quarantine = read_quarantine(data.quarantine)
 
     def encoder(source: SourceConfig) -> SampleEncoder:
         frames = source.max_frames if source.max_frames is not None else data.max_frames
         return SampleEncoder(
             tokenizer,
-            template,
-            image_size,
+            reading,
             max_frames=frames,
             literals=data.special_literals,
             images=data.images,
@@ -315,6 +315,7 @@ def build_loader(
         data=data,
         fingerprint=make_fingerprint(sources, pack, data, quarantine),
         tokenizer=tokenizer,
+        reading=reading,
         micro_batch_size=micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,

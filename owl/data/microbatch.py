@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from owl.data.collate import collate, empty_sample
+from owl.data.collate import collate
 from owl.data.plan.plan import Pack, PlannedSample, PlannedSource
 from owl.data.samples import EncodedSample, PackedBatch
 from owl.errors import DataError
@@ -137,10 +137,7 @@ class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
         )
 
     def _collate(self, samples: list[EncodedSample]) -> PackedBatch:
-        if not samples:
-            encoder = self._encoders[0]
-            samples = [empty_sample(encoder.tokenizer.end_of_text, encoder.image_size)]
-        return collate(samples, with_pixels=self.read_pixels)
+        return collate(samples or [self._encoders[0].empty()], with_pixels=self.read_pixels)
 
     def _load(self, planned: PlannedSample) -> EncodedSample:
         dataset, encoder = self._datasets[planned.source], self._encoders[planned.source]

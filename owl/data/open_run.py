@@ -2,8 +2,8 @@
 """From a run's settings to its loader and its global batch, for whatever looks at a run's data."""
 
 from owl.config.run import BatchConfig, RunConfig
+from owl.data.families import WORK, reading_of
 from owl.data.loader import GatherFaults, Loader, ShareSkips, build_loader
-from owl.data.plan.cost import tile_cost
 from owl.data.plan.resume import kept_packs_per_step
 from owl.data.samples import Cursor
 from owl.errors import ConfigError
@@ -35,12 +35,11 @@ def open_loader(
     return build_loader(
         run.data,
         run.pack,
-        image_size=run.model.vision_tower.image_size,
-        template=run.model.template,
+        reading=reading_of(run.model),
         micro_batch_size=run.batch.micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,
-        tile_cost=tile_cost(run.model, run.stage.trainable),
+        tile_cost=WORK[run.model.family].tile_cost(run.model, run.stage.trainable),
         read_pixels=read_pixels,
         share_skips=share_skips,
         gather_faults=gather_faults,

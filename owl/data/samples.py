@@ -41,6 +41,7 @@ class EncodedSample:
     source: str
     tokens: Tensor  # [t] int64
     loss_weights: Tensor  # [t] float32
+    positions: Tensor  # [t] or [3, t] int64, rotary, from 0; see owl.data.families.Reading
     tiles: Tensor  # [m, 3, image_size, image_size] uint8
     media_offset: list[int]  # m entries, increasing
 
@@ -66,7 +67,7 @@ class PackedBatch:
     tokens: Tensor  # [t] int64
     labels: Tensor  # [t] int64, the *next* token of the same sample, or IGNORE_INDEX
     loss_weights: Tensor  # [t] float32, weight of labels[i]; 0 where labels[i] is IGNORE_INDEX
-    position_ids: Tensor  # [t] int64, restarts at 0 in every sample
+    position_ids: Tensor  # [t] or [3, t] int64, restarts at 0 in every sample
     cu_seqlens: Tensor  # [n + 1] int32, sample i owns rows cu_seqlens[i]:cu_seqlens[i + 1]
     pixel_values: Tensor  # [m, 3, s, s] uint8, normalised on the device; float is taken as it is
     flat_media_offset: Tensor  # [m] int64, media_offset end to end, within its own sample

@@ -14,6 +14,7 @@ from owl.data.shards.dataset import ShardWriter
 from owl.data.shards.schema import Json
 from owl.demo.digits import IMAGE_SIZE, WORDS, Digits, distort, png_bytes
 from owl.demo.samples import Dialogue, Kind, draw_kind, draw_labels, make_dialogue, to_document
+from owl.demo.text import demo_reading
 from owl.errors import DataError
 
 SAMPLES_PER_SHARD = 2000
@@ -101,7 +102,7 @@ def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
         with ShardWriter(folder / f"{name}-{start // SAMPLES_PER_SHARD:06}.tar") as shard:
             for sample in samples[start : start + SAMPLES_PER_SHARD]:
                 shard.write(sample.key, sample.document, sample.files)
-    counting = Counting(tokenizer, "v2", IMAGE_SIZE)
+    counting = Counting(tokenizer, demo_reading())
     problems = prepare_folder(folder, countings=[counting])
     if problems:
         raise DataError("E203", f"the demo wrote shards that cannot be read: {problems[0]}")

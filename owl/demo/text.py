@@ -8,10 +8,13 @@ from random import Random
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.config.run import ModelConfig, VisionTowerConfig
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.families import Reading, reading_of
 from owl.data.samples import EncodedSample, RawSample
 from owl.data.shards.schema import CONTROL_LITERALS, Json
+from owl.data.shown import CutChoice
 from owl.demo.digits import IMAGE_SIZE, WORDS
 from owl.demo.samples import (
     ORDINALS,
@@ -88,7 +91,13 @@ def save_tokenizer(folder: Path) -> None:
 
 def open_encoder(tokenizer: Path) -> SampleEncoder:
     """Open the encoder that the trainer uses, with the demo's template and tile size."""
-    return SampleEncoder(load_tokenizer(tokenizer), "v2", IMAGE_SIZE)
+    reading = demo_reading()
+    return SampleEncoder(load_tokenizer(tokenizer, reading.controls), reading)
+
+
+def demo_reading() -> Reading:
+    """How the demo's models read samples."""
+    return reading_of(ModelConfig(vision_tower=VisionTowerConfig(image_size=IMAGE_SIZE)))
 
 
 def draw_text(encoder: SampleEncoder, rng: Random) -> Iterator[EncodedSample]:

@@ -87,6 +87,7 @@ def _sample(
         source="parity",
         tokens=torch.randint(0, vocab_size, (length,), generator=generator),
         loss_weights=weights,
+        positions=torch.arange(length),
         tiles=tiles.to(torch.uint8),
         media_offset=offsets,
     )

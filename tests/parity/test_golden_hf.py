@@ -93,6 +93,7 @@ def make_samples() -> list[EncodedSample]:
             source="test",
             tokens=torch.randint(0, 256, (length,), generator=generator),
             loss_weights=torch.ones(length),
+            positions=torch.arange(length),
             tiles=torch.randint(
                 0, 256, (len(offsets), 3, 28, 28), generator=generator, dtype=torch.uint8
             ),

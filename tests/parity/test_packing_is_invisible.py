@@ -45,6 +45,7 @@ def make_sample(seed: int, length: int, offsets: list[int]) -> EncodedSample:
         source="test",
         tokens=torch.randint(0, 256, (length,), generator=generator),
         loss_weights=torch.ones(length),
+        positions=torch.arange(length),
         tiles=tiles.to(torch.uint8),
         media_offset=offsets,
     )

@@ -17,9 +17,10 @@ from owl.config.run import CutPolicy, LiteralPolicy
 from owl.curate.lint.index_check import IndexCheck, check_index, missing_shard
 from owl.curate.lint.report import BadSample, FolderReport, ShardProblem, ShardReport
 from owl.curate.lint.salvage import FoundSample, salvage
-from owl.data.encode.encoder import CutChoice, SampleEncoder, Sizes
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.images import decode_picture, picture_size
 from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.families import Reading
 from owl.data.shards import tar
 from owl.data.shards.declared_sizes import size_problems
 from owl.data.shards.index import (
@@ -30,6 +31,7 @@ from owl.data.shards.index import (
     read_records,
 )
 from owl.data.shards.schema import Json, SampleProblem, document_problems, parse_document
+from owl.data.shown import CutChoice, Sizes
 from owl.errors import DataError
 
 SHAPE_CODES = frozenset({"E202", "E203"})
@@ -43,8 +45,7 @@ class Budgets:
     """Limits of a run on the length of a sample, and how that run counts tokens."""
 
     tokenizer: Path
-    template: str
-    image_size: int
+    reading: Reading
     text_tokens: int
     tiles: int
     cut: CutPolicy
@@ -226,10 +227,10 @@ def _check_picture(picture: bytes, checks: Checks) -> tuple[int, int]:
 
 def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:
     """Yield E401, E402 and E405 for a sample that does not fit the budgets of a run."""
-    encoder = _encoder(budgets.tokenizer, budgets.template, budgets.image_size, budgets.max_frames)
+    encoder = budget_encoder(budgets)
     cut, assumed = ASSUMED[budgets.cut]
     tokens, tiles = encoder.measure(document, sizes, cut)
-    expected = sum(layout.tiles for layout in encoder.layouts(document, sizes, cut))
+    expected = sum(shown.tiles for shown in encoder.places(document, sizes, cut))
     if tiles != expected:
         yield Problem("E405", f"the template writes {tiles} placeholders for {expected} tiles.")
     for code, name, amount, budget in (
@@ -245,14 +246,15 @@ def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator
 
 
 @lru_cache(maxsize=1)
-def _encoder(
-    tokenizer: Path, template: str, image_size: int, max_frames: int | None
-) -> SampleEncoder:
-    """Build the encoder once per process; escaping does not change other text."""
+def budget_encoder(budgets: Budgets) -> SampleEncoder:
+    """Build the encoder once per process; escaping does not change other text.
+
+    Raises:
+        DataError: E404, the tokenizer cannot be used.
+    """
     return SampleEncoder(
-        load_tokenizer(tokenizer),
-        template,
-        image_size,
-        max_frames=max_frames,
+        load_tokenizer(budgets.tokenizer, budgets.reading.controls),
+        budgets.reading,
+        max_frames=budgets.max_frames,
         literals=LiteralPolicy.escape,
     )

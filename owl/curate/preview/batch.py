@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from owl.config.run import DataConfig, OversizePolicy
-from owl.data.encode.encoder import choose_cut
 from owl.data.loader import Loader
 from owl.data.microbatch import MicrobatchReader, check_loaded
 from owl.data.plan.plan import Pack, PlannedSample, PlannedSource, PlannedStep
@@ -106,7 +105,7 @@ def load_sample(loader: Loader, data: DataConfig, name: str) -> tuple[PackedBatc
         raise UsageError(
             f"--sample {name}: the source holds samples 0 to {len(source.dataset) - 1}."
         )
-    cut = choose_cut(source.cut, seed=data.seed, source=source.name, epoch=0, index=index)
+    cut = source.choose_cut(data.seed, 0, index)
     tokens, tiles = source.lengths.of(index, cut)
     planned = PlannedSample(number, 0, index, cut, tokens, tiles)
     reader = MicrobatchReader(loader.plan.sources)

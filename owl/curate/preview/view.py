@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from owl.data.encode.tokenizer import Tokenizer
+from owl.data.families import Reading
 from owl.data.samples import IGNORE_INDEX, PackedBatch
-from owl.data.shards.schema import CONTROL_LITERALS
+from owl.portable.pieces_owl import Tile
 
 THUMBNAIL_PIXELS = 112
 THUMBNAIL_QUALITY = 82
@@ -100,6 +101,7 @@ class PageView:
 def sample_views(
     batch: PackedBatch,
     tokenizer: Tokenizer,
+    reading: Reading,
     sources: Sequence[str],
     *,
     position_shift: int,
@@ -110,10 +112,12 @@ def sample_views(
     Args:
         batch: with its pixels as uint8.
         tokenizer: that wrote it.
+        reading: likewise.
         sources: name of each sample's source, or nothing where it is not known.
         position_shift: a tile is seen from its offset plus this on (`model.enters`).
         show: samples to yield.
     """
+    span = len(reading.placeholder(tokenizer, Tile()))
     starts, media = batch.cu_seqlens.tolist(), batch.cu_media.tolist()
     for number in range(min(show, batch.num_samples)):
         rows = range(starts[number], starts[number + 1])
@@ -123,7 +127,9 @@ def sample_views(
             number=number,
             key=batch.keys[number],
             source=sources[number] if sources else "",
-            tokens=list(_token_views(batch, tokenizer, rows, batch.media_offset[number], places)),
+            tokens=list(
+                _token_views(batch, tokenizer, span, rows, batch.media_offset[number], places)
+            ),
             tiles=[
                 TileView(
                     number=place,
@@ -139,13 +145,13 @@ def sample_views(
 def _token_views(
     batch: PackedBatch,
     tokenizer: Tokenizer,
+    span: int,
     rows: range,
     offsets: Sequence[int],
     places: Sequence[int],
 ) -> Iterator[TokenView]:
-    span = len(tokenizer.image_placeholder)
     holders = {offset + i: tile for tile, offset in enumerate(offsets) for i in range(span)}
-    controls = {tokenizer.control_id(literal) for literal in CONTROL_LITERALS}
+    controls = set(tokenizer.control_ids.values())
     columns = (batch.tokens, batch.labels, batch.loss_weights, batch.position_ids)
     lists = [column[rows.start : rows.stop].tolist() for column in columns]
     texts = token_texts(lists[0], tokenizer)
@@ -174,7 +180,7 @@ def token_texts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     A token is decoded together with the one before it: some tokenizers leave the space before a
     word out when it comes first, and a character may be spread over two tokens.
     """
-    controls = {tokenizer.control_id(literal): literal for literal in CONTROL_LITERALS}
+    controls = {token: literal for literal, token in tokenizer.control_ids.items()}
 
     @cache
     def text(before: int | None, token: int) -> str:

@@ -20,10 +20,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from owl.config.run import CutPolicy, DataConfig, PackConfig
-from owl.curate.lint.lint import Budgets, Checks, lint_folder
+from owl.config.run import CutPolicy, DataConfig, ModelConfig, PackConfig, VisionTowerConfig
+from owl.curate.lint.lint import Budgets, Checks, budget_encoder, lint_folder
 from owl.curate.lint.report import FolderReport, ShardReport
-from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.families import reading_of
 from owl.errors import DataError
 from owl.progress import Progress
 
@@ -99,8 +99,8 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
             name = option.replace("_", "-")
             return f"--{name} {value}: use at least 1."
     try:
-        if arguments.tokenizer:
-            load_tokenizer(arguments.tokenizer)
+        if budgets := make_checks(arguments).budgets:
+            budget_encoder(budgets)
     except DataError as error:
         return f"--tokenizer {arguments.tokenizer}: {error}"
     return None
@@ -110,10 +110,10 @@ def make_checks(arguments: argparse.Namespace) -> Checks:
     """Say how closely to look."""
     budgets = None
     if arguments.tokenizer:
+        tower = VisionTowerConfig(image_size=arguments.image_size)
         budgets = Budgets(
             tokenizer=arguments.tokenizer,
-            template=arguments.template,
-            image_size=arguments.image_size,
+            reading=reading_of(ModelConfig(template=arguments.template, vision_tower=tower)),
             text_tokens=arguments.text_tokens,
             tiles=arguments.tiles,
             cut=arguments.cut,

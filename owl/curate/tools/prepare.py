@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from owl.config.data_run import read_data_run
+from owl.config.run import ModelConfig, VisionTowerConfig
 from owl.curate.prepare import Counting, ShardDone, countings_of_run, prepare_folder
-from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.families import reading_of
 from owl.errors import OwlError
 from owl.progress import Progress, print_beside_progress
 
@@ -102,9 +103,11 @@ def choose_countings(arguments: argparse.Namespace, words: Sequence[str]) -> lis
     if words:
         countings = countings_of_run(read_data_run(words), arguments.folder)
     elif arguments.tokenizer:
-        countings = [Counting(arguments.tokenizer, arguments.template, arguments.image_size)]
+        tower = VisionTowerConfig(image_size=arguments.image_size)
+        model = ModelConfig(template=arguments.template, vision_tower=tower)
+        countings = [Counting(arguments.tokenizer, reading_of(model))]
     for counting in countings[:1]:  # of one run, they share it
-        load_tokenizer(counting.tokenizer)
+        counting.encoder()
     return countings
 
 

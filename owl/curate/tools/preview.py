@@ -24,12 +24,12 @@ from owl.config.run import RunConfig
 from owl.curate.preview.batch import StepChoice, exclusion_code, load_sample, load_step
 from owl.curate.preview.page import render_page
 from owl.curate.preview.view import PageView, RankView, sample_views
+from owl.data.families import WORK
 from owl.data.loader import Loader
 from owl.data.open_run import open_loader, step_size
 from owl.data.plan.plan import predicted_cost
 from owl.data.samples import PackedBatch
 from owl.errors import OwlError, UsageError
-from owl.families.owl3.work import batch_flops
 
 OBJECTION = "in training"
 """Fact of a sample that training does not see as it is shown."""
@@ -120,13 +120,14 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
             sample_views(
                 choice.batch,
                 loader.tokenizer,
+                loader.reading,
                 names,
                 position_shift=run.model.enters.position_shift,
                 show=arguments.show,
             )
         ),
         num_samples=choice.batch.num_samples,
-        work=batch_flops(choice.batch, run.model, run.stage.trainable),
+        work=WORK[run.model.family].batch_flops(choice.batch, run.model, run.stage.trainable),
         ranks=[
             RankView(rank=rank, packs=[predicted_cost(pack, loader.tile_cost) for pack in share])
             for rank, share in enumerate(choice.shares)
@@ -153,13 +154,14 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
             sample_views(
                 batch,
                 loader.tokenizer,
+                loader.reading,
                 [source],
                 position_shift=run.model.enters.position_shift,
                 show=1,
             )
         ),
         num_samples=1,
-        work=batch_flops(batch, run.model, run.stage.trainable),
+        work=WORK[run.model.family].batch_flops(batch, run.model, run.stage.trainable),
     )
 
 

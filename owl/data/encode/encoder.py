@@ -1,125 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RawSample to EncodedSample: token ids, what is learned, tiles, and where each tile stands."""
+"""RawSample to EncodedSample: token ids, loss weights, positions, tiles and their offsets."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from owl.config.run import CutPolicy, ImageLibrary, LiteralPolicy
+from owl.config.run import ImageLibrary, LiteralPolicy
 from owl.data.encode.escape import BREAK, escape_literals
-from owl.data.encode.images import picture_size, read_tiles, stack_tiles
-from owl.data.encode.oversize import Excerpt, choose_frames, excerpt_document
-from owl.data.encode.template import (
-    Clip,
-    Layout,
-    Picture,
-    prompt_turns,
-    render_prompt,
-    render_sample,
-)
+from owl.data.encode.images import picture_size
+from owl.data.encode.oversize import Excerpt, excerpt_document
+from owl.data.encode.template import prompt_turns, render_prompt, render_sample
 from owl.data.encode.tokenizer import Tokenizer
-from owl.data.rng import generator
+from owl.data.families import Reading
 from owl.data.samples import EncodedSample, RawSample
-from owl.data.shards.schema import Json, frame_range, media_use
+from owl.data.shards.schema import Json, media_use
+from owl.data.shown import CutChoice, Shown, Sizes
 from owl.errors import DataError
-from owl.families.owl3.markup_owl3 import TEMPLATES
-from owl.families.owl3.tiles_owl3 import choose_grid
-from owl.portable.pieces_owl import CONTEXT, Control, Piece, Text, join_text
+from owl.portable.pieces_owl import CONTEXT, Control, Piece, Text, Tile, join_text
 
 ENCODING_VERSION = 1
 """Raised when the same sample would give other tokens or tiles: it names cached lengths."""
 
-PUBLISHED_SINGLE_CUT = 0.2
-"""Share of single pictures that are cut in instruction tuning (paper, section 3)."""
-
-Sizes = Mapping[str, tuple[int, int]]
-"""File name -> width and height, upright."""
-
-
 WHOLE = Excerpt()
 """A sample as it is."""
 
-
-class CutChoice(IntEnum):
-    """Which pictures of one sample are cut."""
-
-    none = 0
-    marked = 1  # only those whose media entry says "cut": "on" (text-rich pictures)
-    single = 2  # those, and a picture that is the sample's only one
-
-
-def choose_cut(policy: CutPolicy, *, seed: int, source: str, epoch: int, index: int) -> CutChoice:
-    """Decide for one sample, the same wherever and whenever it is asked.
-
-    Args:
-        policy: the source's.
-        seed: `data.seed`.
-        source: its name.
-        epoch: pass over the source.
-        index: sample number within the source.
-    """
-    if policy is CutPolicy.off:
-        return CutChoice.none
-    if policy is CutPolicy.on:
-        return CutChoice.single
-    drawn = generator("cut", seed, source, epoch, index).random()
-    return CutChoice.single if drawn < PUBLISHED_SINGLE_CUT else CutChoice.marked
+EMPTY_KEY = "(empty)"
+"""Key of the sample in a micro-batch whose samples were all skipped."""
 
 
 @dataclass(slots=True)
 class TokenRow:
-    """Tokens while they are laid down."""
+    """The tokens of a sample while they are written."""
 
     tokens: list[int] = field(default_factory=list)
     loss_weights: list[float] = field(default_factory=list)
     media_offset: list[int] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
 
-    def add(self, ids: list[int], weight: float) -> None:
+    def add(self, ids: Sequence[int], weight: float) -> None:
         """Append tokens of equal weight."""
         self.tokens += ids
         self.loss_weights += [weight] * len(ids)
 
 
 class SampleEncoder:
-    """Applies one tokenizer, template and tile size.
+    """Encodes samples with one tokenizer as one model family reads them.
 
     Args:
-        tokenizer: reads the text.
-        template: published version of the markup around tiles.
-        image_size: side of a tile in pixels, s.
+        tokenizer: reads the text; has the control tokens of the reading.
+        reading: the family's template, placeholders, pixels and positions.
         max_frames: that a clip shows at most; None for all.
         literals: what becomes of text that contains the template's markup.
         images: library that decodes and resizes pictures.
+
+    Raises:
+        DataError: E404, the tokenizer cannot write the family's placeholders.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        template: str,
-        image_size: int,
+        reading: Reading,
         *,
         max_frames: int | None = None,
         literals: LiteralPolicy = LiteralPolicy.reject,
         images: ImageLibrary = ImageLibrary.fast,
     ) -> None:
+        reading.check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
-        self.template = template
-        self.image_size = image_size
+        self.reading = reading
         self.max_frames = max_frames
         self.literals = literals
         self.images = images
-        self._template = TEMPLATES[template]
 
     @property
     def name(self) -> str:
         """Names everything that the lengths of a sample depend on."""
-        plain = f"{ENCODING_VERSION} {self.tokenizer.content_hash} {self.template}"
+        settings = " ".join(self.reading.settings.values())
         frames = "" if self.max_frames is None else f" frames<={self.max_frames}"
         escaped = "" if self.literals == LiteralPolicy.reject else " escape"
-        return f"{plain} {self.image_size}{frames}{escaped}"
+        return f"{ENCODING_VERSION} {self.tokenizer.content_hash} {settings}{frames}{escaped}"
 
     def encode(
         self, raw: RawSample, *, source: str, cut: CutChoice, excerpt: Excerpt = WHOLE
@@ -129,16 +91,14 @@ class SampleEncoder:
         Raises:
             DataError: E307..E310, a picture cannot be used.
         """
-        document, layouts, row = self._laid(
-            raw.document, _header_sizes(raw, raw.document), cut, excerpt
-        )
-        tiles = self._tiles(raw, document, layouts)
-        return self._finish(raw, excerpt.name(raw.key), source, row, tiles)
+        sizes = _header_sizes(raw, raw.document)
+        places, row = self._write(raw.document, sizes, cut, excerpt)
+        return self._finish(raw, excerpt.name(raw.key), source, row, places)
 
     def encode_text(
         self, raw: RawSample, sizes: Sizes, *, source: str, cut: CutChoice, excerpt: Excerpt = WHOLE
     ) -> EncodedSample:
-        """Encode a sample whose pictures somebody else reads: all but `tiles`, which is [0, ...].
+        """Encode a sample whose pictures another rank reads: all but `tiles`, which is [0, ...].
 
         Args:
             raw: its files are not looked at.
@@ -147,77 +107,76 @@ class SampleEncoder:
             cut: which pictures are cut.
             excerpt: which part of the sample.
         """
-        _, _, row = self._laid(raw.document, sizes, cut, excerpt)
-        return self._sample(excerpt.name(raw.key), source, row, stack_tiles([], self.image_size))
+        _, row = self._write(raw.document, sizes, cut, excerpt)
+        return self._sample(excerpt.name(raw.key), source, row, self.reading.no_pixels())
 
     def encode_prompt(
         self, raw: RawSample, *, source: str = "", cut: CutChoice = CutChoice.none
     ) -> EncodedSample:
         """Encode a conversation up to where the assistant's next answer begins; learns nothing."""
         asked = {**raw.document, "turns": prompt_turns(raw.document)}
-        layouts = self.layouts(asked, _header_sizes(raw, asked), cut)
-        row = self._lay(render_prompt(self._readable(asked), layouts, self._template))
+        places = self.places(asked, _header_sizes(raw, asked), cut)
+        row = self._row(render_prompt(self._readable(asked), places, self.reading))
         row.loss_weights = [CONTEXT] * len(row.tokens)
-        return self._finish(raw, raw.key, source, row, self._tiles(raw, asked, layouts))
+        return self._finish(raw, raw.key, source, row, places)
+
+    def empty(self) -> EncodedSample:
+        """One token that teaches nothing, for a micro-batch whose samples were all skipped.
+
+        Every rank must run every micro-batch, or the others would wait for it for ever, and no
+        other sample may replace a skipped one, or the stream would depend on the damage.
+        """
+        row = TokenRow()
+        row.add([self.tokenizer.control_id(self.reading.controls[-1])], CONTEXT)
+        return self._sample(EMPTY_KEY, "", row, self.reading.no_pixels())
 
     def measure(
         self, document: Json, sizes: Sizes, cut: CutChoice, excerpt: Excerpt = WHOLE
     ) -> tuple[int, int]:
         """Count a sample's text tokens (placeholders included) and tiles, without its pixels."""
-        _, _, row = self._laid(document, sizes, cut, excerpt)
+        _, row = self._write(document, sizes, cut, excerpt)
         return len(row.tokens), len(row.media_offset)
 
-    def layouts(
+    def places(
         self, document: Json, sizes: Sizes, cut: CutChoice, max_frames: int | None = None
-    ) -> list[Layout]:
-        """Say how each place that shows media shows it: one tile, a grid, or frames.
+    ) -> list[Shown]:
+        """How each place of a document's text shows its media, in order.
 
         `max_frames` lowers the encoder's own limit.
         """
-        places = list(media_use(document))
-        alone = len(places) == 1
+        uses = list(media_use(document))
         limits = [limit for limit in (self.max_frames, max_frames) if limit is not None]
-        frames = min(limits, default=None)
         return [
-            self._layout(document["media"][index], part, sizes, cut, alone, frames)
-            for index, part in places
+            self.reading.show(
+                document["media"][index],
+                part,
+                sizes,
+                cut,
+                alone=len(uses) == 1,
+                max_frames=min(limits, default=None),
+            )
+            for index, part in uses
         ]
 
-    def _laid(
+    def _write(
         self, document: Json, sizes: Sizes, cut: CutChoice, excerpt: Excerpt
-    ) -> tuple[Json, list[Layout], TokenRow]:
-        """What an excerpt leaves of a document, how it shows its media, and its tokens.
+    ) -> tuple[list[Shown], TokenRow]:
+        """How an excerpt of a document shows its media, and its tokens.
 
-        The layouts are the whole document's: a picture is not cut only because the others that it
+        The complete document decides how: a picture is not cut only because the others that it
         came with were left out.
         """
-        layouts = self.layouts(document, sizes, cut, excerpt.frames)
-        left, places = excerpt_document(document, excerpt)
-        layouts = layouts[places]
-        row = self._lay(render_sample(self._readable(left), layouts, self._template))
-        return left, layouts, row
+        places = self.places(document, sizes, cut, excerpt.frames)
+        left, kept = excerpt_document(document, excerpt)
+        places = places[kept]
+        return places, self._row(render_sample(self._readable(left), places, self.reading))
 
     def _readable(self, document: Json) -> Json:
-        return escape_literals(document) if self.literals == LiteralPolicy.escape else document
+        if self.literals == LiteralPolicy.reject:
+            return document
+        return escape_literals(document, self.reading.literals)
 
-    def _layout(
-        self,
-        media: Json,
-        part: Json,
-        sizes: Sizes,
-        cut: CutChoice,
-        alone: bool,
-        max_frames: int | None,
-    ) -> Layout:
-        if media["type"] == "frames":
-            return Clip(len(choose_frames(frame_range(part, media), max_frames)))
-        mode = media.get("cut", "auto")
-        wanted = (mode == "on" and cut >= CutChoice.marked) or (
-            mode == "auto" and alone and cut == CutChoice.single
-        )
-        return Picture(choose_grid(*sizes[media["file"]], self.image_size) if wanted else None)
-
-    def _lay(self, pieces: Iterable[Piece]) -> TokenRow:
+    def _row(self, pieces: Iterable[Piece]) -> TokenRow:
         row = TokenRow()
         for piece in join_text(pieces):
             if isinstance(piece, Text):
@@ -227,13 +186,14 @@ class SampleEncoder:
                 row.add([self.tokenizer.control_id(piece.literal)], piece.weight)
             else:
                 row.media_offset.append(len(row.tokens))
-                row.add(self.tokenizer.image_placeholder, CONTEXT)
+                row.tiles.append(piece)
+                row.add(self.reading.placeholder(self.tokenizer, piece), CONTEXT)
         return row
 
     def _finish(
-        self, raw: RawSample, key: str, source: str, row: TokenRow, pictures: Iterable[Tensor]
+        self, raw: RawSample, key: str, source: str, row: TokenRow, places: Sequence[Shown]
     ) -> EncodedSample:
-        tiles = stack_tiles(list(pictures), self.image_size)
+        tiles = torch.cat([self.reading.no_pixels(), *self._pixels(raw, places)])
         if len(tiles) != len(row.media_offset):
             raise DataError(
                 "E405",
@@ -243,30 +203,21 @@ class SampleEncoder:
             )
         return self._sample(key, source, row, tiles)
 
+    def _pixels(self, raw: RawSample, places: Sequence[Shown]) -> Iterator[Tensor]:
+        for shown in places:
+            files = [raw.files[file] for file in shown.files]
+            yield self.reading.pixels(files, shown, self.images)
+
     def _sample(self, key: str, source: str, row: TokenRow, tiles: Tensor) -> EncodedSample:
         return EncodedSample(
             key=key,
             source=source,
             tokens=torch.tensor(row.tokens, dtype=torch.int64),
             loss_weights=torch.tensor(row.loss_weights, dtype=torch.float32),
+            positions=self.reading.positions(row.tokens, row.media_offset, row.tiles),
             tiles=tiles,
             media_offset=row.media_offset,
         )
-
-    def _tiles(self, raw: RawSample, document: Json, layouts: Iterable[Layout]) -> Iterator[Tensor]:
-        for (index, part), layout in zip(media_use(document), layouts, strict=True):
-            media = document["media"][index]
-            grid = layout.grid if isinstance(layout, Picture) else None
-            for file in shown_files(media, part, layout):
-                yield read_tiles(raw.files[file], self.image_size, grid, self.images)
-
-
-def shown_files(media: Json, part: Json, layout: Layout | None = None) -> list[str]:
-    """Files that one place in the text shows, in order; a Clip says how many of a clip's frames."""
-    if media["type"] == "frames":
-        limit = layout.frames if isinstance(layout, Clip) else None
-        return [media["files"][frame] for frame in choose_frames(frame_range(part, media), limit)]
-    return [media["file"]]
 
 
 def _header_sizes(raw: RawSample, document: Json) -> Sizes:

@@ -9,29 +9,37 @@ characters, and a placeholder's ids can only come from the template.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
 
-from owl.data.shards.schema import FORBIDDEN_LITERALS, Json
+from owl.data.shards.schema import Json
 
 BREAK = "\x00"
 """Marks where text is tokenised apart. No sample contains it: E208 refuses it."""
 
-_LITERAL = re.compile("|".join(map(re.escape, FORBIDDEN_LITERALS)))
 _INSIDE = 4
 """Characters of a literal before its break: within the word of `<|image|>`, as of all others."""
 
 
-def escape_literals(document: Json) -> Json:
+def escape_literals(document: Json, literals: Sequence[str]) -> Json:
     """Put a break inside every literal of a document's text."""
-    turns = [{**turn, "content": _escaped_parts(turn["content"])} for turn in document["turns"]]
+    pattern = _pattern(tuple(literals))
+    turns = [
+        {**turn, "content": _escaped_parts(turn["content"], pattern)} for turn in document["turns"]
+    ]
     return {**document, "turns": turns}
 
 
-def _escaped_parts(content: Sequence[Json]) -> list[Json]:
+@lru_cache(maxsize=8)
+def _pattern(literals: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, literals)))
+
+
+def _escaped_parts(content: Sequence[Json], pattern: re.Pattern[str]) -> list[Json]:
     """Look for literals in the joined text: neighbouring parts are read as one."""
     texts = [part.get("text", "\n") for part in content]
     joined = "".join(texts)
-    breaks = {match.start() + _INSIDE for match in _LITERAL.finditer(joined)}
+    breaks = {match.start() + _INSIDE for match in pattern.finditer(joined)}
     if not breaks:
         return list(content)
     starts = accumulate(map(len, texts), initial=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to pictures; tiles_owl3 makes tiles of them.
+"""Bytes to pictures; each family makes tiles of them.
 
 Ordinary JPEG goes through simplejpeg and torch (about three times as fast as Pillow, decode
 bit-equal, resize within 1 of 255); everything unusual goes through Pillow. Pixels stay uint8: they
@@ -10,15 +10,12 @@ import io
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from owl.config.run import ImageLibrary
 from owl.errors import DataError
-from owl.families.owl3.tiles_owl3 import Grid, make_tiles
 from owl.portable import pixels_owl
-from owl.portable.pixels_owl import Pixels, resize_with_pillow
+from owl.portable.pixels_owl import Pixels
 
 MIN_SIDE = 4
 MAX_SIDE = 16384
@@ -70,33 +67,14 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def read_tiles(
-    data: bytes, image_size: int, grid: Grid | None, library: ImageLibrary = ImageLibrary.fast
-) -> Tensor:
-    """Decode a picture and make its tiles.
+def decode_picture(data: bytes, library: ImageLibrary = ImageLibrary.fast) -> Pixels:
+    """Decode a picture to RGB, upright, its first frame if there are several.
+
+    The format is detected from the bytes: files under the wrong suffix are common.
 
     Args:
         data: the picture's bytes.
-        image_size: side of a tile, s.
-        grid: None for a single tile.
-        library: that decodes and resizes.
-
-    Returns:
-        [m, 3, s, s] uint8, see make_tiles.
-
-    Raises:
-        DataError: see decode_picture.
-    """
-    if library == ImageLibrary.pillow:
-        picture_size(data)  # before any memory is spent on pixels
-        return make_tiles(_decode_with_pillow(data), image_size, grid, resize_with_pillow)
-    return make_tiles(decode_picture(data), image_size, grid)
-
-
-def decode_picture(data: bytes) -> Pixels:
-    """Decode a picture to RGB, upright, its first frame if there are several.
-
-    What the bytes are is read from the bytes: files under the wrong suffix are common.
+        library: that decodes.
 
     Returns:
         [height, width, 3] uint8.
@@ -105,7 +83,7 @@ def decode_picture(data: bytes) -> Pixels:
         DataError: E307, E308 undecodable, E309, E310 a pixel format that has no RGB meaning.
     """
     picture_size(data)  # before any memory is spent on pixels
-    if _plain_jpeg_size(data):
+    if library == ImageLibrary.fast and _plain_jpeg_size(data):
         try:
             pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
             return pixels
@@ -198,13 +176,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     check_mode(image)
     return pixels_owl.to_rgb(image)
-
-
-def stack_tiles(pictures: list[Tensor], image_size: int) -> Tensor:
-    """Join the tiles of a sample's pictures.
-
-    Returns:
-        [m, 3, s, s] uint8, m = 0 for a sample without pictures.
-    """
-    none = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
-    return torch.cat([none, *pictures])

@@ -7,6 +7,7 @@ does not know them, so `<|im_start|>` typed by a user comes out as six ordinary 
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from tokenizers.models import BPE
 from owl.data.shards.schema import CONTROL_LITERALS
 from owl.errors import DataError
 
-IMAGE_PLACEHOLDER = "<|image|>"
-
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,50 +27,44 @@ QWEN2_WORDS = (
 
 
 class Tokenizer:
-    """A byte-pair tokenizer and the ids of the three control tokens.
+    """A byte-pair tokenizer and the ids of its control tokens.
 
     Args:
         rust: reads text; must not know the control tokens.
-        control_ids: the ids of CONTROL_LITERALS.
+        control_ids: literal of each control token -> id.
         content_hash: names the tokenizer's content in fingerprints and cache files.
     """
 
-    def __init__(self, rust: RustTokenizer, control_ids: dict[str, int], content_hash: str) -> None:
+    def __init__(
+        self, rust: RustTokenizer, control_ids: Mapping[str, int], content_hash: str
+    ) -> None:
         self._rust = rust
-        self._control_ids = control_ids
+        self.control_ids = control_ids
         self.content_hash = content_hash
-        self.image_placeholder = self.encode(IMAGE_PLACEHOLDER)
-        """Ids of `<|image|>`, tokenised on its own; five plain tokens with Qwen2."""
-        if not self.image_placeholder or self.decode(self.image_placeholder) != IMAGE_PLACEHOLDER:
-            raise DataError(
-                "E404",
-                f"the tokenizer cannot write {IMAGE_PLACEHOLDER!r}: some of its characters are not "
-                "in the vocabulary. Add them, or use a byte-level tokenizer.",
-            )
 
     @property
     def im_start(self) -> int:
         """Id of `<|im_start|>`."""
-        return self._control_ids["<|im_start|>"]
+        return self.control_ids["<|im_start|>"]
 
     @property
     def im_end(self) -> int:
         """Id of `<|im_end|>`."""
-        return self._control_ids["<|im_end|>"]
+        return self.control_ids["<|im_end|>"]
 
     @property
     def end_of_text(self) -> int:
         """Id of `<|endoftext|>`."""
-        return self._control_ids["<|endoftext|>"]
+        return self.control_ids["<|endoftext|>"]
 
     @property
     def vocab_size(self) -> int:
         """Rows that an embedding table needs for every id."""
-        return 1 + max(*self._control_ids.values(), *self._rust.get_vocab().values())
+        return 1 + max(*self.control_ids.values(), *self._rust.get_vocab().values())
 
     def control_id(self, literal: str) -> int:
         """Id of a control token."""
-        return self._control_ids[literal]
+        return self.control_ids[literal]
 
     def encode(self, text: str) -> list[int]:
         """Tokenise plain text; literals of control tokens in it stay plain text."""
@@ -80,13 +73,17 @@ class Tokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Turn ids back into text; control tokens are left out."""
-        controls = set(self._control_ids.values())
+        controls = set(self.control_ids.values())
         text: str = self._rust.decode([token for token in ids if token not in controls])
         return text
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path, controls: Sequence[str] = CONTROL_LITERALS) -> Tokenizer:
     """Load a folder with tokenizer.json, or with vocab.json and merges.txt (Qwen2's files).
+
+    Args:
+        folder: that holds the files.
+        controls: literals of its control tokens.
 
     Raises:
         DataError: E404 when the folder holds neither, its files are damaged, or the control tokens
@@ -98,8 +95,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise DataError("E404", f"tokenizer folder {str(folder)!r}: {problem}")
     try:
         if (folder / "tokenizer.json").is_file():
-            return _from_json((folder / "tokenizer.json").read_bytes())
-        return _from_vocabulary(folder / "vocab.json", folder / "merges.txt")
+            return _from_json((folder / "tokenizer.json").read_bytes(), controls)
+        return _from_vocabulary(folder / "vocab.json", folder / "merges.txt", controls)
     except DataError:
         raise
     except Exception as error:  # the tokenizers library raises nothing more precise
@@ -120,11 +117,11 @@ def tokenizer_problem(folder: Path) -> str | None:
     return None if complete else "it holds neither tokenizer.json nor vocab.json and merges.txt."
 
 
-def _from_json(content: bytes) -> Tokenizer:
+def _from_json(content: bytes, controls: Sequence[str]) -> Tokenizer:
     definition: dict[str, Any] = json.loads(content)
     vocabulary = dict(definition["model"]["vocab"])
     added = {token["content"]: token["id"] for token in definition.get("added_tokens", [])}
-    control_ids = _control_ids(vocabulary | added)
+    control_ids = _control_ids(vocabulary | added, controls)
     # Without its added tokens the tokenizer reads their literals as ordinary text.
     definition["added_tokens"] = []
     definition["post_processor"] = None
@@ -132,7 +129,7 @@ def _from_json(content: bytes) -> Tokenizer:
     return Tokenizer(rust, control_ids, _hash(content))
 
 
-def _from_vocabulary(vocabulary: Path, merges: Path) -> Tokenizer:
+def _from_vocabulary(vocabulary: Path, merges: Path, controls: Sequence[str]) -> Tokenizer:
     ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
     # Qwen2 numbers its control tokens right after the vocabulary, in this order.
     next_id = max(ids.values()) + 1
@@ -147,17 +144,15 @@ def _from_vocabulary(vocabulary: Path, merges: Path) -> Tokenizer:
     )
     rust.decoder = ByteLevel()
     return Tokenizer(
-        rust, numbered | _known(ids), _hash(vocabulary.read_bytes() + merges.read_bytes())
+        rust,
+        _control_ids(numbered | ids, controls),
+        _hash(vocabulary.read_bytes() + merges.read_bytes()),
     )
 
 
-def _known(ids: dict[str, int]) -> dict[str, int]:
-    return {literal: ids[literal] for literal in CONTROL_LITERALS if literal in ids}
-
-
-def _control_ids(ids: dict[str, int]) -> dict[str, int]:
-    known = _known(ids)
-    missing = [literal for literal in CONTROL_LITERALS if literal not in known]
+def _control_ids(ids: Mapping[str, int], controls: Sequence[str]) -> dict[str, int]:
+    known = {literal: ids[literal] for literal in controls if literal in ids}
+    missing = [literal for literal in controls if literal not in known]
     if missing:
         raise DataError(
             "E404",

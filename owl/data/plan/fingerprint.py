@@ -28,8 +28,7 @@ def make_fingerprint(
         "data.images": str(data.images),
         "data.special_literals": str(data.special_literals),
         "data.quarantine": quarantine.fingerprint,
-        "model.template": str(encoder.template),
-        "model.vision_tower.image_size": str(encoder.image_size),
+        **encoder.reading.settings,
     }
     blend = {
         f"data.sources.{source.name}": f"{source.dataset.fingerprint} {source.share} "

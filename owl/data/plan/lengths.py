@@ -8,15 +8,17 @@ Counted once per shard, tokenizer, template and tile size, and kept next to the 
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import LiteralPolicy
-from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.shards.dataset import MAX_LOADED_INDEXES, Dataset
 from owl.data.shards.index import LITERAL_ERROR, replace_file
 from owl.data.shards.storage import LocalFolder
+from owl.data.shown import CutChoice, Shown
 
 logger = logging.getLogger("owl")
 
@@ -89,11 +91,12 @@ def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
 def count_sample(dataset: Dataset, sample: int, encoder: SampleEncoder) -> list[tuple[int, int]]:
     """Text tokens and tiles of one sample, for each CutChoice."""
     document, sizes = dataset.read_document(sample)
-    by_layout: dict[str, tuple[int, int]] = {}  # most samples look the same under every choice
+    # Most samples look the same under every choice.
+    by_places: dict[Sequence[Shown], tuple[int, int]] = {}
     counts = []
     for cut in CutChoice:
-        layout = repr(encoder.layouts(document, sizes, cut))
-        if layout not in by_layout:
-            by_layout[layout] = encoder.measure(document, sizes, cut)
-        counts.append(by_layout[layout])
+        places = tuple(encoder.places(document, sizes, cut))
+        if places not in by_places:
+            by_places[places] = encoder.measure(document, sizes, cut)
+        counts.append(by_places[places])
     return counts

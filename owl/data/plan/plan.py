@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig
-from owl.data.encode.encoder import WHOLE, CutChoice, choose_cut
+from owl.data.encode.encoder import WHOLE
 from owl.data.encode.oversize import Excerpt, Fitted, Shortener
 from owl.data.plan.lengths import SampleLengths
 from owl.data.plan.mixture import epoch_quotas, repeated_quotas, taken_before
@@ -24,6 +24,7 @@ from owl.data.plan.packing import pack_window
 from owl.data.rng import generator
 from owl.data.samples import Cursor
 from owl.data.shards.dataset import Dataset
+from owl.data.shown import CutChoice, choose_cut
 from owl.errors import ConfigError, DataError
 
 PLAN_VERSION = 1
@@ -35,7 +36,7 @@ the set of files in use stay bounded."""
 
 TILE_COST = 26.0
 """Text tokens that one tile weighs when packs are shared among ranks and the model is not known
-(owl/data/plan/cost.py; this is a 7B decoder that does not learn, with a frozen tower)."""
+(it is that of Owl3's 7B decoder that does not learn, with a frozen tower)."""
 
 ESTIMATE_WINDOWS = 4
 """Windows that mean_samples_per_pack looks at."""
@@ -100,6 +101,17 @@ class PlannedSource:
     def share(self) -> str:
         """Its part of the blend, as it is set."""
         return f"weight={self.weight}" if self.epochs is None else f"epochs={self.epochs}"
+
+    def choose_cut(self, seed: int, epoch: int, index: int) -> CutChoice:
+        """Which pictures of one sample are cut in a pass over the source."""
+        return choose_cut(
+            self.cut,
+            published_share=self.lengths.encoder.reading.published_cut_share,
+            seed=seed,
+            source=self.name,
+            epoch=epoch,
+            index=index,
+        )
 
     def exclusion_code(self, sample: int) -> str | None:
         """Why a sample may not be used at all."""
@@ -272,7 +284,7 @@ class Plan:
         exclusion_code = chosen.exclusion_code(index)
         if exclusion_code:
             return [], {exclusion_code: 1}
-        cut = choose_cut(chosen.cut, seed=self._seed, source=chosen.name, epoch=epoch, index=index)
+        cut = chosen.choose_cut(self._seed, epoch, index)
         tokens, tiles = chosen.lengths.of(index, cut)
         code = self.over_budget(tokens, tiles)
         if code is None:

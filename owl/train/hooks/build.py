@@ -8,7 +8,7 @@ from torch import nn
 from owl.checkpoint.save import save_checkpoint
 from owl.checkpoint.state import TrainState
 from owl.config.run import RunConfig
-from owl.families.owl3.work import batch_flops
+from owl.data.families import WORK
 from owl.mcore.optimizer import Optimizer
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import whole_weights
@@ -61,7 +61,9 @@ def build_hooks(
             log=run.log,
             pack=run.pack,
             stage=run.stage,
-            flops=lambda batch: batch_flops(batch, run.model, run.stage.trainable),
+            flops=lambda batch: WORK[run.model.family].batch_flops(
+                batch, run.model, run.stage.trainable
+            ),
             groups=groups,
         ),
         CheckpointHook(

@@ -13,6 +13,7 @@ from owl.config.run import DataConfig, PackConfig, SourceConfig
 from owl.curate.prepare import prepare_folder
 from owl.data.loader import Loader, build_loader
 from owl.data.shards.dataset import ShardWriter
+from owl.families.owl3.reading import Owl3Reading
 
 QWEN2 = Path(__file__).parents[2] / "golden/qwen2-tokenizer-small"
 """Qwen2's tokenizer, cut down to the words of templates and tests; its ids are the real ones."""
@@ -117,8 +118,7 @@ def data_config(tmp_path: Path, *folders: Path, **settings) -> DataConfig:
 def make_loader(data: DataConfig, pack: PackConfig | None = None, **options) -> Loader:
     """Build a loader with small tiles."""
     settings = {
-        "image_size": IMAGE_SIZE,
-        "template": "v2",
+        "reading": Owl3Reading("v2", IMAGE_SIZE),
         "micro_batch_size": 1,
     } | options
     return build_loader(data, pack or PackConfig(text_tokens=200, tiles=4, window=8), **settings)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from owl.data.collate import EMPTY_KEY, collate, empty_sample
+from owl.data.collate import collate
 from owl.data.samples import IGNORE_INDEX, EncodedSample
 from owl.errors import DataError
 
@@ -14,6 +14,7 @@ def sample(tokens, weights, media_offset=(), tiles=None, key="k"):
         source="a",
         tokens=torch.tensor(tokens),
         loss_weights=torch.tensor(weights, dtype=torch.float32),
+        positions=torch.arange(len(tokens)),
         tiles=torch.full((count, 3, 2, 2), len(tokens), dtype=torch.uint8),
         media_offset=list(media_offset),
     )
@@ -76,10 +77,3 @@ def test_a_batch_without_pictures_has_tensors_without_rows():
 def test_tiles_that_do_not_fit_their_placeholders_are_refused(broken):
     with pytest.raises(DataError, match="E405"):
         collate([broken])
-
-
-def test_an_empty_sample_is_one_token_that_teaches_nothing():
-    batch = collate([empty_sample(7, 4)])
-    assert (batch.tokens.tolist(), batch.keys) == ([7], (EMPTY_KEY,))
-    assert batch.supervised_weight == 0
-    assert batch.pixel_values.shape == (0, 3, 4, 4)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from owl.curate.prepare import prepare_folder
 from owl.data.collate import collate
-from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.shards.dataset import Dataset
+from owl.data.shown import CutChoice
+from owl.families.owl3.reading import Owl3Reading
 from tests.unit.data.shard_factory import QWEN2, picture, write_shard
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +41,7 @@ def stations() -> list[str]:
         assert prepare_folder(Path(folder)) == []
         raw = Dataset.open(folder).read(0)
     tokenizer = load_tokenizer(QWEN2)
-    encoder = SampleEncoder(tokenizer, "v3", 378)
+    encoder = SampleEncoder(tokenizer, Owl3Reading("v3", 378))
     encoded = encoder.encode(raw, source="owls", cut=CutChoice.marked)
     batch = collate([encoded])
     names = {tokenizer.im_start: "<|im_start|>", tokenizer.im_end: "<|im_end|>"}

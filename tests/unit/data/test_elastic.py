@@ -10,12 +10,12 @@ from itertools import islice
 import pytest
 
 from owl.config.run import ChangePolicy, CutPolicy, LiteralPolicy, OversizePolicy, PackConfig
-from owl.data.encode.encoder import CutChoice
 from owl.data.plan.balance import share_packs
-from owl.data.plan.cost import tile_cost
 from owl.data.plan.plan import QUARANTINED, PlannedSample, imbalance
 from owl.data.problems import data_problems
+from owl.data.shown import CutChoice
 from owl.errors import CheckpointError, ConfigError
+from owl.families.owl3.work import tile_cost
 from tests.tiny_run import EVERYTHING, tiny_model
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats
 

@@ -29,6 +29,7 @@ from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import EncodedSample
 from owl.data.shards.index import index_path
 from owl.errors import DataError
+from owl.families.owl3.reading import Owl3Reading
 from tests.unit.curate.converters.converting import convert_lines, write_pictures
 from tests.unit.data.shard_factory import (
     chat,
@@ -297,6 +298,7 @@ def tiles_without_placeholder(_: Path) -> None:
         source="a",
         tokens=torch.arange(4),
         loss_weights=torch.ones(4),
+        positions=torch.arange(4),
         tiles=torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
         media_offset=[1],
     )
@@ -357,8 +359,7 @@ def checks(tmp_path_factory):
     return lambda code: Checks(
         budgets=Budgets(
             tokenizer=tokenizer,
-            template="v2",
-            image_size=16,
+            reading=Owl3Reading("v2", 16),
             text_tokens=20 if code == "E401" else 10_000,
             tiles=2,
             cut=CutPolicy.on,

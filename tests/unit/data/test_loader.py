@@ -20,7 +20,7 @@ from owl.config.run import (
     SourceConfig,
 )
 from owl.curate.prepare import prepare_folder
-from owl.data.collate import EMPTY_KEY
+from owl.data.encode.encoder import EMPTY_KEY
 from owl.data.microbatch import SPAN, Fault, MicrobatchReader, SkipBudget
 from owl.data.problems import data_problems
 from owl.data.samples import Cursor

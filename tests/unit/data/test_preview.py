@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import IGNORE_INDEX
 from owl.errors import UsageError
 from owl.families.owl3.work import batch_flops, visible_pairs
+from owl.portable.pieces_owl import Tile
 from tests.unit.data.shard_factory import (
     QWEN2,
     chat,
@@ -53,7 +55,7 @@ def choose(loader, step=1, microbatch=0):
     )
 
 
-def page_of(batch, tokenizer, **changes):
+def page_of(batch, loader, **changes):
     view = PageView(
         title="a title",
         facts=[("model", "tiny")],
@@ -61,7 +63,7 @@ def page_of(batch, tokenizer, **changes):
         tiles=batch.num_tiles,
         text_budget=400,
         tile_budget=6,
-        samples=list(sample_views(batch, tokenizer, [], position_shift=1, show=10)),
+        samples=views(batch, loader),
         num_samples=batch.num_samples,
         work={"vision tower": 3e12, "head": 1e9},
         ranks=[RankView(rank=0, packs=[5.0]), RankView(rank=1, packs=[2.0, 1.0])],
@@ -88,14 +90,18 @@ def test_a_micro_batch_that_is_not_there_is_refused(loader):
 
 
 def views(batch, loader):
-    return list(sample_views(batch, loader.tokenizer, [], position_shift=1, show=99))
+    return list(
+        sample_views(batch, loader.tokenizer, loader.reading, [], position_shift=1, show=99)
+    )
 
 
 def test_every_token_is_shown_as_the_batch_has_it(loader):
     batch = choose(loader).batch
     tokens = [
         t
-        for s in sample_views(batch, loader.tokenizer, [], position_shift=1, show=99)
+        for s in sample_views(
+            batch, loader.tokenizer, loader.reading, [], position_shift=1, show=99
+        )
         for t in s.tokens
     ]
     assert [t.id for t in tokens] == batch.tokens.tolist()
@@ -116,7 +122,9 @@ def test_what_a_token_sees_is_what_attention_lets_it_see(loader):
     )
     tokens = [
         t
-        for s in sample_views(batch, loader.tokenizer, [], position_shift=1, show=99)
+        for s in sample_views(
+            batch, loader.tokenizer, loader.reading, [], position_shift=1, show=99
+        )
         for t in s.tokens
     ]
     assert [t.sees for t in tokens] == visible.sum(1).tolist()
@@ -125,7 +133,7 @@ def test_what_a_token_sees_is_what_attention_lets_it_see(loader):
 
 def test_placeholders_and_tiles_belong_together(loader):
     batch = choose(loader).batch
-    span = len(loader.tokenizer.image_placeholder)
+    span = len(loader.reading.placeholder(loader.tokenizer, Tile()))
     for sample in views(batch, loader):
         for tile in sample.tiles:
             part = [t for t in sample.tokens if t.placeholder == tile.number]
@@ -165,7 +173,7 @@ class Elements(HTMLParser):
 
 
 def test_the_page_is_one_file_without_links_to_others(loader):
-    page = page_of(choose(loader).batch, loader.tokenizer)
+    page = page_of(choose(loader).batch, loader)
     elements = Elements()
     elements.feed(page)
     for tag, attributes in elements.found:
@@ -178,7 +186,7 @@ def test_the_page_is_one_file_without_links_to_others(loader):
 
 def test_the_page_holds_every_token_tile_and_offset_without_its_script(loader):
     batch = choose(loader).batch
-    page = re.sub(r"<script.*?</script>", "", page_of(batch, loader.tokenizer), flags=re.DOTALL)
+    page = re.sub(r"<script.*?</script>", "", page_of(batch, loader), flags=re.DOTALL)
     elements = Elements()
     elements.feed(page)
     spans = [a for tag, a in elements.found if tag == "span" and "data-id" in a]
@@ -196,7 +204,7 @@ def test_text_of_a_sample_cannot_become_markup(tmp_path):
     write_shard(tmp_path / "x" / "s.tar", [("k", document, files_of(document))])
     prepare_folder(tmp_path / "x")
     loader = make_loader(data_config(tmp_path, tmp_path / "x"), PACK)
-    page = page_of(next(loader.steps(1)).microbatches[0], loader.tokenizer)
+    page = page_of(next(loader.steps(1)).microbatches[0], loader)
     elements = Elements()
     elements.feed(page)
     tags = [tag for tag, _ in elements.found]
@@ -213,8 +221,7 @@ class Words:
 
     vocabulary = ("an", "owl", "sees")
 
-    def control_id(self, literal):
-        return {"<|im_start|>": 7, "<|im_end|>": 8, "<|endoftext|>": 9}[literal]
+    control_ids: ClassVar = {"<|im_start|>": 7, "<|im_end|>": 8, "<|endoftext|>": 9}
 
     def decode(self, ids):
         return " ".join(self.vocabulary[token] for token in ids)
@@ -233,8 +240,8 @@ def test_tokens_of_text_join_to_the_text():
 
 def test_samples_beyond_show_are_counted(loader):
     batch = choose(loader).batch
-    some = list(sample_views(batch, loader.tokenizer, [], position_shift=1, show=1))
-    page = page_of(batch, loader.tokenizer, samples=some)
+    some = list(sample_views(batch, loader.tokenizer, loader.reading, [], position_shift=1, show=1))
+    page = page_of(batch, loader, samples=some)
     assert f"{batch.num_samples - 1} more samples are not shown" in page
 
 

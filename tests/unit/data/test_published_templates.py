@@ -11,9 +11,11 @@ from functools import cache
 import pytest
 
 from owl.data.collate import collate
-from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
+from owl.data.shown import CutChoice
+from owl.families.owl3.reading import Owl3Reading
 from tests.unit.data.shard_factory import QWEN2, chat, picture
 
 VERSIONS = {
@@ -75,7 +77,7 @@ def expected(text):
 @cache
 def encoder(version):
     template, image_size = VERSIONS[version]
-    return SampleEncoder(load_tokenizer(QWEN2), template, image_size)
+    return SampleEncoder(load_tokenizer(QWEN2), Owl3Reading(template, image_size))
 
 
 def raw(document, **options):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from owl.config.run import ModelConfig
-from owl.data.encode.encoder import CutChoice
+from owl.data.shown import CutChoice
 from owl.demo.samples import Kind, make_dialogue
 from owl.demo.shards import picture_sample
 from owl.demo.text import (
@@ -17,6 +17,7 @@ from owl.demo.text import (
     open_encoder,
     save_tokenizer,
 )
+from owl.portable.pieces_owl import Tile
 from tests.unit.demo.pictures import plain_png
 
 UNKNOWN = VOCABULARY.index("<unk>")
@@ -50,7 +51,7 @@ def test_text_survives_the_tokenizer(text):
 
 
 def test_a_placeholder_is_five_plain_tokens_as_with_the_published_tokenizer(encoder):
-    words = [VOCABULARY[token] for token in encoder.tokenizer.image_placeholder]
+    words = [VOCABULARY[token] for token in encoder.reading.placeholder(encoder.tokenizer, Tile())]
     assert words == ["<", "|", "image", "|", ">"]
 
 

@@ -36,6 +36,7 @@ def make_pack(
             source="test",
             tokens=torch.randint(0, vocab_size, (length,), generator=generator),
             loss_weights=torch.ones(length),
+            positions=torch.arange(length),
             tiles=torch.randint(
                 0, 256, (len(offsets), 3, image_size, image_size), generator=generator
             ).to(torch.uint8),

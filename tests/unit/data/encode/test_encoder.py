@@ -2,10 +2,15 @@
 import pytest
 
 from owl.config.run import CutPolicy, LiteralPolicy
-from owl.data.encode.encoder import CutChoice, SampleEncoder, choose_cut
+from owl.data.collate import collate
+from owl.data.encode.encoder import EMPTY_KEY, SampleEncoder
 from owl.data.encode.images import picture_size
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
+from owl.data.shown import CutChoice, choose_cut
+from owl.errors import DataError
+from owl.families.owl3.reading import Owl3Reading
+from owl.portable.pieces_owl import Tile
 from tests.unit.data.shard_factory import (
     IMAGE_SIZE,
     QWEN2,
@@ -20,7 +25,11 @@ EOT, START, END = 256, 257, 258  # of the byte tokenizer
 
 @pytest.fixture
 def encoder(tmp_path):
-    return SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), "v2", IMAGE_SIZE)
+    return SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), Owl3Reading("v2", IMAGE_SIZE))
+
+
+def placeholder_of(encoder):
+    return encoder.reading.placeholder(encoder.tokenizer, Tile())
 
 
 def raw(document, **options):
@@ -95,7 +104,7 @@ def test_loss_and_weight_can_be_set_for_a_turn_and_for_a_part(encoder):
 
 def test_media_offsets_point_at_the_first_token_of_each_placeholder(encoder):
     sample = encoded(encoder, raw(chat("x", pictures=2)))
-    placeholder = encoder.tokenizer.image_placeholder
+    placeholder = placeholder_of(encoder)
     for offset in sample.media_offset:
         assert sample.tokens[offset : offset + len(placeholder)].tolist() == placeholder
     assert sample.media_offset[1] - sample.media_offset[0] == len(placeholder)
@@ -125,7 +134,9 @@ def test_a_clip_shows_the_frames_it_is_asked_for(encoder):
 
 
 def test_the_three_marks_of_v3_surround_cells_and_frames(tmp_path):
-    encoder = SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), "v3", IMAGE_SIZE)
+    encoder = SampleEncoder(
+        load_tokenizer(write_tokenizer(tmp_path)), Owl3Reading("v3", IMAGE_SIZE)
+    )
     sample = raw(chat("x", "y", pictures=1), width=64, height=48)
     assert "<|start_cut|>2*3\n<|image|> <|image|> <|image|>\n<|image|> <|image|> <|image|>\n" + (
         "<|image|><|end_cut|>x"
@@ -143,14 +154,14 @@ def test_v2_writes_a_coordinate_before_each_cell(encoder):
 
 
 def test_offsets_of_a_cut_picture_are_those_recorded_from_a_published_run():
-    encoder = SampleEncoder(load_tokenizer(QWEN2), "v3", 378)
+    encoder = SampleEncoder(load_tokenizer(QWEN2), Owl3Reading("v3", 378))
     sample = raw(chat("What is it?", pictures=1), width=640, height=480)
     result = encoded(encoder, sample, CutChoice.single)
     assert result.media_offset == [18, 24, 30, 36, 42, 48, 54]
 
 
 def test_a_text_only_chat_has_the_published_ids():
-    encoder = SampleEncoder(load_tokenizer(QWEN2), "v3", 378)
+    encoder = SampleEncoder(load_tokenizer(QWEN2), Owl3Reading("v3", 378))
     tokens = encoded(encoder, raw(chat("Hi", "Yes"))).tokens.tolist()
     question, answer = encoder.tokenizer.encode("Hi"), encoder.tokenizer.encode("Yes")
     assert tokens == [
@@ -161,7 +172,7 @@ def test_a_text_only_chat_has_the_published_ids():
 
 def test_an_answer_reads_the_same_after_an_open_prompt():
     # "\n" + "\nNo" would be one token for the two newlines, were the header part of the text.
-    encoder = SampleEncoder(load_tokenizer(QWEN2), "v2", 384)
+    encoder = SampleEncoder(load_tokenizer(QWEN2), Owl3Reading("v2", 384))
     for loss in (True, False):
         sample = chat("Hi", "\nNo")
         sample["turns"][1]["loss"] = loss
@@ -198,7 +209,9 @@ def test_an_open_prompt_may_come_without_an_answer(encoder):
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_measured_lengths_are_those_of_the_encoded_sample(tmp_path, template, cut, mode, pictures):
-    encoder = SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), template, IMAGE_SIZE)
+    encoder = SampleEncoder(
+        load_tokenizer(write_tokenizer(tmp_path)), Owl3Reading(template, IMAGE_SIZE)
+    )
     sample = raw(chat("Wh\u00f6?", pictures=pictures, cut=mode), width=40, height=20)
     sizes = {name: picture_size(data) for name, data in sample.files.items()}
     result = encoded(encoder, sample, cut)
@@ -218,7 +231,9 @@ def test_only_marked_pictures_and_single_ones_are_cut(encoder):
 
 def test_a_fifth_of_the_single_pictures_is_cut_as_published():
     choices = [
-        choose_cut(CutPolicy.published, seed=1, source="a", epoch=0, index=index)
+        choose_cut(
+            CutPolicy.published, published_share=0.2, seed=1, source="a", epoch=0, index=index
+        )
         for index in range(4000)
     ]
     assert set(choices) == {CutChoice.marked, CutChoice.single}
@@ -228,12 +243,18 @@ def test_a_fifth_of_the_single_pictures_is_cut_as_published():
 def test_the_cut_choice_depends_on_its_key_alone():
     def choose(**key):
         full = {"seed": 1, "source": "a", "epoch": 0, "index": 0} | key
-        return choose_cut(CutPolicy.published, **full)
+        return choose_cut(CutPolicy.published, published_share=0.2, **full)
 
     assert [choose(index=i) for i in range(50)] == [choose(index=i) for i in range(50)]
     assert [choose(index=i) for i in range(50)] != [choose(index=i, epoch=1) for i in range(50)]
-    assert choose_cut(CutPolicy.off, seed=1, source="a", epoch=0, index=0) is CutChoice.none
-    assert choose_cut(CutPolicy.on, seed=1, source="a", epoch=0, index=0) is CutChoice.single
+    assert (
+        choose_cut(CutPolicy.off, published_share=0.2, seed=1, source="a", epoch=0, index=0)
+        is CutChoice.none
+    )
+    assert (
+        choose_cut(CutPolicy.on, published_share=0.2, seed=1, source="a", epoch=0, index=0)
+        is CutChoice.single
+    )
 
 
 LITERALS = ["<|image|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<image>", "<|end_cut|>"]
@@ -246,12 +267,12 @@ def contains(tokens, ids):
 @pytest.mark.parametrize("literal", LITERALS)
 def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(literal):
     tokenizer = load_tokenizer(QWEN2)
-    escaping = SampleEncoder(tokenizer, "v3", 378, literals=LiteralPolicy.escape)
+    escaping = SampleEncoder(tokenizer, Owl3Reading("v3", 378), literals=LiteralPolicy.escape)
     question = f"What does {literal} mean, or {literal}{literal}?"
     sample = encoded(escaping, raw(chat(question, literal)))
     tokens = sample.tokens.tolist()
     assert question in tokenizer.decode(tokens)
-    assert not contains(tokens, tokenizer.image_placeholder)
+    assert not contains(tokens, placeholder_of(escaping))
     assert sample.media_offset == []
     controls = [token for token in tokens if tokenizer.decode([token]) == ""]
     assert len(controls) == 7  # what a chat of one question has, and no more
@@ -259,25 +280,27 @@ def test_escaped_markup_reads_the_same_but_is_neither_placeholder_nor_control(li
 
 def test_markup_that_hides_across_parts_is_escaped_too():
     tokenizer = load_tokenizer(QWEN2)
-    escaping = SampleEncoder(tokenizer, "v2", 384, literals=LiteralPolicy.escape)
+    escaping = SampleEncoder(tokenizer, Owl3Reading("v2", 384), literals=LiteralPolicy.escape)
     for first in range(1, 9):
         halves = ("<|image|>"[:first], "<|image|>"[first:])
         parts = [{"text": half, "weight": 1.0 + n} for n, half in enumerate(halves)]
         sample = encoded(escaping, raw(document(*parts)))
         tokens = sample.tokens.tolist()
         assert tokenizer.decode(tokens) == "<|image|>"
-        assert not contains(tokens, tokenizer.image_placeholder)
+        assert not contains(tokens, placeholder_of(escaping))
 
 
 def test_text_without_markup_is_encoded_alike_under_both_policies(encoder):
-    escaping = SampleEncoder(encoder.tokenizer, "v2", IMAGE_SIZE, literals=LiteralPolicy.escape)
+    escaping = SampleEncoder(
+        encoder.tokenizer, Owl3Reading("v2", IMAGE_SIZE), literals=LiteralPolicy.escape
+    )
     sample = raw(chat("2 < 3 |> x <b>", pictures=2))
     assert encoded(escaping, sample).tokens.equal(encoded(encoder, sample).tokens)
     assert escaping.name != encoder.name
 
 
 def test_a_clip_shows_no_more_frames_than_its_budget(tmp_path, encoder):
-    few = SampleEncoder(encoder.tokenizer, "v2", IMAGE_SIZE, max_frames=2)
+    few = SampleEncoder(encoder.tokenizer, Owl3Reading("v2", IMAGE_SIZE), max_frames=2)
     media = clip("f0.jpg", "f1.jpg", "f2.jpg", "f3.jpg")
     sample = document({"media": 0}, {"text": "x"}, media=[media])
     files = {name: picture(seed=number) for number, name in enumerate(media["files"])}
@@ -285,3 +308,28 @@ def test_a_clip_shows_no_more_frames_than_its_budget(tmp_path, encoder):
     all_tiles = encoded(encoder, whole).tiles
     assert encoded(few, whole).tiles.equal(all_tiles[[1, 3]])
     assert few.measure(sample, {}, CutChoice.none) == (2 * 9 + 2, 2)
+
+
+def test_an_empty_sample_is_one_token_that_teaches_nothing(encoder):
+    batch = collate([encoder.empty()])
+    assert (batch.tokens.tolist(), batch.keys) == ([EOT], (EMPTY_KEY,))
+    assert batch.supervised_weight == 0
+    assert batch.position_ids.tolist() == [0]
+    assert batch.pixel_values.shape == (0, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_the_names_of_cached_lengths_stay_the_same(tmp_path):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path))
+    plain = SampleEncoder(tokenizer, Owl3Reading("v3", 378))
+    limited = SampleEncoder(
+        tokenizer, Owl3Reading("v2", 384), max_frames=8, literals=LiteralPolicy.escape
+    )
+    assert plain.name == f"1 {tokenizer.content_hash} v3 378"
+    assert limited.name == f"1 {tokenizer.content_hash} v2 384 frames<=8 escape"
+
+
+def test_a_tokenizer_that_cannot_write_the_placeholder_is_refused(tmp_path):
+    file = write_tokenizer(tmp_path) / "tokenizer.json"
+    file.write_text(file.read_text().replace('"|":', '"||":'))
+    with pytest.raises(DataError, match=r"E404.*cannot write"):
+        SampleEncoder(load_tokenizer(tmp_path), Owl3Reading("v2", IMAGE_SIZE))

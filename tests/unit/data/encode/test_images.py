@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from owl.config.run import ImageLibrary
-from owl.data.encode.images import decode_picture, picture_size, read_tiles
+from owl.data.encode.images import decode_picture, picture_size
 from owl.errors import DataError
+from owl.families.owl3.reading import read_tiles
 from owl.families.owl3.tiles_owl3 import Grid, choose_grid, make_tiles
 from tests.unit.data.shard_factory import picture
 

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig, SourceConfig
 from owl.curate.prepare import prepare_folder
-from owl.data.encode.encoder import CutChoice
 from owl.data.encode.oversize import UNIT_CHARACTERS, break_text, choose_frames
 from owl.data.loader import Loader
 from owl.data.samples import Cursor
+from owl.data.shown import CutChoice
 from owl.errors import DataError
+from owl.portable.pieces_owl import Tile
 from tests.unit.data.shard_factory import (
     chat,
     data_config,
@@ -146,7 +147,7 @@ def test_a_picture_stays_with_the_text_after_it(tmp_path):
     for batch in epoch(loader)[1]:
         assert text_of(loader, batch).startswith("<|image|>")
         assert not text_of(loader, batch).endswith("<|image|>")
-        placeholder = loader.tokenizer.image_placeholder
+        placeholder = loader.reading.placeholder(loader.tokenizer, Tile())
         for offset in batch.media_offset[0]:
             assert batch.tokens[offset : offset + PLACEHOLDER].tolist() == placeholder
 

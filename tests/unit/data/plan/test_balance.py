@@ -4,9 +4,9 @@ import time
 import numpy as np
 import pytest
 
-from owl.data.encode.encoder import CutChoice
 from owl.data.plan.balance import _best_swap, share_packs
 from owl.data.plan.plan import PlannedSample, imbalance, predicted_cost
+from owl.data.shown import CutChoice
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,13 +5,13 @@ from itertools import islice
 import pytest
 
 from owl.config.run import PackConfig, SourceConfig
-from owl.data.encode.encoder import CutChoice
 from owl.data.plan import plan as plan_module
 from owl.data.plan.balance import share_packs
 from owl.data.plan.plan import PlannedSample, SourceOrder, predicted_cost
 from owl.data.samples import Cursor
 from owl.data.shards.dataset import Dataset
 from owl.data.shards.index import write_dataset
+from owl.data.shown import CutChoice
 from owl.errors import ConfigError, DataError
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats
 

@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from owl.data.encode.encoder import CutChoice, SampleEncoder
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
+from owl.data.shown import CutChoice
 from owl.families.owl3.hf.processing_owl3 import grids_within
+from owl.families.owl3.reading import Owl3Reading
 from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
 from owl.hf import Owl3Processor
 from owl.portable.pictures_owl import MediaError
@@ -50,7 +52,7 @@ def assert_same(one, other) -> None:
 
 
 def encoder_for(folder, template: str) -> SampleEncoder:
-    return SampleEncoder(load_tokenizer(folder), template, SIZE)
+    return SampleEncoder(load_tokenizer(folder), Owl3Reading(template, SIZE))
 
 
 @pytest.fixture(params=["v2", "v3"])

@@ -4,9 +4,10 @@
 import pytest
 from jinja2 import Environment
 
-from owl.data.encode import template
+from owl.data.encode.template import render_prompt, render_sample
 from owl.families.owl3.hf.template_owl3 import CHAT_TEMPLATE, parse_rendered, render
 from owl.families.owl3.markup_owl3 import TEMPLATES
+from owl.families.owl3.reading import Clip, Owl3Reading, Picture
 from owl.families.owl3.tiles_owl3 import Grid
 from owl.portable.marks_owl import Mark, Turn, number_media, split_marks, to_string
 from owl.portable.pieces_owl import Control, Text, Tile, join_text
@@ -25,18 +26,18 @@ def to_turns(conversation) -> list[Turn]:
 
 def to_document(conversation) -> tuple[dict, list]:
     """Write the same as an owl3-sample/1, with a grid for pictures and three frames a video."""
-    turns, layouts = [], []
+    turns, places = [], []
     for role, text in conversation:
         content = []
         for part in split_marks(text):
             if isinstance(part, Mark):
-                content.append({"media": len(layouts)})
-                picture = template.Picture(Grid(2, 3))
-                layouts.append(picture if part is Mark.image else template.Clip(3))
+                content.append({"media": len(places)})
+                picture = Picture("m.jpg", Grid(2, 3))
+                places.append(picture if part is Mark.image else Clip(("a", "b", "c")))
             else:
                 content.append({"text": part})
         turns.append({"role": role, "content": content})
-    return {"kind": "chat", "turns": turns}, layouts
+    return {"kind": "chat", "turns": turns}, places
 
 
 def with_media(pieces, version):
@@ -52,12 +53,12 @@ def with_media(pieces, version):
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("version", ["v2", "v3"])
 def test_a_conversation_is_written_as_for_training(conversation, version):
-    document, layouts = to_document(conversation)
-    kind = TEMPLATES[version]
+    document, places = to_document(conversation)
+    reading = Owl3Reading(version, 384)
     ends_with_answer = conversation[-1][0] == "assistant"
 
     ours = list(with_media(render(to_turns(conversation), open_prompt=False), version))
-    theirs = list(template.render_sample(document, layouts, kind))
+    theirs = list(render_sample(document, places, reading))
     if not ends_with_answer:
         theirs.pop()  # training closes every sample, a chat waits for its next turn
 
@@ -67,14 +68,14 @@ def test_a_conversation_is_written_as_for_training(conversation, version):
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("version", ["v2", "v3"])
 def test_a_prompt_is_written_as_for_training(conversation, version):
-    document, layouts = to_document(conversation)
-    kind = TEMPLATES[version]
+    document, places = to_document(conversation)
+    reading = Owl3Reading(version, 384)
     asked = to_turns(conversation)
     if asked[-1].role == "assistant":
         asked = [*asked[:-1], Turn("assistant", ())]
 
     ours = list(with_media(render(asked, open_prompt=True), version))
-    theirs = list(template.render_prompt(document, layouts, kind))
+    theirs = list(render_prompt(document, places, reading))
 
     assert ours == theirs
 

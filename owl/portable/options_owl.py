@@ -16,7 +16,7 @@ from owl.portable.requests_owl import RequestError
 
 @dataclass(frozen=True)
 class CallOptions:
-    """The options of both ways of asking.
+    """The options of __call__ and apply_chat_template.
 
     Args:
         cut_enable: cut pictures into tiles; frames are never cut.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes conversations and their media for a model, in both ways of asking (see requests_owl).
+"""Encodes conversations and their media for a model, in both forms of requests_owl.
 
 A family's processor adds how its pictures and videos become tiles, and its chat format.
 """
@@ -105,7 +105,7 @@ class OwlProcessor(ProcessorMixin):
         """Those of the processor's outputs that the model takes."""
         return ["input_ids", "attention_mask", "pixel_values", "media_offset"]
 
-    # The model cards' way.
+    # The form of the model cards.
 
     def __call__(
         self,
@@ -142,7 +142,7 @@ class OwlProcessor(ProcessorMixin):
         requests = read_requests(text, images, videos, self.chat, answered=not inference_mode)
         return self._encode_batch(requests, chosen, labels=not inference_mode)
 
-    # Today's way.
+    # The form of current transformers.
 
     def apply_chat_template(
         self,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a user's input, in any of its forms, into requests.
 
-The model cards' way: messages whose content holds `<|image|>` and `<|video|>`, and the media as
-separate lists. Today's way: content lists of text, image and video entries. Text never becomes a
-control token, unless it is one string that is already rendered.
+In the form of the model cards, messages hold `<|image|>` and `<|video|>`, and the media are lists
+of their own. In the form of current transformers, content is a list of text, image and video
+entries. Text never becomes a control token, unless it is one string that is already rendered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,7 +4,8 @@
 Letters: b rows of a batch, q tokens computed now, a heads, k key-value heads, d head width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,18 +70,17 @@ class TextContext:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TextContext":
         """Move to the device of a layer (device_map spreads layers over several)."""
-        if self.position_ids.device == device:
-            return self
-        tables = Rotary(
-            self.rotary.cos.to(device, non_blocking=non_blocking),
-            self.rotary.sin.to(device, non_blocking=non_blocking),
-        )
-        mask, padding = (
-            None if tensor is None else tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.mask, self.padding)
-        )
-        positions = self.position_ids.to(device, non_blocking=non_blocking)
-        return replace(self, rotary=tables, position_ids=positions, mask=mask, padding=padding)
+        return self if self.position_ids.device == device else move(self, device, non_blocking)
+
+
+def move(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    """Move the tensors of a dataclass, and of dataclasses in it, to a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {part.name: getattr(value, part.name) for part in fields(value)}
+    return replace(value, **{n: move(part, device, non_blocking) for n, part in parts.items()})
 
 
 def causal_mask(

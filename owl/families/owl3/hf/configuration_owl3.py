@@ -137,7 +137,6 @@ class Owl3Config(OwlDecoderConfig):
         Raises:
             ValueError: it describes another model, or the variant cannot be inferred.
         """
-        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if values.get("model_type", cls.model_type) != cls.model_type:
             # transformers only warns, and then loads random weights.
@@ -148,7 +147,7 @@ class Owl3Config(OwlDecoderConfig):
         if values.get("fusion") is None:
             tower = Owl3VisionConfig(**values.get("vision_config", {}))
             values = values | _inferred(
-                pretrained_model_name_or_path, values, tower.num_hidden_layers, hub
+                pretrained_model_name_or_path, values, tower.num_hidden_layers, kwargs
             )
         return values, rest
 
@@ -159,8 +158,7 @@ class Owl3Config(OwlDecoderConfig):
         """
         if self.knows_variant:
             return
-        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        inferred = _inferred(folder, vars(self), self.vision_config.num_hidden_layers, hub)
+        inferred = _inferred(folder, vars(self), self.vision_config.num_hidden_layers, kwargs)
         for name, value in inferred.items():
             setattr(self, name, value)
 
@@ -192,11 +190,12 @@ class Owl3Config(OwlDecoderConfig):
 
 
 def _inferred(
-    folder: str | Path, config: Mapping[str, Any], vision_layers: int, hub: Mapping[str, Any]
+    folder: str | Path, config: Mapping[str, Any], vision_layers: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Infer the choices that a config leaves open from a folder's tensor names."""
     advice = f"or set {', '.join(CHOICES)} in config.json."
     try:
+        hub = {name: options[name] for name in HUB_OPTIONS if name in options}
         names = tensor_names(folder, **hub)
     except ValueError as error:
         raise ValueError(

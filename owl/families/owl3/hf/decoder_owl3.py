@@ -37,7 +37,7 @@ class Owl3HyperAttention(OwlAttention):
         hidden_states: Tensor,
         context: TextContext,
         media_key_value: KeyValue | None = None,
-        sees: Tensor | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Attend to the text so far, and to the visible patches if there are pictures.
 
@@ -48,14 +48,23 @@ class Owl3HyperAttention(OwlAttention):
             hidden_states: [b, q, h], normed.
             context: of the text.
             media_key_value: [b, k, M * p, d] each; None if no row has a picture.
-            sees: [b, 1, q, M * p] bool, which patches each token sees.
+            visible: [b, 1, q, M * p] bool, which patches each token sees.
 
         Returns:
             [b, q, h].
         """
-        if media_key_value is None or sees is None:
+        if media_key_value is None or visible is None:
             return super().forward(hidden_states, context)
-        return self.attend_to_both(hidden_states, context, media_key_value, sees)
+        heads = self.text_heads(hidden_states, context)
+        if self.fusion == "joint_softmax":
+            return self.o_proj(self._joint(*heads, context, media_key_value, visible))
+        text = self.attend_to_text(*heads, context)
+        sees_any = visible.any(dim=-1, keepdim=True)  # [b, 1, q, 1]
+        # A token that sees no patch attends to all of them, and the result is discarded below: a
+        # softmax over no key would be NaN, also in the gradient.
+        images = attend(heads[0], *media_key_value, mask=_or_none(visible | ~sees_any))
+        gate = self._gate(text)
+        return self.o_proj(torch.where(sees_any[:, 0], text * (1 - gate) + images * gate, text))
 
     def media_heads(self, features: Tensor, media: Media) -> KeyValue:
         """Project normed features [b, M * p, h] to rotated keys and values [b, k, M * p, d]."""
@@ -69,21 +78,6 @@ class Owl3HyperAttention(OwlAttention):
             dtype=features.dtype,
         )
         return rotate(key, table), value
-
-    def attend_to_both(
-        self, hidden_states: Tensor, context: TextContext, media_key_value: KeyValue, sees: Tensor
-    ) -> Tensor:
-        """Attend to the text so far and to the visible patches; see forward."""
-        heads = self.text_heads(hidden_states, context)
-        if self.fusion == "joint_softmax":
-            return self.o_proj(self._joint(*heads, context, media_key_value, sees))
-        text = self.attend_to_text(*heads, context)
-        sees_any = sees.any(dim=-1, keepdim=True)  # [b, 1, q, 1]
-        # A token that sees no patch attends to all of them, and the result is discarded below: a
-        # softmax over no key would be NaN, also in the gradient.
-        images = attend(heads[0], *media_key_value, mask=_or_none(sees | ~sees_any))
-        gate = self._gate(text)
-        return self.o_proj(torch.where(sees_any[:, 0], text * (1 - gate) + images * gate, text))
 
     def _gate(self, text: Tensor) -> Tensor:
         """Compute the weight of the image side, 0..1, for [b, q, a * d]."""
@@ -100,7 +94,7 @@ class Owl3HyperAttention(OwlAttention):
         value: Tensor,
         context: TextContext,
         media_key_value: KeyValue,
-        sees: Tensor,
+        visible: Tensor,
     ) -> Tensor:
         """Take one softmax over the visible patches and the tokens so far: [b, q, a * d]."""
         mask = context.mask
@@ -108,7 +102,7 @@ class Owl3HyperAttention(OwlAttention):
             queries, keys = query.shape[2], key.shape[2]
             mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
             mask = mask.tril(diagonal=keys - queries)[None, None]
-        mask = torch.cat([sees, mask.expand(*sees.shape[:3], -1)], dim=-1)
+        mask = torch.cat([visible, mask.expand(*visible.shape[:3], -1)], dim=-1)
         media_key, media_value = media_key_value
         return attend(
             query,
@@ -151,8 +145,8 @@ class Owl3DecoderLayer(nn.Module):
         normed = self.input_layernorm(hidden_states)
         if self.is_hyper and media is not None:
             media = media.to(hidden_states.device)
-            sees = media.visible(context.position_ids)
-            mixed = self.self_attn(normed, context, self._media_heads(media), sees)
+            visible = media.visible(context.position_ids)
+            mixed = self.self_attn(normed, context, self._media_heads(media), visible)
         else:
             mixed = self.self_attn(normed, context)
         hidden_states = hidden_states + mixed

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from owl.portable.rotary_owl import move
+
 ABSENT = 2**31 - 1
 """Position of the padding after a sample's last tile: beyond every token."""
 
@@ -39,13 +41,7 @@ class Media:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Media":
         """Move position and features; cached keys stay on the devices of their layers."""
-        if self.position.device == device:
-            return self
-        features = self.features
-        if features is not None:
-            features = features.to(device, non_blocking=non_blocking)
-        position = self.position.to(device, non_blocking=non_blocking)
-        return replace(self, position=position, features=features)
+        return self if self.position.device == device else move(self, device, non_blocking)
 
 
 def place_tiles(

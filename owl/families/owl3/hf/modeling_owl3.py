@@ -207,7 +207,10 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
                 fused kernels do not return.
         """
         if output_attentions:
-            raise ValueError(_NO_ATTENTIONS)
+            raise ValueError(
+                "output_attentions=True: torch's fused scaled_dot_product_attention returns no "
+                "weights. Leave it out."
+            )
         past = one_cache(cache, past_key_values)
         check_media(past, media, pixel_values)
         if (input_ids is None) == (inputs_embeds is None):
@@ -354,12 +357,6 @@ def _check_loaded(
         f"missing, {len(unplaced)} without a place). Complete the folder, or correct hyper_layers, "
         "fusion and projector in config.json.\n  " + "\n  ".join(lists)
     )
-
-
-_NO_ATTENTIONS = (
-    "output_attentions=True: torch's fused scaled_dot_product_attention returns no weights. "
-    "Leave it out."
-)
 
 
 def _build_projector(config: Owl3Config) -> nn.Module:

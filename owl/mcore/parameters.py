@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters by their global names, and whole tensors to and from a rank's share of them."""
+"""Parameters by their global names; full tensors cut to a rank's shard, and gathered again."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ VOCABULARY_TABLES = ("embedding.word_embeddings.weight", "output_layer.weight")
 def global_names(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield this rank's parameters under the names they have in an unsplit model.
 
-    Pipeline stages count their decoder layers from 0; here they count through the whole model.
+    Pipeline stages count their decoder layers from 0; here they are counted through all stages.
     """
     for chunk in chunks:
         model = unwrapped(chunk)
@@ -34,12 +34,12 @@ def unwrapped(chunk: nn.Module) -> nn.Module:
 
 
 def shard_of(whole: Tensor, parameter: nn.Parameter, *, tp_rank: int, tp_size: int) -> Tensor:
-    """Cut this rank's share out of a whole tensor.
+    """Return this rank's shard of a full tensor.
 
     Args:
-        whole: as an unsplit model holds it; may lack the padding rows of the vocabulary.
-        parameter: of this rank; Megatron's layers mark how it is shared.
-        tp_rank: this rank's place in the tensor group.
+        full: as an unsplit model holds it; may lack the padding rows of the vocabulary.
+        parameter: of this rank; Megatron's layers mark how it is sharded.
+        tp_rank: this rank in the tensor group.
         tp_size: ranks in the tensor group.
     """
     if not getattr(parameter, "tensor_model_parallel", False):

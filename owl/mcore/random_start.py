@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random weights that do not depend on the layout: drawn whole, by name, then cut.
+"""Random weights that do not depend on the layout: full tensors, seeded by name, then sharded.
 
-Megatron draws each rank's share where it is built, so that a start depends on the degrees and on
-the order of modules. Here building only marks what is to be drawn, and how wide.
+Megatron draws each rank's shard where it is built, so that the weights depend on the degrees and on
+the order of modules. Here building only marks each parameter with its standard deviation.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _MARK = "random_start_std"
 
 
 class RandomStart:
-    """An init method for Megatron's configs: marks a parameter instead of drawing it."""
+    """An init method for Megatron's configs that marks a parameter instead of drawing it."""
 
     def __init__(self, std: float) -> None:
         self.std = std

@@ -95,7 +95,7 @@ def run_trial(
                 batches,
                 groups,
                 total_weight=sum_over_data_parallel(weight, groups),
-                whole_gradients=with_gradients,
+                full_gradients=with_gradients,
             )
             losses[kind].append(loss)
             token_losses[kind].append(_over_ranks(seen.take() if seen else [], groups))

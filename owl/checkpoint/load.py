@@ -109,12 +109,12 @@ def check_same_model(
         other: the source of `model`, for the message.
         next_step: last sentence of the message.
     """
-    theirs = _flat(asdict(load_model_config(checkpoint)))
-    ours = _flat(asdict(model))
+    stored = _flat(asdict(load_model_config(checkpoint)))
+    wanted = _flat(asdict(model))
     differences = [
-        f"  model.{name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in {other}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name) and name not in _FREE
+        f"  model.{name}: {stored.get(name)} in the checkpoint, {wanted.get(name)} in {other}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name) != wanted.get(name) and name not in _FREE
     ]
     if differences:
         raise CheckpointError(

@@ -102,7 +102,7 @@ class Recompute(StrEnum):
 
     none = "none"
     selective = "selective"  # core attention only
-    full = "full"  # whole layers
+    full = "full"  # complete layers
 
 
 class LrDecay(StrEnum):

@@ -104,7 +104,7 @@ def _difference(
     exported: Exported,
     samples: Sequence[RawSample],
 ) -> float:
-    ours = trained.logits(collate(prompts))
+    packed = trained.logits(collate(prompts))
     batch = exported.read(samples)
-    theirs: Tensor = exported.network(**batch).logits[batch["attention_mask"].bool()]
-    return float((ours - theirs).abs().max())
+    padded: Tensor = exported.network(**batch).logits[batch["attention_mask"].bool()]
+    return float((packed - padded).abs().max())

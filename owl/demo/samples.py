@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo says about pictures: short conversations and interleaved documents.
+"""The demo's texts about pictures: short conversations and interleaved documents.
 
 A `Dialogue` has two uses. With files for its pictures it is a sample of the shards; with words in
 their place it is text from which the tiny language model learns the grammar of answers.
@@ -136,8 +136,8 @@ def _listing(labels: tuple[int, ...], rng: Random) -> list[Json]:
 def _places(labels: tuple[int, ...], rng: Random) -> list[Json]:
     """Name the place of each digit: as `finding`, with more answers per token."""
     order = _shuffled_places(labels, rng)
-    said = ", ".join(f"the {WORDS[labels[place]]} is {ORDINALS[place]}" for place in order)
-    return [{"role": "document", "content": [*_pictures(labels), {"text": f"{said}."}]}]
+    listed = ", ".join(f"the {WORDS[labels[place]]} is {ORDINALS[place]}" for place in order)
+    return [{"role": "document", "content": [*_pictures(labels), {"text": f"{listed}."}]}]
 
 
 _WRITERS: dict[Kind, Callable[[tuple[int, ...], Random], list[Json]]] = {

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user may meet: each names setting or sample, its value, the rule, the next step."""
+"""Errors for users: a message has the setting or sample, its value, the rule and the next step."""
 
 from collections.abc import Sequence
 
 
 class OwlError(Exception):
-    """Anything this framework raises on purpose."""
+    """Base class of all errors that this framework raises."""
 
 
 class ConfigError(OwlError):
-    """What a user wrote cannot work. Holds every problem found, not just the first."""
+    """Settings that cannot work. Holds every problem found, not just the first."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -19,14 +19,14 @@ class ConfigError(OwlError):
 
 
 class UsageError(OwlError):
-    """An option on a tool's command line names nothing, or cannot work. Says which, and why."""
+    """An option on a tool's command line that names nothing, or cannot work."""
 
 
 class DataError(OwlError):
-    """A sample, or the shard around it, is not what it should be.
+    """A sample, or its shard, breaks a rule of the format.
 
     Args:
-        code: stable code of the rule it breaks, such as "E308" (docs/data_format.md lists them).
+        code: the rule's stable error code, such as "E308" (docs/data_format.md lists them).
         message: value, rule and next step.
         shard: file name of the shard, where known.
         key: key of the sample within the shard, where known.
@@ -41,7 +41,7 @@ class DataError(OwlError):
 
 
 class BatchError(OwlError):
-    """A packed batch contradicts itself: offsets, boundaries and tiles do not belong together."""
+    """A packed batch is inconsistent: its offsets, boundaries and tiles do not match."""
 
 
 class CheckpointError(OwlError):

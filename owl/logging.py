@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says on the terminal: one logger, one line a step.
+"""One logger, and one line a step.
 
-Rank 0 speaks; another rank is heard only when it warns, and then says which rank it is.
+Rank 0 logs everything; other ranks only warnings, with their rank.
 """
 
 import logging
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 logger = logging.getLogger("owl")
 
-# Said at import by megatron-core, or by what it tries: the optional packages are choices of ours
-# (docs say how to get them), so nobody can act on these lines.
+# Warnings at the import of megatron-core about packages that are optional here (the docs describe
+# how to install them), and about its own internals: users can do nothing about them.
 _NOT_ACTIONABLE = (
     ".*[Aa]pex.*",
     ".*[Tt]ransformer[ _]?[Ee]ngine.*",
@@ -31,10 +31,10 @@ _NOT_ACTIONABLE = (
 
 
 def set_up_logging(rank: int | None = None) -> None:
-    """Let the logger "owl" write to stderr as this rank should. Safe to call twice.
+    """Let the logger "owl" write to stderr, at this rank's level. Safe to call twice.
 
     Args:
-        rank: place among all processes; read from RANK when None.
+        rank: of this process among all; read from RANK when None.
     """
     rank = int(os.environ.get("RANK", "0")) if rank is None else rank
     handler = logging.StreamHandler(sys.stderr)
@@ -46,7 +46,7 @@ def set_up_logging(rank: int | None = None) -> None:
 
 
 def silence_imports() -> None:
-    """Drop import-time warnings that nobody can act on. Call before megatron.core is imported."""
+    """Drop warnings that users cannot act on. Call before megatron.core is imported."""
     for pattern in _NOT_ACTIONABLE:
         warnings.filterwarnings("ignore", message=pattern)
     logging.getLogger("megatron.core").setLevel(logging.ERROR)
@@ -58,7 +58,7 @@ def _rank_format(rank: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFigures:
-    """What one log line says. Rates are over the whole job, fills are fractions of the budgets."""
+    """The numbers of one log line. Rates are over all ranks, fills are fractions of the budgets."""
 
     step: int
     train_steps: int
@@ -71,18 +71,18 @@ class StepFigures:
     tiles_per_second: float
     text_fill: float
     tile_fill: float
-    tflops_per_device: float  # model work per second, as owl/families/owl3/work.py counts it
+    tflops_per_device: float  # model work per second, as the family counts it
     mfu: float | None  # None where the peak of the device is not known
-    imbalance: float | None  # work of the busiest rank over the average, minus 1, as predicted
-    measured_imbalance: float | None  # both None where one rank works alone
+    imbalance: float | None  # most work of a rank over the mean, minus 1, as planned
+    measured_imbalance: float | None  # from times; both None with one data-parallel rank
     step_seconds: float
-    wait_seconds: float  # for data, within step_seconds, on the rank that waited longest
+    wait_seconds: float  # for data, part of step_seconds, on the rank that waited longest
     eta_seconds: float
-    skipped_samples: int = 0  # content errors so far; said only when there are some
+    skipped_samples: int = 0  # content errors so far; shown when there are any
 
 
 def step_line(figures: StepFigures) -> str:
-    """Write a step as one line: units in it, same order for ever, for eyes and grep alike."""
+    """Format a step as one line with units, always in the same order, for reading and for grep."""
     mfu = "" if figures.mfu is None else f", mfu {figures.mfu:.0%}"
     parts = [
         f"step {figures.step}/{figures.train_steps}",
@@ -109,7 +109,7 @@ def _imbalance(figures: StepFigures) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """Write a time with its two largest units: "1d 8h", "12m 5s", "9s"."""
+    """Format a time in its two largest units: "1d 8h", "12m 5s", "9s"."""
     left = round(max(seconds, 0))
     parts: list[str] = []
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
@@ -120,7 +120,7 @@ def duration(seconds: float) -> str:
 
 
 def _short(number: float) -> str:
-    """Write a count with three digits at most: 87, 3.1k, 412k, 1.2M."""
+    """Format a count with at most three digits: 87, 3.1k, 412k, 1.2M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             scaled = number / size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint holds, as dist_checkpointing sees it: the same when saving and loading."""
+"""The content of a checkpoint as dist_checkpointing describes it, for saving and for loading."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +16,14 @@ from owl.mcore.process_groups import ProcessGroups
 # each state as a tensor shaped like its parameter, so that any layout can load it.
 OPTIMIZER_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 EXTRA_STATE = "_extra_state"
-"""How torch ends the name of what a layer stores beside its weights."""
+"""The end of torch's names for what a layer stores beside its weights."""
 
 
 def weight_shards(chunks: Sequence[nn.Module], groups: ProcessGroups) -> dict[str, Any]:
     """Describe this rank's weights, chunk by chunk: local names repeat, sharded keys do not.
 
-    Without what layers would store beside their weights: it is empty but for 8-bit formats, which
-    we do not train in, and would tie a checkpoint to the layers of one backend.
+    Leaves out what layers store beside their weights: it is empty except for 8-bit formats, which
+    are not supported here, and would tie a checkpoint to the layers of one backend.
     """
     metadata = {"dp_cp_group": groups.collection.dp_cp}
     return {
@@ -37,7 +37,7 @@ def weight_shards(chunks: Sequence[nn.Module], groups: ProcessGroups) -> dict[st
 
 
 def random_states(groups: ProcessGroups) -> ShardedObject:
-    """Describe this rank's random states: they belong to a place in the layout, not to a weight."""
+    """Describe this rank's random states, which belong to its place in the layout."""
     states = {
         "torch": torch.get_rng_state(),
         "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
@@ -53,6 +53,6 @@ def random_states(groups: ProcessGroups) -> ShardedObject:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Undo random_states."""
+    """Set this rank's random states to loaded ones."""
     torch.set_rng_state(states["torch"])
     tensor_parallel.get_cuda_rng_tracker().set_states(states["tracker"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where checkpoints lie: `RUN/checkpoints/step_00000100`, complete or not there at all.
+"""Where checkpoints are stored: `RUN/checkpoints/step_00000100`, always complete.
 
-A checkpoint is written as `step_00000100.tmp` and renamed when whole, so a killed run leaves no
-half-written one behind that looks whole.
+A checkpoint is written as `step_00000100.tmp` and renamed when complete, so that a killed run
+leaves no unfinished one under a checkpoint's name.
 """
 
 import re
@@ -15,12 +15,12 @@ _NAME = re.compile(r"step_(\d{8})")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Name the checkpoint of a step."""
+    """Return the folder of a step's checkpoint."""
     return run / "checkpoints" / f"step_{step:08d}"
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """List a run's whole checkpoints, oldest first."""
+    """List a run's checkpoints, oldest first."""
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
@@ -28,23 +28,26 @@ def complete_checkpoints(run: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """Find the checkpoint that a restarted run goes on from."""
+    """Return the checkpoint that a restarted run resumes from, None if there is none."""
     return next(reversed(complete_checkpoints(run)), None)
 
 
 def resolve_checkpoint(path: Path, setting: str) -> Path:
-    """Accept a checkpoint, or a run folder and take its newest.
+    """Return a checkpoint, or the newest one of a run folder.
 
     Args:
-        path: what the user gave.
-        setting: where they gave it, for the message.
+        path: the user's value, a checkpoint or a run folder.
+        setting: its name, for the message.
+
+    Raises:
+        CheckpointError: it is neither.
     """
     if (path / "metadata.json").is_file():
         return path
     newest = newest_checkpoint(path)
     if newest is None and (path / "config.json").is_file():
         raise CheckpointError(
-            f"{setting}={path} is a Hugging Face folder, not a checkpoint. Convert it before with "
+            f"{setting}={path} is a Hugging Face folder, not a checkpoint. Convert it first with "
             f"python -m owl.convert import."
         )
     if newest is None:
@@ -57,7 +60,7 @@ def resolve_checkpoint(path: Path, setting: str) -> Path:
 
 
 def remove_old(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and leftovers of killed saves; 0 keeps all."""
+    """Delete all but the newest `keep` checkpoints (0 keeps all), and the rests of killed saves."""
     folder = run / "checkpoints"
     for leftover in folder.glob("step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)

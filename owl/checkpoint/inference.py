@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint as a function: for evaluation and for looking at what a model says."""
+"""Load a checkpoint as a function from packs to logits, for evaluation and inspection."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from owl.mcore.provider import build_model
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A whole model in one process."""
+    """A complete model in one process."""
 
     config: ModelConfig
     logits: Callable[[PackedBatch], Tensor]  # to [t, v], without gradients
@@ -29,9 +29,9 @@ class LoadedModel:
 def loaded_model(
     path: Path, precision: Precision = Precision.fp32, device: DeviceKind = DeviceKind.auto
 ) -> Iterator[LoadedModel]:
-    """Load a checkpoint, or the newest of a run folder, whatever layout saved it.
+    """Load a checkpoint, or the newest of a run folder, saved in any layout.
 
-    Holds a process group of one while open: use it where no other is.
+    Has a process group of one while open: use it where there is no other.
 
     Args:
         path: checkpoint or run folder.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a checkpoint: weights alone, or everything that a resumed run needs, in any layout."""
+"""Read a checkpoint in any layout: weights alone, or everything that a resumed run needs."""
 
 import json
 import warnings
@@ -25,7 +25,7 @@ from owl.errors import CheckpointError
 from owl.mcore.parameters import unwrapped
 from owl.mcore.process_groups import ProcessGroups
 
-# How a model runs, not what it is: these may differ between checkpoint and run.
+# How a model is computed or named: these may differ between checkpoint and run.
 _FREE = {
     *("name", "attention", "layer_backend", "init_std", "max_position_embeddings"),
     "vision_tower.parallelism",
@@ -47,7 +47,13 @@ def load_everything(
     model: ModelConfig,
     groups: ProcessGroups,
 ) -> TrainState:
-    """Load weights, optimizer, random states and training state; returns the last."""
+    """Load weights, optimizer, random states and training state; every rank calls this together.
+
+    Random states are loaded in the layout that saved them only.
+
+    Returns:
+        The training state.
+    """
     check_same_model(checkpoint, model)
     training = json.loads((checkpoint / "training.json").read_text())
     weights = weight_shards(chunks, groups)
@@ -70,14 +76,16 @@ def load_model_config(checkpoint: Path) -> ModelConfig:
     """Read the architecture that a checkpoint was saved with."""
     path = checkpoint / "model.json"
     if not path.is_file():
-        raise CheckpointError(f"{checkpoint} has no model.json: it is not a checkpoint of ours.")
+        raise CheckpointError(
+            f"{checkpoint} has no model.json: it is no checkpoint of this trainer."
+        )
     return build_node(ModelConfig, json.loads(path.read_text()))
 
 
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """Read all weights of a checkpoint whole, under the names of an unsplit model.
+    """Read all weights of a checkpoint, unsharded, under the names of an unsplit model.
 
-    Needs a process group of one. The vocabulary may carry padding rows.
+    Needs a process group of one. The vocabulary may have padding rows.
     """
     plain = dist_checkpointing.load_plain_tensors(str(checkpoint))
     return {
@@ -93,20 +101,20 @@ def check_same_model(
     other: str = "the run",
     next_step: str = "Choose the model= that the checkpoint was made with.",
 ) -> None:
-    """Raise CheckpointError, naming every difference, when a checkpoint is of another model.
+    """Raise CheckpointError with every difference when a checkpoint is of another model.
 
     Args:
         checkpoint: its folder.
-        model: that it should hold.
-        other: where `model` comes from.
-        next_step: what to tell the user to do.
+        model: the architecture that it should have.
+        other: the source of `model`, for the message.
+        next_step: last sentence of the message.
     """
-    theirs = _flat(asdict(load_model_config(checkpoint)))
-    ours = _flat(asdict(model))
+    stored = _flat(asdict(load_model_config(checkpoint)))
+    wanted = _flat(asdict(model))
     differences = [
-        f"  model.{name}: {theirs.get(name)} in the checkpoint, {ours.get(name)} in {other}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name) and name not in _FREE
+        f"  model.{name}: {stored.get(name)} in the checkpoint, {wanted.get(name)} in {other}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name) != wanted.get(name) and name not in _FREE
     ]
     if differences:
         raise CheckpointError(
@@ -125,7 +133,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _load(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dist_checkpointing warns about its own internals
+        warnings.simplefilter("ignore")  # about its own internals
         return dist_checkpointing.load(content, str(checkpoint))
 
 
@@ -133,5 +141,5 @@ def _fill(chunks: Sequence[nn.Module], loaded: dict[str, Any]) -> None:
     for index, chunk in enumerate(chunks):
         keys = unwrapped(chunk).load_state_dict(loaded[f"model{index}"], strict=False)
         missing = [name for name in keys.missing_keys if not name.endswith(EXTRA_STATE)]
-        if missing or keys.unexpected_keys:  # a fault of ours: dist_checkpointing says users'
+        if missing or keys.unexpected_keys:  # an internal error: dist_checkpointing reports users'
             raise CheckpointError(f"not filled: {missing}; no place for: {keys.unexpected_keys}")

@@ -3,7 +3,7 @@
 
 step_00000100/
   *.distcp, .metadata, common.pt, metadata.json   megatron-core's dist_checkpointing
-  model.json              the architecture, so that a checkpoint explains itself
+  model.json              the architecture, so that a checkpoint can be read alone
   training.json           step, counters, data cursor, layout
   carried.safetensors     published weights that influence no output, kept for export
 """
@@ -48,8 +48,8 @@ def save_checkpoint(
         state: step, counters and data cursor.
         model: architecture.
         groups: Megatron's process groups.
-        carried: the file of carried weights of the checkpoint that training started from.
-        keep: newest checkpoints that stay; 0 keeps all.
+        carried: file of published weights that no output depends on; each checkpoint gets a copy.
+        keep: newest checkpoints that are kept; 0 keeps all.
 
     Returns:
         The folder of the checkpoint.
@@ -73,7 +73,7 @@ def write_checkpoint(
     carried: Path | None = None,
     keep: int = 0,
 ) -> Path:
-    """Write a checkpoint beside its final name and move it into place when whole."""
+    """Write a checkpoint under another name, and rename it when complete."""
     partial = final.with_name(final.name + ".tmp")
     if groups.is_writer:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,7 +94,7 @@ def write_checkpoint(
 def describe(
     folder: Path, model: ModelConfig, state: TrainState, *, tensor: int = 1, pipeline: int = 1
 ) -> None:
-    """Write the two files that say what a checkpoint is: model.json and training.json.
+    """Write the two files that describe a checkpoint: model.json and training.json.
 
     Args:
         folder: of the checkpoint.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TrainState: what survives a restart besides weights and optimizer."""
+"""TrainState: what a checkpoint stores besides weights and optimizer."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from owl.data.samples import Cursor
 
 @dataclass
 class TrainState:
-    """How far training is, in steps and in data."""
+    """The progress of training, in steps and in data."""
 
     step: int = 0
     consumed_tokens: int = 0  # text tokens over all ranks
@@ -22,21 +22,21 @@ class TrainState:
 
     @property
     def consumed_samples(self) -> int:
-        """Samples the optimizer has learned from: the data cursor counts them."""
+        """Samples that the optimizer was trained on, as the data cursor counts them."""
         return self.cursor.samples_consumed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainState":
-        """Read it from a checkpoint's folder."""
+        """Read the state from a checkpoint's folder."""
         return cls.from_dict(json.loads((checkpoint / "training.json").read_text()))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainState":
-        """Undo to_dict; keys that are not ours are ignored."""
+        """Build a state from what to_dict returned; other keys are ignored."""
         return cls(
             step=values["step"],
             consumed_tokens=values["consumed_tokens"],

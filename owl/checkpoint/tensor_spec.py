@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorSpec: what is known of a stored tensor before it is read."""
+"""TensorSpec: the shape and number format of a stored tensor."""
 
 import math
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row: of what one index into the first dimension gives."""
+        """Size in bytes of one row, which is one index of the first dimension."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize

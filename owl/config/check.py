@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions that span nodes: does TP divide the heads, is no stage empty, does the batch come out.
+"""Checks that span nodes: TP divides the heads, no stage is empty, the batch can be divided.
 
-Pure Python on a RunConfig, so that a mistake shows before anything heavy is imported.
+Plain Python on a RunConfig, so that a mistake is reported before anything large is imported.
 """
 
 import importlib.util
@@ -22,11 +22,11 @@ from owl.config.run import (
 from owl.errors import ConfigError
 
 DEMO_MODEL = "owl3_tiny"
-"""The model that the embedded demo makes start weights for."""
+"""The model whose start weights the embedded demo makes."""
 
 
 def check_run(run: RunConfig, world_size: int) -> None:
-    """Raise one ConfigError that holds every problem of a run.
+    """Raise one ConfigError with every problem of a run's settings.
 
     Raises:
         ConfigError: something in the run cannot work.
@@ -37,7 +37,7 @@ def check_run(run: RunConfig, world_size: int) -> None:
 
 
 def run_problems(run: RunConfig, world_size: int) -> list[str]:
-    """Gather a sentence for each thing that cannot work: node by node, then across nodes.
+    """List the problems of a run's settings: node by node, then across nodes.
 
     Args:
         run: the composed run.
@@ -56,13 +56,13 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
 
 
 def layout_problems(model: ModelConfig, parallel: ParallelConfig) -> list[str]:
-    """Say why a model cannot be trained in a layout, whatever else the run would be."""
+    """List why a model cannot be trained in a layout, whatever the other settings are."""
     run = RunConfig(model=model, parallel=parallel)
     return [*parallel.problems(), *_tensor_parallel_problems(run), *_pipeline_problems(run)]
 
 
 def _divided_by_tensor(run: RunConfig) -> dict[str, int]:
-    """What tensor parallelism shares out evenly; the vocabulary is padded and may be any size."""
+    """Sizes that tensor parallelism divides; the vocabulary is padded and may be any size."""
     model, tower = run.model, run.model.vision_tower
     shared = {
         "model.num_attention_heads": model.num_attention_heads,
@@ -105,20 +105,20 @@ def _pipeline_problems(run: RunConfig) -> Iterator[str]:
         legal = [n for n in range(1, layers + 1) if layers % n == 0]
         yield (
             f"parallel.pipeline={stages} x parallel.virtual_pipeline={chunks}{uneven} do not "
-            f"divide model.num_layers={layers} into stages of whole, equal chunks with a layer "
-            f"each. Use {_either(legal)} chunks in all, or set parallel.first_stage_layers and "
+            f"divide model.num_layers={layers} into equal chunks of at least one layer. "
+            f"Use {_either(legal)} chunks in all, or set parallel.first_stage_layers and "
             f"parallel.last_stage_layers."
         )
 
 
 def _world_problems(run: RunConfig, world_size: int) -> Iterator[str]:
     tensor, pipeline = run.parallel.tensor, run.parallel.pipeline
-    already_said = [*_tensor_parallel_problems(run), *_pipeline_problems(run)]
+    reported = [*_tensor_parallel_problems(run), *_pipeline_problems(run)]
     ranks = tensor * pipeline
-    if ranks < 1 or already_said or world_size % ranks == 0:
+    if ranks < 1 or reported or world_size % ranks == 0:
         return
     if run.dry_run and world_size == 1:
-        return  # a plan for many ranks may be made on one
+        return  # a plan for many ranks can be made on one
     yield (
         f"parallel.tensor={tensor} x parallel.pipeline={pipeline} = {ranks} ranks do not divide "
         f"the {world_size} process(es) started. Start with torchrun --nproc-per-node {ranks} (or a "
@@ -127,7 +127,7 @@ def _world_problems(run: RunConfig, world_size: int) -> Iterator[str]:
 
 
 def _batch_problems(run: RunConfig, world_size: int) -> Iterator[str]:
-    """The global batch is made of whole micro-batches, the same number on every rank."""
+    """Every rank runs the same number of complete micro-batches."""
     name, size = _global_batch(run)
     ranks, micro = run.parallel.tensor * run.parallel.pipeline, run.batch.micro_batch_size
     if size is None or size < 1 or ranks < 1 or micro < 1:
@@ -150,7 +150,7 @@ def _batch_problems(run: RunConfig, world_size: int) -> Iterator[str]:
 
 
 def _global_batch(run: RunConfig) -> tuple[str, int | None]:
-    """Name and value of the setting that fixes the global batch; None while packing chooses it."""
+    """Return the setting that fixes the global batch, and its value; None if packing chooses it."""
     if run.batch.global_batch_size is not None:
         return "batch.global_batch_size", run.batch.global_batch_size
     if run.pack.enabled:
@@ -159,12 +159,12 @@ def _global_batch(run: RunConfig) -> tuple[str, int | None]:
 
 
 def _attention_problems(run: RunConfig) -> Iterator[str]:
-    """FlexAttention has no backward pass on a CPU, and float64 nowhere."""
+    """FlexAttention has no backward pass on a CPU, and no float64 kernels."""
     if run.model.attention is not AttentionKind.flex:
         return
     if not _on_gpu(run) and not run.dry_run:
         yield (
-            f"model.attention=flex needs a GPU, but parallel.device={run.parallel.device} means "
+            f"model.attention=flex needs a GPU, but parallel.device={run.parallel.device} is "
             f"the CPU here. Use model.attention=per_sample or lse_merge."
         )
     if run.precision is Precision.fp64:
@@ -176,32 +176,32 @@ def _attention_problems(run: RunConfig) -> Iterator[str]:
 
 def _on_gpu(run: RunConfig) -> bool:
     if run.parallel.device is DeviceKind.auto:
-        import torch  # here, since it takes a second
+        import torch  # imported late: it takes a second
 
         return torch.cuda.is_available()
     return run.parallel.device is DeviceKind.cuda
 
 
 def _start_problems(run: RunConfig) -> Iterator[str]:
-    """Frozen parts must come from somewhere, and the demo's start weights fit one model only."""
+    """Frozen parts need start weights, and the demo's fit one model only."""
     start, frozen = run.checkpoint.start_from, run.stage.trainable.frozen
     if start is None:
         if run.scale == ScaleKind.published and frozen and not run.dry_run:
             yield (
                 f"checkpoint.start_from=null, but stage.trainable freezes {', '.join(frozen)}, "
-                f"which would stay random. Build a start with `python -m owl.convert init` and "
-                f"name it."
+                f"which would stay random. Name a checkpoint, such as one made by "
+                f"`python -m owl.convert init`."
             )
     elif not run.data.demo:
         if not Path(start).exists():
             yield (
                 f"checkpoint.start_from={start} does not exist. Name a checkpoint or a run folder, "
-                f"or build one with `python -m owl.convert init`."
+                f"or make one with `python -m owl.convert init`."
             )
     elif run.data.is_made_by_demo(start) and run.model.name != DEMO_MODEL and not run.dry_run:
         yield (
             f"checkpoint.start_from={start} is the demo's, made for model={DEMO_MODEL}, but "
-            f"model.name={run.model.name}. Choose data= and checkpoint.start_from= of your own."
+            f"model.name={run.model.name}. Set data= and checkpoint.start_from= to your own."
         )
 
 
@@ -229,6 +229,6 @@ def _package_problems(run: RunConfig) -> Iterator[str]:
 
 
 def _either(numbers: list[int]) -> str:
-    """Write a choice of numbers: "1, 2 or 4"."""
+    """Format a choice of numbers: "1, 2 or 4"."""
     *most, last = map(str, numbers)
     return f"{', '.join(most)} or {last}" if most else last

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting that is a choice among names."""
+"""The enums behind settings that are a choice among names."""
 
 from enum import StrEnum
 
@@ -7,44 +7,44 @@ from enum import StrEnum
 
 
 class FamilyKind(StrEnum):
-    """Whose layers, template and checkpoints a model has."""
+    """The model family: its layers, template and checkpoints."""
 
     owl3 = "owl3"  # mPLUG-Owl3
 
 
 class ProjectorKind(StrEnum):
-    """What carries tower features to the decoder's width."""
+    """What projects tower features to the decoder's width."""
 
     linear = "linear"  # 240728, 241014
     mlp = "mlp"  # 241101: linear, exact GELU, linear
-    abstractor = "abstractor"  # mPLUG-Owl2's: learned queries read the tile and stand for it
+    abstractor = "abstractor"  # mPLUG-Owl2's: learned queries attend to the tile and replace it
 
 
 class AttentionKind(StrEnum):
-    """Which code computes attention over a pack. All give the same numbers."""
+    """Which code computes attention over a pack. All give the same results."""
 
-    reference = "reference"  # dense masks for the whole pack: for tests
+    reference = "reference"  # a dense mask over the pack: for tests
     per_sample = "per_sample"  # torch SDPA, sample by sample: CPU and GPU
     lse_merge = "lse_merge"  # per_sample, but joint_softmax merges an image and a text part
     flex = "flex"  # compiled FlexAttention with a block mask: GPU only
 
 
 class LayerBackend(StrEnum):
-    """Where linear layers come from."""
+    """Which library the linear layers are from."""
 
     local = "local"  # megatron.core.tensor_parallel
     transformer_engine = "transformer_engine"  # needs the gpu extra
 
 
 class VisionParallelism(StrEnum):
-    """How a tensor-parallel group shares the vision tower."""
+    """How a tensor-parallel group divides the vision tower."""
 
     tensor = "tensor"  # every rank holds a slice of each layer
-    image = "image"  # every rank holds the whole tower and encodes its share of the tiles
+    image = "image"  # each rank holds the complete tower and encodes its share of the tiles
 
 
 class Precision(StrEnum):
-    """Number format of weights and activations. The optimizer keeps float32 where it is lower."""
+    """Number format of weights and activations; the optimizer keeps float32 for the 16-bit ones."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -61,37 +61,37 @@ class CutPolicy(StrEnum):
 
 
 class OversizePolicy(StrEnum):
-    """What becomes of a sample that is longer than a pack. Each case is counted by its code."""
+    """What is done with a sample longer than a pack. Each case is counted under its error code."""
 
     drop = "drop"
     truncate = "truncate"  # fewer video frames, then leading turns or parts only
-    # Hides str.split, which nobody calls on a policy.
-    split = "split"  # type: ignore[assignment]  # as truncate, but a document goes on in further samples
+    # Hides str.split, which is never called on a policy.
+    split = "split"  # type: ignore[assignment]  # as truncate, but a document continues in further samples
 
 
 class ImageLibrary(StrEnum):
-    """What turns the bytes of a picture into tiles."""
+    """Which libraries decode and resize pictures."""
 
-    fast = "fast"  # simplejpeg and torch, Pillow for what they cannot read: within 2 levels of it
-    pillow = "pillow"  # decodes and resizes, as the published processor: the same bits, slower
+    fast = "fast"  # simplejpeg and torch, Pillow for other formats: within 2 levels of pillow
+    pillow = "pillow"  # bit for bit as the published processor; slower
 
 
 class LiteralPolicy(StrEnum):
-    """What becomes of text that contains the template's own markup, such as `<|image|>` (E206)."""
+    """What is done with text that contains the template's markup, such as `<|image|>` (E206)."""
 
     reject = "reject"
-    escape = "escape"  # kept as plain text, tokenised so that it can never pass for the markup
+    escape = "escape"  # kept as plain text, tokenised so that it cannot be taken for markup
 
 
 class ChangePolicy(StrEnum):
     """What a resumed run does when data, tokenizer, template, budgets or blend have changed."""
 
     refuse = "refuse"
-    next_window = "next_window"  # go on with the new plan at its next window, and log what changed
+    next_window = "next_window"  # take up the new plan at its next window, and log what changed
 
 
 class ScaleKind(StrEnum):
-    """How much of an experiment to run: `scale=` picks the file that sets these amounts."""
+    """How much of an experiment to run: `scale=` picks the YAML file that sets steps and sizes."""
 
     demo = "demo"
     published = "published"
@@ -102,7 +102,7 @@ class Recompute(StrEnum):
 
     none = "none"
     selective = "selective"  # core attention only
-    full = "full"  # whole layers
+    full = "full"  # complete layers
 
 
 class LrDecay(StrEnum):
@@ -114,23 +114,23 @@ class LrDecay(StrEnum):
 
 
 class CommBackend(StrEnum):
-    """What carries collectives between processes."""
+    """Which library communicates between processes."""
 
-    auto = "auto"  # nccl where a GPU is, else gloo
+    auto = "auto"  # nccl with a GPU, else gloo
     nccl = "nccl"
     gloo = "gloo"
 
 
 class DeviceKind(StrEnum):
-    """Where tensors live."""
+    """Which device holds the model."""
 
-    auto = "auto"  # cuda where a GPU is, else cpu
+    auto = "auto"  # cuda with a GPU, else cpu
     cuda = "cuda"
     cpu = "cpu"
 
 
 class WandbMode(StrEnum):
-    """Whether Weights & Biases talks to its server."""
+    """Whether Weights & Biases sends to its server."""
 
     online = "online"
     offline = "offline"  # files under the run folder; `wandb sync` sends them later

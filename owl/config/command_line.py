@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words after the script's name: options, and overrides such as parallel.tensor=2."""
+"""Parse a command line into options, and overrides such as parallel.tensor=2."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from owl.config.settings import closest_setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandLine:
-    """What was typed, options apart from overrides."""
+    """A parsed command line."""
 
     config_name: str
     config_dirs: list[Path]
@@ -22,7 +22,7 @@ class CommandLine:
 
 
 def read_command_line(config_name: str, arguments: Sequence[str]) -> CommandLine:
-    """Split options from overrides; an unknown option becomes a problem like any other."""
+    """Separate options from overrides; an unknown option becomes a problem."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", default=None)
@@ -47,8 +47,8 @@ def _option_problems(words: Sequence[str]) -> Iterator[str]:
         if word.startswith("-"):
             guess = closest_setting(word.lstrip("-").split("=")[0]) or "parallel.tensor"
             yield (
-                f"{word} is not an option; there are --help, --cfg job and --config-dir DIR. "
-                f"Settings are written without dashes, such as {guess}=VALUE."
+                f"{word} is not an option; the options are --help, --cfg job, --config-dir DIR and "
+                f"--config-name NAME. Settings are written without dashes, such as {guess}=VALUE."
             )
 
 

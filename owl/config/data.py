@@ -24,8 +24,8 @@ class SourceConfig:
     weight: float = 1.0
     """Share in the blend, relative to the other sources."""
     epochs: float | None = None
-    """Passes over this source in an epoch of the blend, instead of a weight. All sources or none
-    say it."""
+    """Passes over this source in an epoch of the blend, instead of a weight. Set it for all sources
+    or for none."""
     cut: CutPolicy | None = None
     """Overrides `data.cut` for this source."""
     max_frames: int | None = None
@@ -39,52 +39,52 @@ class DataConfig:
     """Where samples come from and how they are read."""
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """Name -> source; the names appear in logs and error messages."""
+    """By name; the names appear in logs and error messages."""
     tokenizer: str = ""
     """Folder with tokenizer.json, or with vocab.json and merges.txt."""
     cut: CutPolicy = CutPolicy.off
     max_frames: int | None = None
-    """Frames that a video shows at most, evenly spaced; null for all that are stored (paper: 8)."""
+    """Most frames of a video, evenly spaced; null: all stored ones (paper: 8)."""
     oversize: OversizePolicy = OversizePolicy.drop
     images: ImageLibrary = ImageLibrary.fast
     """pillow gives the published processor's tiles bit for bit, at about a third of the speed."""
     special_literals: LiteralPolicy = LiteralPolicy.reject
     quarantine: str = ""
-    """File that lists what to leave out, one SHARD/KEY or SHARD a line; # begins a comment."""
+    """File with the samples to leave out, one SHARD/KEY or SHARD a line; # begins a comment."""
     on_change: ChangePolicy = ChangePolicy.refuse
     seed: int = 1234
-    """Order of samples and packs, and every random choice made while encoding."""
+    """Seed of the order of samples and packs, and of random choices while encoding."""
     num_workers: int = 0
-    """Processes that read and decode beside the trainer. The batches do not depend on it."""
+    """Processes that read and decode next to the trainer. The batches do not depend on it."""
     prefetch: int = 2
-    """Micro-batches that each of them may be ahead."""
+    """Micro-batches that each worker prepares ahead."""
     read_attempts: int = 3
-    """Times a failing read is tried, with growing pauses, before the run ends."""
+    """Attempts at a failing read, with growing pauses, before the run ends."""
     max_skipped_fraction: float = 0.001
-    """Abort when more than this share of a source's latest samples had content errors..."""
+    """End the run when a larger share of a source's latest samples had content errors..."""
     max_skipped_samples: int = 20
-    """...but only above this many."""
+    """...and more than this many of them."""
     demo: bool = False
     """Make the embedded demo's data and start weights on first use."""
     demo_folder: str = "demo_data"
-    """Where the embedded demo is made."""
+    """Folder of the embedded demo's data and start weights."""
     demo_shards: str = "stage1"
-    """Which of the demo's shards to read, stage1 or stage2: each experiment says."""
+    """Which of the demo's shards to read, stage1 or stage2; each experiment sets it."""
 
     def is_made_by_demo(self, path: str) -> bool:
         """Whether the embedded demo makes a path on first use, so that it may be missing."""
         return self.demo and Path(path).is_relative_to(self.demo_folder)
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each number that cannot work.
+        """Yield one problem for each number that cannot work.
 
         Sources and tokenizer are checked by `owl.data.problems.data_problems`, which opens them.
         """
         yield from too_small("data.num_workers", self.num_workers, 0, "it counts processes")
         if self.max_frames is not None:
-            yield from too_small("data.max_frames", self.max_frames, 1, "a video shows a frame")
-        yield from too_small("data.prefetch", self.prefetch, 1, "a worker works on a micro-batch")
-        yield from too_small("data.read_attempts", self.read_attempts, 1, "data have to be read")
+            yield from too_small("data.max_frames", self.max_frames, 1, "a video has a frame")
+        yield from too_small("data.prefetch", self.prefetch, 1, "a worker prepares a micro-batch")
+        yield from too_small("data.read_attempts", self.read_attempts, 1, "a read is an attempt")
         yield from outside(
             "data.max_skipped_fraction", self.max_skipped_fraction, 0, 1, "it is a share of samples"
         )
@@ -98,29 +98,29 @@ class PackConfig:
     """Several samples in one row, under two budgets."""
 
     enabled: bool = True
-    """Off: a pack holds one sample, and batch sizes count samples as published."""
+    """false: a pack holds one sample, and batch sizes count samples as published."""
     text_tokens: int = 4096
-    """Tokens per row, placeholders included; also the longest sample that is kept."""
+    """Most tokens of a pack, placeholders included; also of a sample."""
     tiles: int = 40
-    """Tiles per row: one tile is 5 text tokens but 729 keys."""
+    """Most tiles of a pack: one tile is 5 text tokens but 729 keys."""
     window: int = 1024
-    """Samples that are packed together; packs never span two windows."""
+    """Samples among which packs are formed; a pack never spans two windows."""
     tile_cost: float | None = None
-    """Text tokens that one tile weighs when packs are dealt to ranks; null: from the model's
+    """Cost of a tile in text tokens when packs are balanced over ranks; null: from the model's
     sizes."""
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         yield from too_small("pack.text_tokens", self.text_tokens, 2, "a sample predicts a token")
-        yield from too_small("pack.tiles", self.tiles, 1, "rows without images teach no seeing")
-        yield from too_small("pack.window", self.window, 1, "packs are made of its samples")
+        yield from too_small("pack.tiles", self.tiles, 1, "the model learns from images")
+        yield from too_small("pack.window", self.window, 1, "it counts samples")
         if self.tile_cost is not None:
             yield from too_small("pack.tile_cost", self.tile_cost, 0, "work is not negative")
 
 
 @dataclass(kw_only=True)
 class BatchConfig:
-    """How much one optimizer step sees."""
+    """How much data one optimizer step uses."""
 
     samples_per_step: int | None = None
     """The published batch size. With packing off it is the global batch; with packing on the global
@@ -128,15 +128,15 @@ class BatchConfig:
     global_batch_size: int | None = None
     """Packs per optimizer step over all ranks."""
     micro_batch_size: int = 1
-    """Packs per rank per forward; they are laid end to end in one row."""
+    """Packs per rank per forward pass, concatenated in one row."""
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         yield from too_small("batch.micro_batch_size", self.micro_batch_size, 1, "it counts packs")
         for name in ("samples_per_step", "global_batch_size"):
             value = getattr(self, name)
             if value is not None:
-                yield from too_small(f"batch.{name}", value, 1, "a step must see something")
+                yield from too_small(f"batch.{name}", value, 1, "a step needs data")
         if self.samples_per_step is None and self.global_batch_size is None:
             yield (
                 "batch.samples_per_step and batch.global_batch_size are both null. Set the first "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run that a data tool's command line describes, in the words that training takes."""
+"""The run that a data tool's command line describes, with the overrides that training takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from owl.errors import ConfigError
 
 
 def read_data_run(words: Sequence[str]) -> RunConfig:
-    """Compose a run and check what its data depend on; GPUs and checkpoints need not be here.
+    """Compose a run and check what its data depend on; GPUs and checkpoints are not needed.
 
     Args:
         words: overrides (`data=own data.sources.mine.path=DIR`), and --config-dir, --config-name.
@@ -25,8 +25,8 @@ def read_data_run(words: Sequence[str]) -> RunConfig:
     problems = [*line.problems, *problems, *(p for node in nodes for p in node.problems())]
     if run.data.demo and not Path(run.data.demo_folder).is_dir():
         problems.append(
-            f"data.demo_folder={run.data.demo_folder} is not there: the demo's data is made by the "
-            "first training run. Run python pretrain_owl3.py, or name your own data with data=own."
+            f"data.demo_folder={run.data.demo_folder} does not exist: the first training run makes "
+            "the demo's data. Run python pretrain_owl3.py, or name your own data with data=own."
         )
     if problems:
         raise ConfigError(problems)

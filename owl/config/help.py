@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page that `--help` prints: examples, choices, and every setting with its sentence."""
+"""The page that `--help` prints: examples, choices, and every setting with its description."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ Train mPLUG-Owl3 on megatron-core.
 In a checkout, `python {script}.py` and `torchrun {script}.py` do the same.
 
 A group picks a YAML file (model=owl3_tiny), a setting a value (parallel.tensor=2). All mistakes are
-said at once, before anything starts.
+reported at once, before anything starts.
 
 Options:
   --help            this page
-  --cfg job         print the whole configuration, resolved, and stop
-  --config-dir DIR  look for YAML files in DIR too; lay it out like configs/ (DIR/data/mine.yaml)
+  --cfg job         print the complete configuration, resolved, and stop
+  --config-dir DIR  search DIR for YAML files too; give it the layout of configs/ (data/mine.yaml)
   --config-name X   start from X.yaml instead of {script_config}.yaml
   dry_run=true      print the plan (layers, parameters, micro-batches) and stop
 """
@@ -53,7 +53,7 @@ def _choice_lines(choices: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _setting_lines(settings: Sequence[Setting]) -> Iterator[str]:
-    yield f"Settings, with the schema's default (YAML may differ); {ANY_NAME} is yours to choose:"
+    yield f"Settings with the schema's default (YAML may differ); {ANY_NAME} is a name you choose:"
     for setting in settings:
         yield f"  {setting.name}={_shown(setting.default)}  ({setting.expects})"
         if setting.doc:

@@ -40,7 +40,7 @@ CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 EXIT_BAD_CONFIG = 2
 EXIT_INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 SECONDS_FOR_RANK_0 = 5.0
-_HINT = "Nothing was started. --help lists every setting; --cfg job prints the whole run."
+_HINT = "Nothing was started. --help lists every setting; --cfg job prints the complete run."
 
 
 def run_with_config(

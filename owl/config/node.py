@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain values to one config node and back: what checkpoints store of a run's settings."""
+"""Build a config node from plain values, such as those that a checkpoint stores."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

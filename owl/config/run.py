@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RunConfig: the tree of every setting, with a sentence under each.
+"""RunConfig: the tree of every setting, with a description under each.
 
-Plain dataclasses: nothing here knows hydra (owl/config/load.py does) or torch. Each node checks
-itself in `problems()`; questions that span nodes are in owl/config/check.py. The nodes live in
-model.py, data.py and training.py beside this file, and are named here for whoever needs several.
+Plain dataclasses: nothing here uses hydra (owl/config/load.py does) or torch. Each node checks
+itself in `problems()`; checks that span nodes are in owl/config/check.py. The nodes are defined in
+model.py, data.py and training.py; importers of several take them from here.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ __all__ = [
 
 @dataclass(kw_only=True)
 class ScaleSettings:
-    """One scale of an experiment: steps, batch and budgets that belong together."""
+    """Steps, batch, budgets and learning rates of an experiment at one scale."""
 
     train_steps: int = 100
     samples_per_step: int = 32
@@ -99,18 +99,18 @@ class ScaleSettings:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Everything one run does."""
+    """All settings of one run."""
 
     output: str = "runs/${stage.name}"
     """Run folder: composed configuration, metrics.jsonl and checkpoints."""
     seed: int = 1234
-    """Initialisation and dropout; the data has its own seed."""
+    """Seed of initialisation and dropout; the data has its own."""
     precision: Precision = Precision.bf16
     dry_run: bool = False
-    """Build the plan (layers, parameters, micro-batches), print it and stop."""
+    """Print the plan (layers, parameters, micro-batches) and stop."""
     scale: ScaleKind = ScaleKind.demo
     recipe: dict[str, ScaleSettings] = field(default_factory=dict)
-    """An experiment's amounts at each scale; `scale=` copies one of them into the nodes below."""
+    """An experiment's settings at each scale; `scale=` copies one of them into the nodes below."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pack: PackConfig = field(default_factory=PackConfig)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to set: every setting's name, type, default and sentence, read off RunConfig.
+"""Every setting's name, type, default and description, read from RunConfig.
 
-Plain Python: the page of `--help`, and messages such as "did you mean", are made from this.
+The page of `--help`, and messages such as "did you mean", are made from this.
 """
 
 import ast
@@ -29,11 +29,11 @@ class Setting:
     name: str  # dotted, as typed on the command line
     annotation: Any  # resolved type, such as int or list[int] or float | None
     default: Any
-    doc: str  # the sentence under the field, "" when it has none
+    doc: str  # the docstring under the field, "" when it has none
 
     @property
     def expects(self) -> str:
-        """Say in words what may be written."""
+        """Describe the values it takes."""
         return describe_type(self.annotation)
 
 
@@ -44,7 +44,7 @@ def all_settings() -> tuple[Setting, ...]:
 
 
 def find_setting(name: str) -> Setting | None:
-    """Look a leaf up by the name a user typed; keys of free dictionaries match anything."""
+    """Find a leaf by its dotted name; keys of free dictionaries match anything."""
     parts = name.split(".")
     for setting in all_settings():
         pattern = setting.name.split(".")
@@ -55,27 +55,27 @@ def find_setting(name: str) -> Setting | None:
 
 
 def closest(name: str, choices: Iterable[str]) -> str | None:
-    """Return the choice that looks most like a misspelt name, if one does."""
+    """Return the choice most similar to a misspelt name, None if none is similar."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return found[0] if found else None
 
 
 def closest_setting(name: str) -> str | None:
-    """Return the setting a misspelt name most likely means.
+    """Return the setting that a misspelt name most likely means.
 
     The last part alone is tried too, so that `tensor=2` finds parallel.tensor.
     """
     names = [setting.name for setting in all_settings()]
-    whole = closest(name, names)
-    if whole:
-        return whole
+    full = closest(name, names)
+    if full:
+        return full
     last_part = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
     alone = closest(name.rsplit(".", 1)[-1], last_part)
     return last_part[alone] if alone else None
 
 
 def describe_type(annotation: Any) -> str:
-    """Say in words which values a type admits, for example "a whole number or null"."""
+    """Describe the values that a type admits, for example "a whole number or null"."""
     if _is_union(annotation):
         return " or ".join(describe_type(part) for part in get_args(annotation))
     if get_origin(annotation) is list:
@@ -89,7 +89,7 @@ def describe_type(annotation: Any) -> str:
 
 
 def enum_members(annotation: Any) -> Sequence[str]:
-    """Names an enum type (or an optional one) admits; empty for other types."""
+    """Return the names that an enum type (or an optional one) admits; empty for other types."""
     parts = get_args(annotation) if _is_union(annotation) else (annotation,)
     return [
         member.name
@@ -114,7 +114,7 @@ def _leaves(node: Any, prefix: str) -> Iterator[Setting]:
 
 
 def _enum_doc(annotation: Any) -> str:
-    """What an enum says of itself, for a field that says nothing."""
+    """Return an enum's docstring, for a field without one."""
     return inspect.getdoc(annotation) or "" if enum_members(annotation) else ""
 
 
@@ -125,7 +125,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _field_docs(node: type) -> dict[str, str]:
-    """Map a node's fields to the string literal under each, which Python itself throws away."""
+    """Map a node's fields to the string literal under each, which Python does not keep."""
     docs: dict[str, str] = {}
     for kind in filter(dataclasses.is_dataclass, reversed(node.__mro__)):
         for statement, after in pairwise(_class_body(kind)):

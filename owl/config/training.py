@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training nodes: what learns, optimizer, layout, checkpoints, logs."""
+"""The training nodes: trained parts, optimizer, layout, checkpoints, logs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from owl.config.rules import outside, too_small
 
 @dataclass(kw_only=True)
 class Trainable:
-    """Which parts learn."""
+    """Which parts are trained."""
 
     vision_tower: bool = False
     projector: bool = True
@@ -20,7 +20,7 @@ class Trainable:
 
     @property
     def frozen(self) -> list[str]:
-        """Names of the parts that do not learn."""
+        """Names of the parts that are not trained."""
         return [name for name, learns in vars(self).items() if not learns]
 
 
@@ -33,7 +33,7 @@ class StageConfig:
     train_steps: int = 100
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         yield from too_small("stage.train_steps", self.train_steps, 1, "it counts optimizer steps")
         parts = vars(self.trainable)
         if not any(parts.values()):
@@ -56,20 +56,20 @@ class OptimConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     clip_grad_norm: float = 1.0
-    """0 switches clipping off."""
+    """Largest norm of the gradient; 0 switches clipping off."""
     distributed: bool = True
     """Shard optimizer state over the data-parallel ranks (ZeRO-1)."""
     initial_loss_scale: float = 65536.0
     """fp16 only: where the dynamic loss scale starts."""
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         rate, least = self.learning_rate, self.min_learning_rate
         if rate <= 0:
             yield f"optim.learning_rate={rate} must be above 0. Published stages use 1e-3 and 2e-5."
         if not 0 <= least <= rate:
             yield (
-                f"optim.min_learning_rate={least} must lie between 0 and "
+                f"optim.min_learning_rate={least} must be between 0 and "
                 f"optim.learning_rate={rate}, where decay starts. Lower it, or raise the other."
             )
         yield from outside(
@@ -82,41 +82,41 @@ class OptimConfig:
         if self.eps <= 0:
             yield f"optim.eps={self.eps} must be above 0: it keeps a quotient finite. Use 1e-8."
         yield from too_small(
-            "optim.initial_loss_scale", self.initial_loss_scale, 1, "it lifts small gradients"
+            "optim.initial_loss_scale", self.initial_loss_scale, 1, "it scales small gradients up"
         )
 
 
 @dataclass(kw_only=True)
 class ParallelConfig:
-    """Degrees of each kind of parallelism; what is left of the world is data parallel."""
+    """Degrees of each kind of parallelism; the remaining ranks are data parallel."""
 
     tensor: int = 1
     pipeline: int = 1
     sequence: bool = False
     """Shard norms and residuals along the sequence inside a tensor-parallel group."""
     recompute: Recompute = Recompute.none
-    """Of the decoder's layers."""
+    """Recomputation in the decoder's layers."""
     recompute_tower: Recompute = Recompute.none
-    """Of the vision tower's layers; matters only where the tower learns."""
+    """Recomputation in the vision tower's layers; used only when the tower is trained."""
     virtual_pipeline: int = 1
     """Model chunks on each pipeline stage (interleaved schedule); needs pipeline > 1."""
     first_stage_layers: int | None = None
-    """Decoder layers on the first stage, beside tower and embedding; null: an equal share."""
+    """Decoder layers on the first stage, which also has tower and embedding; null: equal share."""
     last_stage_layers: int | None = None
-    """Decoder layers on the last stage, beside the loss; null: an equal share."""
+    """Decoder layers on the last stage, which also computes the loss; null: an equal share."""
     overlap_grad_reduce: bool = False
-    """Reduce gradients over data-parallel ranks while the backward pass goes on."""
+    """Reduce gradients over data-parallel ranks during the backward pass."""
     overlap_param_gather: bool = False
-    """Gather updated weights while the next forward pass goes on; needs optim.distributed."""
+    """Gather updated weights during the next forward pass; needs optim.distributed."""
     backend: CommBackend = CommBackend.auto
-    """auto: nccl where a GPU is, else gloo."""
+    """auto: nccl with a GPU, else gloo."""
     device: DeviceKind = DeviceKind.auto
-    """auto: cuda where a GPU is, else cpu."""
+    """auto: cuda with a GPU, else cpu."""
     timeout_minutes: float = 10.0
-    """A collective that waits longer ends the job."""
+    """A collective that takes longer ends the job."""
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         yield from too_small("parallel.tensor", self.tensor, 1, "it counts ranks")
         yield from too_small("parallel.pipeline", self.pipeline, 1, "it counts stages")
         chunks = self.virtual_pipeline
@@ -129,7 +129,7 @@ class ParallelConfig:
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             yield (
                 "parallel.overlap_param_gather=true needs parallel.overlap_grad_reduce=true: both "
-                "work on the same buckets. Set both."
+                "use the same buckets. Set both."
             )
         if self.sequence and self.tensor < 2:
             yield (
@@ -148,10 +148,10 @@ class ParallelConfig:
             )
 
     def stages(self, num_layers: int) -> list[list[range]]:
-        """Which decoder layers each pipeline stage holds, chunk by chunk.
+        """Return the decoder layers of each pipeline stage, chunk by chunk.
 
         Returns:
-            [stage][chunk], empty ranges where layers do not suffice; the caller checks that the
+            [stage][chunk], empty ranges where there are too few layers; the caller checks that the
             layers divide.
         """
         sizes = [self.first_stage_layers, *([None] * (self.pipeline - 2)), self.last_stage_layers]
@@ -172,36 +172,36 @@ class ParallelConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """What is saved, and what training starts from."""
+    """What is saved, and where training starts."""
 
     start_from: str | None = None
-    """Checkpoint (or run folder) whose weights training starts from: optimizer and data are new."""
+    """Checkpoint or run folder whose weights training starts from; optimizer and data start new."""
     every_steps: int = 100
     keep: int = 3
-    """Newest checkpoints that stay; 0 keeps all."""
+    """Newest checkpoints that are kept; 0 keeps all."""
     resume: bool = True
-    """Go on from the newest checkpoint in the run folder, if there is one."""
+    """Resume from the newest checkpoint in the run folder, if there is one."""
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         yield from too_small("checkpoint.every_steps", self.every_steps, 1, "it counts steps")
         yield from too_small("checkpoint.keep", self.keep, 0, "0 keeps all")
 
 
 @dataclass(kw_only=True)
 class LogConfig:
-    """What a run says, and where."""
+    """What is logged, and where."""
 
     every_steps: int = 1
     device_peak_tflops: float | None = None
-    """Dense bf16 peak of one device, which MFU is measured against; null: known for common GPUs."""
+    """Dense bf16 peak of one device, the denominator of MFU; null: known for common GPUs."""
     tensorboard: bool = False
     wandb: bool = False
     wandb_project: str = "owl3"
     wandb_mode: WandbMode = WandbMode.offline
 
     def problems(self) -> Iterator[str]:
-        """Yield one sentence for each setting that cannot work."""
+        """Yield one problem for each setting that cannot work."""
         yield from too_small("log.every_steps", self.every_steps, 1, "it counts steps")
         peak = self.device_peak_tflops
         if peak is not None and peak <= 0:

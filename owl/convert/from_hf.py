@@ -19,12 +19,12 @@ from owl.config.run import ModelConfig, ParallelConfig
 from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.check import check_published, without_tied_copy
 from owl.convert.families import family_of_folder, weight_table
-from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder
 from owl.convert.rows import row_ranges, row_spans, spans_within
 from owl.convert.safetensors_file import SafetensorsFile
 from owl.convert.table import WeightTable
 from owl.errors import CheckpointError
+from owl.progress import Progress
 
 PIECE_BYTES = 16 * 2**20
 """Of a large weight at a time: few enough to stay in the processor's caches."""

@@ -20,7 +20,7 @@ from owl.convert.families import family_of_variant, weight_table
 from owl.convert.reader import HfFolder
 from owl.convert.start import InitOptions, Start
 from owl.convert.table import WeightTable
-from owl.mcore.parameters import global_names, load_whole
+from owl.mcore.parameters import global_names, load_full
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
 
@@ -62,7 +62,7 @@ def init_checkpoint(
     with process_groups(parallel, seed=options.seed, alone=True) as groups:
         torch.manual_seed(options.seed)
         chunks = build_model(model, parallel, precision, groups)
-        initialised = load_whole(chunks, _weights(start, table, report))
+        initialised = load_full(chunks, _weights(start, table, report))
         report(f"initialised here: {', '.join(initialised)}")
         unexpected = [name for name in initialised if not start.is_random(name)]
         assert not unexpected, f"no source for {unexpected}: the family's table lacks a row"

@@ -27,13 +27,13 @@ from owl.convert.card import model_card
 from owl.convert.check import check_ours
 from owl.convert.export_part import ExportPart, Part
 from owl.convert.families import PUBLISHED, Published, weight_table
-from owl.convert.progress import Progress
 from owl.convert.reader import SafetensorsReader
 from owl.convert.rows import row_spans, spans_within
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.table import Shape, WeightTable
 from owl.data.encode.tokenizer import load_tokenizer, tokenizer_problem
 from owl.errors import CheckpointError
+from owl.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

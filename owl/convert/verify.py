@@ -16,9 +16,9 @@ from owl.checkpoint.stream import CheckpointTensors
 from owl.convert.check import check_ours, check_published, without_tied_copy
 from owl.convert.families import family_of_folder, weight_table
 from owl.convert.probe import make_probe
-from owl.convert.progress import Progress
 from owl.convert.reader import HfFolder, SafetensorsReader
 from owl.convert.table import WeightTable
+from owl.progress import Progress
 
 LOGITS_TOLERANCE = 1e-4  # in float32, relative to the largest logit: two codes sum in two orders
 _LINES = 20

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from owl.demo.evaluate import Answerer
 
 QUESTIONS_COMPARED = 40
-"""Of all held-out questions, those whose logits are compared."""
+"""Number of held-out questions whose logits are compared."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and do one step."""
+    """Read the command line and run one step."""
     options = _parser().parse_args(argv)
     from owl.mcore.cpu import hide_gpus  # imports torch, which --help can do without
 
-    hide_gpus()  # the demo's answers are the same on every machine
+    hide_gpus()  # so that the answers are the same on every machine
     try:
         options.command(options)
     except OwlError as error:
@@ -64,7 +64,7 @@ def _answerer(options: argparse.Namespace) -> "Iterator[Answerer]":
     from owl.config.run import DeviceKind
     from owl.demo.evaluate import answerer_of
 
-    # The demo's model is far too small for a GPU to be of use.
+    # The demo's model is too small for a GPU to be faster.
     with loaded_model(options.checkpoint, device=DeviceKind.cpu) as model:
         yield answerer_of(model, options.data / "tokenizer")
 
@@ -79,12 +79,12 @@ def picture(options: argparse.Namespace) -> None:
     options.output.write_bytes(png_bytes(digits.pictures[row]))
     print(
         f"{options.output}: digit {options.index} of scikit-learn's set, a "
-        f"{WORDS[digits.labels[row]]} that no training has seen"
+        f"{WORDS[digits.labels[row]]} that was not trained on"
     )
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write summary and pictures, print the table; ends with status 1 where a promise is broken."""
+    """Write summary and pictures, print the table; exit with status 1 if a figure is off."""
     from owl.config.run import Trainable
     from owl.demo.checkpoints import frozen_tensors_changed
     from owl.demo.evaluate import load_predictions
@@ -92,10 +92,10 @@ def report(options: argparse.Namespace) -> None:
     from owl.demo.report import (
         STAGES,
         TRAINED,
-        closing_words,
+        final_report,
         save_summary,
-        shortfalls,
         summarise,
+        unexpected_results,
     )
 
     run: Path = options.run
@@ -116,17 +116,17 @@ def report(options: argparse.Namespace) -> None:
     save_summary(run, summary)
     plot_losses(run / "losses.png", _loss_curves(run))
     plot_answers(run / "held_out.png", [a for a in predictions if a.stage == TRAINED])
-    print(closing_words(run, summary, changed))
-    problems = list(shortfalls(summary))
+    print(final_report(run, summary, changed))
+    problems = list(unexpected_results(summary))
     if problems:
-        sys.exit("Not as promised: " + "; ".join(problems) + ".")
+        sys.exit("Not as expected: " + "; ".join(problems) + ".")
 
 
 def _logit_differences(run: Path, tokenizer: Path) -> dict[str, float]:
     """Compare the trainer and owl.hf on a few questions of each kind.
 
-    In float64: in float32 the two round up to 1e-5 apart on this model, and a fault as small as
-    that would not be told from rounding.
+    In float64: in float32 rounding alone differs by up to 1e-5 on this model, which would hide an
+    error of that size.
     """
     import torch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stage 1 must leave alone: two states of the training model, compared bit for bit."""
+"""Check that stage 1 does not change frozen weights: compare two checkpoints bit for bit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +19,15 @@ ON_CPU = ParallelConfig(device=DeviceKind.cpu)
 
 
 def frozen_tensors_changed(start: Path, trained: Path, trainable: Trainable) -> list[str]:
-    """Compare two checkpoints, bit for bit, where nothing was to learn.
+    """Compare the frozen tensors of two checkpoints bit for bit.
 
     Args:
         start: checkpoint or run folder that training started from.
         trained: checkpoint or run folder of the result.
-        trainable: what learned.
+        trainable: the parts that were trained.
 
     Returns:
-        Names of the frozen tensors that differ or are missing; empty as it should be.
+        Names of the frozen tensors that differ or are missing; empty unless there is a bug.
     """
     before_path = resolve_checkpoint(start, "start")
     after_path = resolve_checkpoint(trained, "trained")
@@ -44,7 +44,7 @@ def frozen_tensors_changed(start: Path, trained: Path, trainable: Trainable) -> 
 def different_tensors(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], trainable: Trainable
 ) -> list[str]:
-    """Name the frozen tensors that are not the same bits in both."""
+    """List the frozen tensors whose bits differ, or that are missing after training."""
     frozen = [name for name in before if not getattr(trainable, part_of(name))]
     return [
         name for name in frozen if name not in after or not is_same_bits(before[name], after[name])
@@ -52,14 +52,14 @@ def different_tensors(
 
 
 def is_same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same bytes; unlike torch.equal, this tells 0.0 from -0.0."""
+    """Whether two tensors hold the same bytes; unlike torch.equal, 0.0 and -0.0 differ."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return torch.equal(_as_bytes(one), _as_bytes(other))
 
 
 def without_padding(tensors: Mapping[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
-    """Drop the rows that tensor parallelism added to the vocabulary."""
+    """Remove the padding rows that tensor parallelism adds to the vocabulary."""
     return {
         name: tensor[:vocab_size] if name in VOCABULARY_TABLES else tensor
         for name, tensor in tensors.items()

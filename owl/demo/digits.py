@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's pictures: scikit-learn's 1,797 handwritten digits, and who may see which of them.
+"""The demo's pictures: scikit-learn's 1,797 handwritten digits, in a training and a held-out part.
 
 Each digit is 8 x 8 with ink from 0 to 16. It is enlarged to the side of a tile, 56 pixels, so that
-a patch of the tower covers 2 x 2 of the scanned points. Digits 1437 to 1796 come from writers that
-the training part does not know; nothing that trains may touch them.
+a patch of the tower covers 2 x 2 of the scanned points. Digits 1437 to 1796 are by writers who are
+not in the training part; they are never trained on.
 """
 
 import io
@@ -25,7 +25,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digits:
-    """Pictures with their truth. Row i is digit `indices[i]` of scikit-learn's set."""
+    """Pictures with their labels. Row i is digit `indices[i]` of scikit-learn's set."""
 
     indices: NDArray[np.int64]  # [n]
     pictures: NDArray[np.uint8]  # [n, 56, 56], white ink on black
@@ -56,13 +56,13 @@ def enlarge(ink: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Move, turn, stretch and shade each picture a little, as another hand would have written it.
+    """Shift, rotate, stretch and shade each picture a little, to imitate other handwritings.
 
-    1,437 digits are few: a tower that sees each in one position only learns them by heart.
+    1,437 digits are few: a tower that sees each in one position only memorises them.
 
     Args:
         pictures: [n, s, s] of any number format, 0 to 255.
-        generator: where the randomness comes from.
+        generator: of the random numbers.
 
     Returns:
         [n, s, s] float32, 0 to 255.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a model about pictures it has never seen, and keep every answer."""
+"""Ask a model about held-out pictures, and store every answer."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 Item = TypeVar("Item")
 
 Logits = Callable[[PackedBatch], Tensor]
-"""A pack to [t, v]: what a model thinks comes after each token."""
+"""A pack to logits [t, v] of the token after each token."""
 Answerer = Callable[[Sequence[RawSample]], list[str]]
 """Questions, with their pictures, to answers in the same order."""
 
@@ -45,7 +45,7 @@ class Prediction:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer is the truth, letter for letter."""
+        """Whether the answer equals the truth, letter for letter."""
         return self.answer == self.truth
 
 
@@ -53,7 +53,7 @@ def answer_held_out(stage: str, answer: Answerer) -> list[Prediction]:
     """Ask every question about the held-out pictures.
 
     Args:
-        stage: name of what is evaluated, for the records.
+        stage: name of the evaluated model, for the records.
         answer: the model.
     """
     questions, samples = held_out_questions()
@@ -84,10 +84,10 @@ def held_out_questions() -> tuple[list[Question], list[RawSample]]:
 
 
 def answerer_of(model: LoadedModel, tokenizer: Path) -> Answerer:
-    """Let the training model answer.
+    """Return an Answerer that uses the training model.
 
     Args:
-        model: whole, in this process.
+        model: complete, in this process.
         tokenizer: folder of the demo's tokenizer.
     """
     encoder = open_encoder(tokenizer)
@@ -108,13 +108,13 @@ def decode_greedily(
 ) -> list[str]:
     """Continue each prompt with its likeliest tokens until the turn ends.
 
-    Many prompts share a pack, and each new token costs a whole pass over it: with answers of a word
-    that is far cheaper than a cache of keys would be to write.
+    Many prompts share a pack, and each new token costs a pass over all of it: with answers of one
+    word that is fast enough without a cache of keys.
 
     Args:
-        prompts: open prompts.
+        prompts: encoded up to the answer.
         logits: the model.
-        tokenizer: turns tokens back into text; its control tokens end an answer.
+        tokenizer: decodes the answers; its control tokens end an answer.
         max_tokens: longest answer.
 
     Returns:
@@ -136,14 +136,14 @@ def decode_greedily(
 
 
 def likeliest_next(batch: PackedBatch, logits: Logits) -> list[int]:
-    """Say which token is likeliest after the last one of each sample: n ids."""
+    """Return the likeliest token after the last one of each sample: n ids."""
     last_rows = batch.cu_seqlens[1:].long() - 1
     best: list[int] = logits(batch)[last_rows].argmax(dim=-1).tolist()
     return best
 
 
 def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Share of right answers of each kind."""
+    """Return the share of right answers of each kind."""
     return {
         kind: _share_right([asked for asked in predictions if asked.kind == kind])
         for kind in QUESTION_KINDS
@@ -151,7 +151,7 @@ def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 
 def save_predictions(run: Path, predictions: Sequence[Prediction]) -> None:
-    """Write a stage's predictions into the run folder, in the place of its earlier ones."""
+    """Write a stage's predictions into the run folder, replacing its earlier ones."""
     stages = {prediction.stage for prediction in predictions}
     kept = [known for known in load_predictions(run) if known.stage not in stages]
     lines = [json.dumps(asdict(prediction)) + "\n" for prediction in [*kept, *predictions]]
@@ -160,7 +160,7 @@ def save_predictions(run: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def load_predictions(run: Path) -> list[Prediction]:
-    """Read predictions.jsonl; empty when there is none yet."""
+    """Read predictions.jsonl; empty when there is none."""
     path = run / PREDICTIONS_FILE
     if not path.is_file():
         return []
@@ -177,7 +177,7 @@ def _extend(prompt: EncodedSample, tokens: list[int]) -> EncodedSample:
 
 
 def in_groups(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Cut a sequence into parts of `size`; the last may be shorter."""
+    """Split a sequence into parts of `size`; the last may be shorter."""
     for first, end in pairwise([*range(0, len(items), size), len(items)]):
         yield items[first:end]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's model as its users get it: exported, and asked through owl.hf."""
+"""The demo's exported model, used through owl.hf as its users do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def to_conversation(sample: RawSample) -> list[dict[str, Any]]:
 
 
 def answerer_of_exported(model: Exported) -> Answerer:
-    """Let the exported model answer, with both caches of owl.hf."""
+    """Return an Answerer that uses the exported model, with both caches of owl.hf."""
 
     def answer(samples: Sequence[RawSample]) -> list[str]:
         answers: list[str] = []
@@ -82,7 +82,7 @@ def logit_differences(
     Args:
         trained: the training model.
         exported: the same, as transformers sees it.
-        samples: questions; each implementation encodes them by its own road.
+        samples: questions; each implementation encodes them with its own code.
         tokenizer: folder of the demo's tokenizer.
 
     Returns:
@@ -104,7 +104,7 @@ def _difference(
     exported: Exported,
     samples: Sequence[RawSample],
 ) -> float:
-    ours = trained.logits(collate(prompts))
+    packed = trained.logits(collate(prompts))
     batch = exported.read(samples)
-    theirs: Tensor = exported.network(**batch).logits[batch["attention_mask"].bool()]
-    return float((ours - theirs).abs().max())
+    padded: Tensor = exported.network(**batch).logits[batch["attention_mask"].bool()]
+    return float((packed - padded).abs().max())

@@ -20,7 +20,7 @@ SMOOTHED_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SheetPart:
-    """Which questions the sheet shows below one heading."""
+    """The questions that the sheet shows below one heading."""
 
     heading: str
     rows: int
@@ -68,7 +68,7 @@ def plot_losses(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Take the mean of each value and its neighbours."""
+    """Return the mean of each value and its neighbours."""
     reach = round(SMOOTHED_SHARE * len(values) / 2)
     return [
         fmean(values[max(0, place - reach) : place + reach + 1]) for place in range(len(values))
@@ -100,7 +100,7 @@ def plot_answers(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def choose_for_sheet(predictions: Sequence[Prediction], kind: str, count: int) -> list[Prediction]:
-    """Draw questions of a kind at random, so that right and wrong answers show as they come."""
+    """Choose questions of a kind at random, so that right and wrong answers are both shown."""
     asked = [prediction for prediction in predictions if prediction.kind == kind]
     return Random(SHEET_SEED).sample(asked, min(count, len(asked)))
 
@@ -118,7 +118,7 @@ def _draw_answer(axis: Any, prediction: Prediction, digits: Digits) -> None:
 
 
 def _side_by_side(indices: Sequence[int], digits: Digits) -> NDArray[np.uint8]:
-    """Lay pictures out in a row, with white gaps: [56, w]."""
+    """Join pictures in a row, with white gaps: [56, w]."""
     pictures = [digits.pictures[index - HELD_OUT.start] for index in indices]
     gap = np.full((pictures[0].shape[0], GAP), 255, dtype=np.uint8)
     row = [part for picture in pictures for part in (picture, gap)]
@@ -126,7 +126,7 @@ def _side_by_side(indices: Sequence[int], digits: Digits) -> NDArray[np.uint8]:
 
 
 def _pyplot() -> Any:
-    """Import matplotlib, which belongs to the `demo` extra, for files only: no window opens."""
+    """Import matplotlib (of the `demo` extra) with a backend for files that opens no window."""
     import matplotlib
 
     matplotlib.use("Agg")

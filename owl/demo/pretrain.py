@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two pretrained models that Owl3 starts from, tiny: a Qwen2 that reads and a SigLIP that sees.
+"""Train the two tiny models that the demo starts from: a Qwen2 on text, a SigLIP on pictures.
 
-Both are trained and saved by transformers, so that `owl.convert init` meets the very files it meets
-with the real ones. Sizes are those of `model=owl3_tiny`.
+Both are trained and saved by transformers, so that `owl.convert init` reads the same files as with
+the published ones. Sizes are those of `model=owl3_tiny`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ LANGUAGE_SIZES: Mapping[str, Any] = {
     "max_position_embeddings": 2048,
     "rope_theta": 1e6,
     "tie_word_embeddings": False,
-    "initializer_range": 0.08,  # about 1/sqrt(128); from 0.02 it learns far slower
+    "initializer_range": 0.08,  # about 1/sqrt(128); with 0.02 it learns far more slowly
     "bos_token_id": None,
     "eos_token_id": VOCABULARY.index("<|im_end|>"),
 }
@@ -47,10 +47,9 @@ LANGUAGE_BATCH = 32
 VISION_STEPS = 800
 VISION_BATCH = 128
 PROMPT_WEIGHT = 0.05
-"""Weight in the loss of text that is read but not answered: drawn at random, it teaches little."""
+"""Weight in the loss of text other than answers: it is random, so there is little to learn."""
 PATCH_WEIGHT = 0.3
-"""Weight of naming the digit from each patch alone, beside naming it from their mean: Owl3 reads
-patches, not means."""
+"""Weight of the loss on each patch alone, beside the loss on their mean: Owl3 reads patches."""
 REPORT_EVERY = 100
 
 Report = Callable[[str], None]
@@ -62,7 +61,7 @@ def train_language_model(output: Path, tokenizer: Path, report: Report = print) 
     Args:
         output: folder to write.
         tokenizer: folder of the demo's tokenizer.
-        report: told how it goes.
+        report: gets lines of progress.
     """
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -80,7 +79,7 @@ def train_language_model(output: Path, tokenizer: Path, report: Report = print) 
 
 
 def train_vision_model(output: Path, report: Report = print) -> None:
-    """Train a SigLIP tower to tell the training digits apart, and save it without the classifier.
+    """Train a SigLIP tower to classify the training digits, and save it without the classifier.
 
     The classifier reads what Owl3 will read: hidden_states[-2], without the last norm. The last
     layer, the norm and the pooling head keep their random weights.
@@ -114,7 +113,7 @@ def _save(model: Any, output: Path) -> None:
 
 
 def language_loss(logits: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
-    """Mean loss of predicting each next token.
+    """Return the mean loss of predicting each next token.
 
     Args:
         logits: [b, s, v].
@@ -129,7 +128,7 @@ def language_loss(logits: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
 
 
 def naming_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Loss of naming digits, from all patches together and from each alone.
+    """Return the loss of classifying digits, from all patches together and from each alone.
 
     Args:
         scores: [n, p, 10], one row of scores per patch.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked about held-out pictures, and a control in which every question gets a wrong one."""
+"""Questions about held-out pictures, and a control where each question gets a wrong picture."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from owl.demo.samples import ORDINALS, Dialogue, Kind, first_exchange, make_dial
 from owl.demo.shards import picture_sample
 
 SWAPPED = "swapped"
-"""Name of the control: the questions of `single`, with the pictures exchanged among them."""
+"""The control: the questions of `single`, with the pictures exchanged among them."""
 QUESTION_KINDS = (Kind.single, Kind.several, Kind.finding, SWAPPED)
 SEED = 7
 
@@ -57,7 +57,7 @@ def build_questions(labels: Sequence[int], *, seed: int = SEED) -> list[Question
 def swap(questions: Sequence[Question], rng: Random) -> Iterator[Question]:
     """Exchange the pictures of one-picture questions so that none keeps its own.
 
-    The question and its truth stay: a model that looks at the pictures must now fail.
+    Question and truth stay the same: a model that uses the pictures now answers wrongly.
     """
     order = derangement(len(questions), rng)
     for question, other in zip(questions, order, strict=True):
@@ -70,11 +70,11 @@ def swap(questions: Sequence[Question], rng: Random) -> Iterator[Question]:
 
 
 def derangement(count: int, rng: Random) -> list[int]:
-    """Draw a permutation that leaves nothing in its place (count of 2 or more)."""
+    """Draw a permutation without fixed points (count of 2 or more)."""
     order = list(range(count))
     while True:
         rng.shuffle(order)
-        # About one shuffle in e has no fixed point, so this ends after a few.
+        # About one shuffle in e has no fixed point.
         if all(place != item for place, item in enumerate(order)):
             return order
 
@@ -91,13 +91,13 @@ def _ask(kind: Kind, rows: tuple[int, ...], labels: Sequence[int], rng: Random) 
 
 
 def _draw_others(row: int, labels: Sequence[int], rng: Random) -> tuple[int, ...]:
-    """Place a picture among others, whatever they show."""
+    """Shuffle a picture among others, whatever they show."""
     others = rng.sample([other for other in range(len(labels)) if other != row], len(ORDINALS) - 1)
     return tuple(_shuffled([row, *others], rng))
 
 
 def _draw_different(row: int, labels: Sequence[int], rng: Random) -> tuple[int, ...]:
-    """Place a picture among others that show other digits, so that each can be asked for."""
+    """Shuffle a picture among others that show other digits, so that each can be asked for."""
     rows = [row]
     while len(rows) < len(ORDINALS):
         other = rng.randrange(len(labels))

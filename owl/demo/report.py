@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo has shown: a table, summary.json, and whether it is what it should be."""
+"""The demo's results: a table, summary.json, and a check against what is expected."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from owl.demo.questions import QUESTION_KINDS
 
 STAGES = ("start", "stage1", "stage2", "exported")
 TRAINED = "stage2"
-"""What was exported."""
+"""The stage whose model is exported."""
 HEADINGS = {stage: stage for stage in STAGES} | {"exported": "owl.hf"}
 SUMMARY_FILE = "summary.json"
 
@@ -33,7 +33,7 @@ EXPLANATIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What summary.json holds. Accuracies are fractions."""
+    """The content of summary.json. Accuracies are fractions."""
 
     accuracy: Accuracy
     finding_chance: float  # accuracy of naming a random one of the pictures shown
@@ -51,7 +51,7 @@ def summarise(
     logit_differences: Mapping[str, float],
     seconds: float,
 ) -> Summary:
-    """Work out every figure that the predictions hold, and put the measured ones beside them."""
+    """Compute the figures from the predictions, and add the measured ones."""
     by_stage = {stage: [asked for asked in predictions if asked.stage == stage] for stage in STAGES}
     last = by_stage[TRAINED]
     finding = [asked for asked in last if asked.kind == "finding"]
@@ -75,7 +75,7 @@ def save_summary(run: Path, summary: Summary) -> None:
 
 
 def accuracy_table(summary: Summary) -> str:
-    """Draw the table that the demo ends with, in percent of held-out questions."""
+    """Format the table that the demo ends with, in percent of held-out questions."""
     lines = [f"{'held-out accuracy':<20}" + "".join(f"{HEADINGS[stage]:>9}" for stage in STAGES)]
     for kind in QUESTION_KINDS:
         cells = "".join(f"{summary.accuracy[stage][kind]:>9.1%}" for stage in STAGES)
@@ -84,8 +84,8 @@ def accuracy_table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def shortfalls(summary: Summary) -> Iterator[str]:
-    """Yield a sentence for each figure that is not what the demo promises."""
+def unexpected_results(summary: Summary) -> Iterator[str]:
+    """Yield a sentence for each figure outside its expected range."""
     for (stage, kind), least in AT_LEAST.items():
         reached = summary.accuracy[stage][kind]
         if reached < least:
@@ -106,8 +106,8 @@ def shortfalls(summary: Summary) -> Iterator[str]:
             )
 
 
-def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
-    """Say what came out, where it lies, and what to do next."""
+def final_report(run: Path, summary: Summary, changed: Sequence[str]) -> str:
+    """Format the results, where they are stored, and what to try next."""
     frozen = (
         "every tensor that stage 1 froze is bit-identical to the start"
         if not changed
@@ -123,7 +123,7 @@ def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
             f"Time: {summary.seconds / 60:.1f} minutes.",
             "",
             "Look at",
-            f"  {run / 'held_out.png'}   pictures it had never seen, with question, answer, truth",
+            f"  {run / 'held_out.png'}   held-out pictures, with question, answer, truth",
             f"  {run / 'losses.png'}     loss of both stages",
             f"  {run / PREDICTIONS_FILE}   every answer behind the table",
             f"  {run / SUMMARY_FILE}",
@@ -143,7 +143,7 @@ def closing_words(run: Path, summary: Summary, changed: Sequence[str]) -> str:
 
 
 def _agreement(summary: Summary) -> str:
-    """Say how close owl.hf is to the trainer."""
+    """Format how close owl.hf is to the trainer."""
     same = sum(summary.questions.values()) - summary.answers_changed_by_export
     logits = ", ".join(
         f"{difference:.1e} on {inputs} inputs"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo says about pictures: short conversations and interleaved documents.
+"""The demo's texts about pictures: short conversations and interleaved documents.
 
-A `Dialogue` serves twice. With files behind its pictures it is a sample of the shards; with words
-in their place it is text that the tiny language model learns the answers' grammar from.
+A `Dialogue` has two uses. With files for its pictures it is a sample of the shards; with words in
+their place it is text from which the tiny language model learns the grammar of answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ FINDING_QUESTION = "Which picture shows {}?"
 
 
 class Kind(StrEnum):
-    """What a sample is about. The first three are also asked in the evaluation."""
+    """Subject of a sample. The first three are also asked in the evaluation."""
 
     single = "single"  # one picture: which digit is it?
     several = "several"  # several pictures: which digit is the second?
@@ -37,7 +37,7 @@ class Dialogue:
 
     kind: Kind
     labels: tuple[int, ...]  # digit that each picture shows, in order
-    turns: list[Json]  # as owl3-sample/1 writes them; {"media": i} is picture i
+    turns: list[Json]  # as in owl3-sample/1; {"media": i} is picture i
 
 
 def make_dialogue(kind: Kind, labels: tuple[int, ...], rng: Random) -> Dialogue:
@@ -90,7 +90,7 @@ def first_exchange(dialogue: Dialogue) -> Dialogue:
 
 
 def with_article(label: int) -> str:
-    """Name a digit as English does: `a seven`, `an eight`."""
+    """Return a digit's word with its article: `a seven`, `an eight`."""
     return f"{'an' if WORDS[label] == 'eight' else 'a'} {WORDS[label]}"
 
 
@@ -134,10 +134,10 @@ def _listing(labels: tuple[int, ...], rng: Random) -> list[Json]:
 
 
 def _places(labels: tuple[int, ...], rng: Random) -> list[Json]:
-    """Say where each digit is: as `finding`, with many more answers to the token."""
+    """Name the place of each digit: as `finding`, with more answers per token."""
     order = _shuffled_places(labels, rng)
-    said = ", ".join(f"the {WORDS[labels[place]]} is {ORDINALS[place]}" for place in order)
-    return [{"role": "document", "content": [*_pictures(labels), {"text": f"{said}."}]}]
+    listed = ", ".join(f"the {WORDS[labels[place]]} is {ORDINALS[place]}" for place in order)
+    return [{"role": "document", "content": [*_pictures(labels), {"text": f"{listed}."}]}]
 
 
 _WRITERS: dict[Kind, Callable[[tuple[int, ...], Random], list[Json]]] = {

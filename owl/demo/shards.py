@@ -19,12 +19,12 @@ from owl.errors import DataError
 
 SAMPLES_PER_SHARD = 2000
 HANDS = 4
-"""Distorted copies of each training digit: fewer, and stage 2 learns the pictures by heart."""
+"""Distorted copies of each training digit: with fewer, stage 2 memorises the pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageData:
-    """What one stage is trained on."""
+    """The training data of one stage."""
 
     samples: int
     mixture: Mapping[Kind, float]  # shares, by weight
@@ -47,7 +47,7 @@ STAGES: Mapping[str, StageData] = {
 
 
 class Album:
-    """PNG files of digits in several hands, by what they show."""
+    """PNG files of digits in several handwritings, by digit."""
 
     def __init__(self, digits: Digits, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -65,7 +65,7 @@ class Album:
 
 
 def picture_sample(key: str, dialogue: Dialogue, pictures: Sequence[bytes]) -> RawSample:
-    """Put PNG files behind the pictures of a dialogue."""
+    """Build a sample from a dialogue and PNG files for its pictures."""
     names = [f"m{place:04}.png" for place in range(len(pictures))]
     media: list[Json] = [
         {"type": "image", "file": name, "w": IMAGE_SIZE, "h": IMAGE_SIZE} for name in names

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's language: 63 words, a tokenizer for them, and text from which to learn its grammar."""
+"""The demo's language: 63 words, a tokenizer for them, and text to learn its grammar from."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -48,14 +48,14 @@ TEXT_MIXTURE: Mapping[Kind, float] = {
     Kind.places: 4,
 }
 UNSEEN_SHARE = 0.2
-"""Share of the text whose pictures are blank placeholders, so that answers can only be guessed."""
+"""Share of the text whose pictures are blank placeholders, so that answers must be guessed."""
 
 
 def build_tokenizer() -> Tokenizer:
-    """Make one token of each word, punctuation mark and newline; spaces between words are implied.
+    """Build a tokenizer with a token for each word, punctuation mark and newline, none for spaces.
 
-    Decoding puts a space before every word that follows a word or one of `.,?:`, so ordinary
-    sentences come back as they were.
+    Decoding puts a space before every word that follows a word or one of `.,?:`, which restores
+    ordinary sentences.
     """
     ids = {word: index for index, word in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
@@ -101,10 +101,10 @@ def demo_reading() -> Reading:
 
 
 def draw_text(encoder: SampleEncoder, rng: Random) -> Iterator[EncodedSample]:
-    """Draw text about digits without end, in the very template that pictures will come in.
+    """Draw endless text about digits, in the template that is used with pictures.
 
-    Most of it names each digit inside the placeholder, `<|seven|>`: the answers are there to be
-    looked up. The rest has `<|image|>`, as the model will see it, and random answers.
+    Most of it names each digit inside the placeholder, `<|seven|>`, so that answers can be looked
+    up. The rest has `<|image|>`, as in training with pictures, and random answers.
     """
     while True:
         kind = draw_kind(TEXT_MIXTURE, rng)
@@ -120,8 +120,8 @@ def encode_text(encoder: SampleEncoder, dialogue: Dialogue, *, blank: bool) -> E
         {"role": turn["role"], "content": [_in_words(part, names) for part in turn["content"]]}
         for turn in dialogue.turns
     ]
-    spoken = Dialogue(kind=dialogue.kind, labels=dialogue.labels, turns=turns)
-    raw = RawSample(key="text", shard="", document=to_document(spoken, "text", []), files={})
+    worded = Dialogue(kind=dialogue.kind, labels=dialogue.labels, turns=turns)
+    raw = RawSample(key="text", shard="", document=to_document(worded, "text", []), files={})
     return encoder.encode(raw, source="text", cut=CutChoice.none)
 
 

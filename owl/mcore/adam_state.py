@@ -4,7 +4,7 @@
 torch keeps `step` in each parameter's state; TE and apex keep it in the parameter group, and
 megatron-core 0.16.1 half expects the one and half the other: saving asserts on a rank without
 parameters, loading raises KeyError 'step' on a fresh optimizer, and after loading all parameters
-share one step tensor, so that a step counts once per parameter. `TorchAdamState` mends the three.
+share one step tensor, so that a step counts once per parameter. `TorchAdamState` fixes all three.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ class TorchAdamState(DistributedOptimizer):
     """DistributedOptimizer with a state_dict that works for torch.optim.AdamW."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but per-parameter tensors; called by all ranks together."""
+        """Return everything except per-parameter tensors; all ranks call this together."""
         self._fill_state()
         step = self._common_step()
         groups = self.optimizer.state_dict()["param_groups"]
@@ -38,7 +38,7 @@ class TorchAdamState(DistributedOptimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Undo state_dict, and take the per-parameter tensors along."""
+        """Load what state_dict returned, and the per-parameter tensors beside it."""
         super().load_state_dict(state_dict)
         for state in self.optimizer.state.values():
             state["step"] = state["step"].clone()
@@ -52,7 +52,7 @@ class TorchAdamState(DistributedOptimizer):
         super()._set_main_param_and_optimizer_states(model_param, {"step": step, **tensors})
 
     def _copy_model_grads_to_main_grads(self) -> None:
-        """Give float64 weights their gradients as they are: the original casts to float32."""
+        """Pass float64 weights their gradients unchanged: the original casts them to float32."""
         groups = zip(self.model_fp32_groups, self.shard_fp32_groups, strict=True)
         pairs = [pair for group in groups for pair in zip(*group, strict=True)]
         if not any(parameter.dtype == torch.float64 for parameter, _ in pairs):
@@ -63,7 +63,7 @@ class TorchAdamState(DistributedOptimizer):
             main.grad = parameter.main_grad.view(-1)[share.start : share.end]
 
     def _fill_state(self) -> None:
-        """Give a fresh optimizer the state that its first step would start from."""
+        """Give a new optimizer the state that its first step would start from."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 state = self.optimizer.state[parameter]
@@ -73,7 +73,7 @@ class TorchAdamState(DistributedOptimizer):
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
 
     def _common_step(self) -> float:
-        """Updates so far. A rank may hold no parameter, so the ranks agree on the largest."""
+        """Return the updates so far: the largest of all ranks, as a rank may hold no parameter."""
         steps = [float(state["step"]) for state in self.optimizer.state.values()]
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         step = torch.tensor(max(steps, default=0.0), device=device)
@@ -82,7 +82,7 @@ class TorchAdamState(DistributedOptimizer):
 
 
 def adopt(optimizer: Any) -> None:
-    """Turn the distributed optimizers inside Megatron's chain into TorchAdamState, where needed."""
+    """Turn the distributed optimizers in Megatron's chain into TorchAdamState, where needed."""
     parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
     for part in parts:
         if type(part) is DistributedOptimizer and isinstance(part.optimizer, _TORCH_OPTIMIZERS):

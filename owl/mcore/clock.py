@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a device works between two points of the program."""
+"""Measure how long a device works between two points of the program."""
 
 import time
 
@@ -7,10 +7,10 @@ import torch
 
 
 class DeviceClock:
-    """Measures on the device itself: a GPU runs behind the program that feeds it.
+    """Measures on the device itself: a GPU runs behind the program that issues its work.
 
     Args:
-        device: whose time counts.
+        device: the device to measure.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,19 +23,19 @@ class DeviceClock:
         self._begin = self._end = 0.0
 
     def start(self) -> None:
-        """Begin to measure here."""
+        """Start measuring."""
         self._begin = time.perf_counter()
         if self._marks:
             self._marks[0].record()
 
     def stop(self) -> None:
-        """Measure up to here. Does not wait for the device."""
+        """Stop measuring. Does not wait for the device."""
         self._end = time.perf_counter()
         if self._marks:
             self._marks[1].record()
 
     def seconds(self) -> float:
-        """Return the time between start and stop; waits until a GPU has come that far."""
+        """Return the seconds between start and stop; waits until a GPU has reached stop."""
         if self._marks:
             begin, end = self._marks
             end.synchronize()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real megatron-core on a CPU through gloo: every redirection it needs, in one place.
 
-megatron-core writes `device="cuda"` and `torch.cuda.current_device()` where it means "the device we
-train on". `install()` gives *its* modules a `torch` whose factories and `cuda` namespace mean the
-CPU; nobody else's torch changes, except for two Tensor methods that cannot be reached otherwise
-(`Tensor.cuda`, and `Tensor.type()` without arguments). It refuses to act where CUDA is.
+megatron-core writes `device="cuda"` and `torch.cuda.current_device()` for the training device.
+`install()` gives *its* modules a `torch` whose factories and `cuda` namespace use the CPU. Other
+modules keep their torch, except for two Tensor methods that cannot be replaced otherwise
+(`Tensor.cuda`, and `Tensor.type()` without arguments). It raises where CUDA is in use.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import torch
 
 from owl.errors import ConfigError
 
-# Loaded before the swap, so that none is imported later with the plain torch.
+# Imported before the replacement, so that none is imported later with the original torch.
 _MODULES = (
     "megatron.core.distributed",
     "megatron.core.distributed.finalize_model_grads",
@@ -50,8 +50,8 @@ _FACTORIES = (
     *("arange", "empty", "empty_like", "full", "full_like", "ones", "ones_like"),
     *("rand", "randn", "tensor", "zeros", "zeros_like"),
 )
-# What the optimizer and clip_grads call a tensor that they accept. Double is our own wish: parity
-# tests run the whole step in float64.
+# Names of the tensor types that the optimizer and clip_grads accept. float64 is added: parity tests
+# run the complete step in it.
 _TYPE_NAMES = {
     torch.float64: "torch.cuda.FloatTensor",
     torch.float32: "torch.cuda.FloatTensor",
@@ -63,39 +63,39 @@ _installed = False
 
 
 def hide_gpus() -> None:
-    """Let this process, and those it starts, see a machine without GPUs.
+    """Hide the machine's GPUs from this process and those it starts.
 
-    For who chose the CPU on a GPU machine. Has no effect once CUDA has been asked for its devices.
+    For parallel.device=cpu on a GPU machine. Has no effect after CUDA's devices were queried.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def is_needed() -> bool:
-    """Say whether this machine has no CUDA device."""
+    """Whether this machine has no CUDA device."""
     return not torch.cuda.is_available()
 
 
 def is_installed() -> bool:
-    """Say whether megatron-core has been redirected in this process."""
+    """Whether megatron-core has been redirected in this process."""
     return _installed
 
 
 def install() -> None:
-    """Point megatron-core's idea of "the device" at the CPU. Safe to call twice.
+    """Redirect megatron-core to the CPU. Safe to call twice.
 
     Raises:
-        ConfigError: a CUDA device is in use, which the redirections would hide.
+        ConfigError: a CUDA device is in use.
     """
     global _installed
     if not is_needed():
         raise ConfigError(
-            "parallel.device=cpu was chosen in a process that already uses CUDA. Start it with "
-            "CUDA_VISIBLE_DEVICES= (empty) to work on the CPU of a GPU machine."
+            "parallel.device=cpu is set in a process that already uses CUDA. Start it with "
+            "CUDA_VISIBLE_DEVICES= (empty) to run on the CPU of a GPU machine."
         )
     if _installed:
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TE and apex are choices, and cannot exist here
+        warnings.simplefilter("ignore")  # TE and apex are optional, and need a GPU
         for name in _MODULES:
             importlib.import_module(name)
     stand_in = _cpu_torch()
@@ -108,7 +108,7 @@ def install() -> None:
 
 
 def on_cpu(device: Any) -> Any:
-    """Replace a CUDA device, in any spelling, by the CPU; leave others alone."""
+    """Replace a CUDA device, in any spelling, by the CPU; return others unchanged."""
     if device is None:
         return None
     if isinstance(device, int):
@@ -129,7 +129,7 @@ def _redirected(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _copy_of(module: types.ModuleType) -> types.ModuleType:
-    """Make a module with the same contents that can be changed without changing the original."""
+    """Copy a module, so that it can be changed without changing the original."""
     copy = types.ModuleType(module.__name__, module.__doc__)
     copy.__dict__.update(module.__dict__)
     copy.__getattr__ = lambda name: getattr(module, name)  # type: ignore[method-assign]
@@ -137,7 +137,7 @@ def _copy_of(module: types.ModuleType) -> types.ModuleType:
 
 
 def _cpu_torch() -> types.ModuleType:
-    """Make torch as megatron-core should see it on a machine without CUDA."""
+    """Make the torch that megatron-core uses on a machine without CUDA."""
     stand_in = _copy_of(torch)
     for name in _FACTORIES:
         setattr(stand_in, name, _redirected(getattr(torch, name)))
@@ -146,7 +146,7 @@ def _cpu_torch() -> types.ModuleType:
 
 
 def _cpu_cuda() -> types.ModuleType:
-    """Make a torch.cuda whose streams, events and memory are those of a CPU: there are none."""
+    """Make a torch.cuda whose streams and events do nothing and whose memory is 0."""
     cuda = _copy_of(torch.cuda)
     replacements: dict[str, Any] = {
         "current_device": lambda: _CPU,
@@ -170,7 +170,7 @@ def _cpu_cuda() -> types.ModuleType:
 
 
 class _Stream:
-    """The CPU's only stream: everything is already in order."""
+    """The CPU's only stream: its work is already in order."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -185,7 +185,7 @@ class _Stream:
 
 
 class _Event:
-    """A moment on the CPU's only stream."""
+    """An event on the CPU's only stream."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -200,7 +200,7 @@ class _Event:
 
 
 def _redirect_random_state() -> None:
-    """Let Megatron's random states, and so dropout and recompute, use the CPU generator."""
+    """Let Megatron's random states, and so dropout and recompute, use the CPU's generator."""
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: (
@@ -212,7 +212,7 @@ def _redirect_random_state() -> None:
 
 
 def _redirect_tensor_methods() -> None:
-    """Make Tensor.cuda() the identity, and Tensor.type() answer with the names mcore compares."""
+    """Make Tensor.cuda() the identity, and Tensor.type() return the names that mcore compares."""
     plain_type = torch.Tensor.type
 
     @functools.wraps(plain_type)

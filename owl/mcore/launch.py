@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a function in several processes on this machine, as torchrun would, and bring errors home."""
+"""Run a function in several processes on this machine, as torchrun would, and raise its errors."""
 
 import multiprocessing
 import os
@@ -19,18 +19,18 @@ def run_in_processes(function: Callable[..., None], processes: int, *arguments: 
     """Call `function(*arguments)` once in each of several processes that can form a job.
 
     The function and its arguments must be picklable. An exception in one process ends all of them
-    and is raised here, with that process's traceback; an OwlError is told and ends with status 2,
-    and a SystemExit there is one here.
+    and is raised here, with that process's traceback; an OwlError is printed there and raised here
+    as SystemExit(2), and a SystemExit with its own status.
 
     Args:
-        function: called without a rank: it finds RANK and WORLD_SIZE in its environment.
-        processes: how many; with 1 it is called right here.
+        function: called without a rank: RANK and WORLD_SIZE are in its environment.
+        processes: how many; with 1 it is called in this process.
         arguments: passed on.
     """
     if processes == 1:
         function(*arguments)
         return
-    # Held here from the start: a port that is only found free may be taken when a worker wants it.
+    # Opened before the workers start: a port found free could be taken before they use it.
     store = dist.TCPStore("127.0.0.1", port=0, is_master=True, wait_for_workers=False)
     try:
         mp.start_processes(
@@ -52,7 +52,7 @@ def _worker(
         WORLD_SIZE=str(processes),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
-        TORCHELASTIC_USE_AGENT_STORE="True",  # the store is there: rank 0 shall not start one
+        TORCHELASTIC_USE_AGENT_STORE="True",  # the store exists: rank 0 must not start one
     )
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -64,7 +64,7 @@ def _worker(
 
 
 def _end_with_parent() -> None:
-    """Outlive a killed parent by nothing: torch's own SIGINT is ignored in background jobs."""
+    """Exit when the parent is killed: the SIGINT that torch sends is ignored in background jobs."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by torch.multiprocessing"
     parent.join()

@@ -32,7 +32,7 @@ class Optimizer:
         self.schedule = schedule
 
     def step(self) -> StepResult:
-        """Clip, update the weights, move the schedule on."""
+        """Clip, update the weights, and advance the schedule."""
         learning_rate = self.learning_rate
         scale = float(self.megatron.get_loss_scale())
         updated, grad_norm, _ = self.megatron.step()
@@ -46,15 +46,15 @@ class Optimizer:
         return float(schedule.get_lr({"max_lr": schedule.max_lr, "min_lr": schedule.min_lr}))
 
     def seek(self, steps_done: int) -> None:
-        """Set the schedule to where it stands after so many steps: it is a function of that alone.
+        """Set the schedule to its state after a number of steps, on which alone it depends.
 
-        Counting starts at 1, so that the first step of a warm-up is not one with rate 0.
+        Counting starts at 1, so that the first step of a warm-up has a rate above 0.
         """
         self.schedule.num_steps = steps_done + 1
         self.schedule.step(increment=0)
 
     def zero_grad(self, chunks: list[nn.Module]) -> None:
-        """Forget the gradients of the previous step."""
+        """Clear the gradients of the previous step."""
         for chunk in chunks:
             chunk.zero_grad_buffer()
         self.megatron.zero_grad()
@@ -79,7 +79,7 @@ def build_optimizer(
 
 
 def optimizer_config(optim: OptimConfig, precision: Precision) -> OptimizerConfig:
-    """Say in Megatron's words what the optimizer is."""
+    """Translate the settings to Megatron's optimizer config."""
     return OptimizerConfig(
         optimizer="adam",
         lr=optim.learning_rate,
@@ -99,7 +99,7 @@ def optimizer_config(optim: OptimConfig, precision: Precision) -> OptimizerConfi
 
 
 def build_megatron_optimizer(config: OptimizerConfig, chunks: list[nn.Module]) -> Any:
-    """Build Megatron's optimizer over wrapped chunks, mended where torch's AdamW is inside."""
+    """Build Megatron's optimizer over wrapped chunks, with TorchAdamState around torch's AdamW."""
     megatron = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
     adam_state.adopt(megatron)
     return megatron
@@ -125,5 +125,5 @@ def _schedule(megatron: Any, optim: OptimConfig, train_steps: int) -> OptimizerP
 
 
 def warmup_steps(optim: OptimConfig, train_steps: int) -> int:
-    """Steps of linear warm-up; less than all of them."""
+    """Return the steps of linear warm-up: at most train_steps - 1."""
     return min(round(optim.warmup_fraction * train_steps), train_steps - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters by their global names, and whole tensors to and from a rank's share of them."""
+"""Parameters by their global names; full tensors cut to a rank's shard, and gathered again."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ VOCABULARY_TABLES = ("embedding.word_embeddings.weight", "output_layer.weight")
 def global_names(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield this rank's parameters under the names they have in an unsplit model.
 
-    Pipeline stages count their decoder layers from 0; here they count through the whole model.
+    Pipeline stages count their decoder layers from 0; here they are counted through all stages.
     """
     for chunk in chunks:
         model = unwrapped(chunk)
@@ -27,69 +27,77 @@ def global_names(chunks: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Paramete
 
 
 def unwrapped(chunk: nn.Module) -> nn.Module:
-    """Take Megatron's data-parallel wrapper off a model chunk."""
+    """Remove Megatron's data-parallel wrapper from a model chunk."""
     while isinstance(inner := getattr(chunk, "module", None), nn.Module):
         chunk = inner
     return chunk
 
 
-def shard_of(whole: Tensor, parameter: nn.Parameter, *, tp_rank: int, tp_size: int) -> Tensor:
-    """Cut this rank's share out of a whole tensor.
+def shard_of(full: Tensor, parameter: nn.Parameter, *, tp_rank: int, tp_size: int) -> Tensor:
+    """Return this rank's shard of a full tensor.
 
     Args:
-        whole: as an unsplit model holds it; may lack the padding rows of the vocabulary.
-        parameter: of this rank; Megatron's layers mark how it is shared.
-        tp_rank: this rank's place in the tensor group.
+        full: as an unsplit model holds it; may lack the padding rows of the vocabulary.
+        parameter: of this rank; Megatron's layers mark how it is sharded.
+        tp_rank: this rank in the tensor group.
         tp_size: ranks in the tensor group.
     """
     if not getattr(parameter, "tensor_model_parallel", False):
-        return whole
+        return full
     dim, stride = parameter.partition_dim, parameter.partition_stride
-    missing = parameter.shape[dim] * tp_size - whole.shape[dim]
+    missing = parameter.shape[dim] * tp_size - full.shape[dim]
     if 0 < missing < tp_size:  # vocabulary padding
-        whole = nn.functional.pad(whole, [0, 0] * (whole.ndim - dim - 1) + [0, missing])
-    pieces = [block.chunk(tp_size, dim)[tp_rank] for block in whole.chunk(stride, dim)]
+        full = nn.functional.pad(full, [0, 0] * (full.ndim - dim - 1) + [0, missing])
+    pieces = [block.chunk(tp_size, dim)[tp_rank] for block in full.chunk(stride, dim)]
     return torch.cat(pieces, dim)
 
 
-def whole_of(shares: Sequence[Tensor], parameter: nn.Parameter) -> Tensor:
-    """Put the shares of all ranks of a tensor group together again (vocabulary padding stays)."""
+def merge_shards(shards: Sequence[Tensor], parameter: nn.Parameter) -> Tensor:
+    """Join the shards of all ranks of a tensor group to the full tensor, with vocabulary padding.
+
+    Args:
+        shards: in the order of the group's ranks.
+        parameter: of any of them.
+    """
     if not getattr(parameter, "tensor_model_parallel", False):
-        return shares[0]
+        return shards[0]
     dim, stride = parameter.partition_dim, parameter.partition_stride
-    blocks = zip(*(share.chunk(stride, dim) for share in shares), strict=True)
+    blocks = zip(*(shard.chunk(stride, dim) for shard in shards), strict=True)
     return torch.cat([torch.cat(block, dim) for block in blocks], dim)
 
 
-def gather_whole(share: Tensor, parameter: nn.Parameter, tp_group: dist.ProcessGroup) -> Tensor:
-    """Collect a tensor shaped like a parameter (its gradient, say) from the tensor group."""
-    shares = [torch.empty_like(share) for _ in range(tp_group.size())]
-    dist.all_gather(shares, share.contiguous(), group=tp_group)
-    return whole_of(shares, parameter)
+def gather_full(shard: Tensor, parameter: nn.Parameter, tp_group: dist.ProcessGroup) -> Tensor:
+    """Gather a tensor shaped like a parameter, such as its gradient, from the tensor group."""
+    shards = [torch.empty_like(shard) for _ in range(tp_group.size())]
+    dist.all_gather(shards, shard.contiguous(), group=tp_group)
+    return merge_shards(shards, parameter)
 
 
-def load_whole(chunks: Sequence[nn.Module], weights: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Copy whole tensors into this rank's shares of the parameters they name.
+def load_full(chunks: Sequence[nn.Module], weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Copy this rank's shards of full tensors into the parameters they name.
 
     Returns:
         Names of this rank's parameters that no weight was given for.
+
+    Raises:
+        ValueError: a shard does not have its parameter's shape.
     """
-    mine = dict(global_names(chunks))
+    remaining = dict(global_names(chunks))
     collection: Any = unwrapped(chunks[0]).pg_collection
     tp_rank, tp_size = collection.tp.rank(), collection.tp.size()
-    for name, whole in weights:
-        parameter = mine.pop(name, None)
+    for name, full in weights:
+        parameter = remaining.pop(name, None)
         if parameter is None:
             continue
-        share = shard_of(whole, parameter, tp_rank=tp_rank, tp_size=tp_size)
-        if share.shape != parameter.shape:
+        shard = shard_of(full, parameter, tp_rank=tp_rank, tp_size=tp_size)
+        if shard.shape != parameter.shape:
             raise ValueError(
-                f"{name}: the weight is {tuple(whole.shape)}, which gives this rank "
-                f"{tuple(share.shape)}, but the model holds {tuple(parameter.shape)}"
+                f"{name}: the weight is {tuple(full.shape)}, which gives this rank "
+                f"{tuple(shard.shape)}, but the model holds {tuple(parameter.shape)}"
             )
         with torch.no_grad():
-            parameter.copy_(share)
-    return list(mine)
+            parameter.copy_(shard)
+    return list(remaining)
 
 
 def _global_name(name: str, first_layer: int) -> str:

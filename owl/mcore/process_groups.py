@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start torch.distributed and Megatron's process groups, and stop them again."""
+"""Start and stop torch.distributed and Megatron's process groups."""
 
 import os
 import warnings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroups:
-    """This process's place in the layout, and Megatron's own collection of groups."""
+    """This process's place in the layout, and Megatron's collection of groups."""
 
     collection: "ProcessGroupCollection"
     solo: dist.ProcessGroup  # this rank alone, as a group
@@ -34,7 +34,7 @@ class ProcessGroups:
 
     @property
     def dp_rank(self) -> int:
-        """Which share of each global batch is ours."""
+        """Index of this rank's share of each global batch."""
         return self.collection.dp.rank()
 
     @property
@@ -72,12 +72,12 @@ class ProcessGroups:
 def process_groups(
     parallel: ParallelConfig, *, seed: int = 1234, alone: bool = False
 ) -> Iterator[ProcessGroups]:
-    """Join the job that torchrun started (or be a job of one), and leave it at the end.
+    """Join the job that torchrun started, or a job of one process, and leave it at the end.
 
     Args:
         parallel: degrees, device and backend.
         seed: of the random start, and of Megatron's per-rank random states.
-        alone: a job of one, even where torchrun started several processes.
+        alone: a job of one process, even where torchrun started several.
 
     Yields:
         The groups. An exception inside ends the process group at once, so that the other ranks
@@ -93,7 +93,7 @@ def job(parallel: ParallelConfig, *, alone: bool = False) -> Iterator[torch.devi
     if parallel.device == DeviceKind.cpu:
         cpu.hide_gpus()
     check_version()
-    # Tensor parallelism overlaps its collectives with compute only with one connection per device.
+    # Tensor parallelism overlaps collectives with compute only with one connection per device.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = _choose_device(parallel.device)
     if device.type == "cpu":
@@ -109,7 +109,7 @@ def job(parallel: ParallelConfig, *, alone: bool = False) -> Iterator[torch.devi
 def layout(
     parallel: ParallelConfig, device: torch.device, *, seed: int = 1234
 ) -> Iterator[ProcessGroups]:
-    """Lay Megatron's groups over the running job. One job may take on one layout after another."""
+    """Create Megatron's groups in the running job, which may use several layouts in turn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core import parallel_state, tensor_parallel
@@ -135,31 +135,31 @@ def layout(
             seed=seed,
         )
     finally:
-        parallel_state.destroy_model_parallel()  # forgets, but leaves the groups alive
+        parallel_state.destroy_model_parallel()  # does not destroy the groups
         for group in _groups() - before:
-            # Each keeps threads that wake up a hundred times a second.
+            # Each has threads that wake up a hundred times a second.
             dist.destroy_process_group(group)
 
 
 def _groups() -> set[dist.ProcessGroup]:
-    """All process groups of this process."""
+    """Return all process groups of this process."""
     return set(dist.distributed_c10d._world.pg_map)
 
 
 def world_size() -> int:
-    """Processes in this job, before any process group exists (torchrun sets WORLD_SIZE)."""
+    """Return the number of processes in this job, from torchrun's WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _choose_device(wanted: str) -> torch.device:
-    """Pick this process's device: a GPU where there is one, unless told otherwise."""
+    """Choose this process's device: a GPU where there is one, unless the setting differs."""
     name = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
     if cpu.is_installed():
         raise ConfigError(
-            f"parallel.device={name} was chosen in a process that has worked on the CPU before: "
-            f"megatron-core stays there. Use parallel.device=cpu, or another process."
+            f"parallel.device={name} is set in a process that has already run on the CPU, which "
+            f"redirects megatron-core for good. Use parallel.device=cpu, or a new process."
         )
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random weights that do not depend on the layout: drawn whole, by name, then cut.
+"""Random weights that do not depend on the layout: full tensors, seeded by name, then sharded.
 
-Megatron draws each rank's share where it is built, so that a start depends on the degrees and on
-the order of modules. Here building only marks what is to be drawn, and how wide.
+Megatron draws each rank's shard where it is built, so that the weights depend on the degrees and on
+the order of modules. Here building only marks each parameter with its standard deviation.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _MARK = "random_start_std"
 
 
 class RandomStart:
-    """An init method for Megatron's configs: marks a parameter instead of drawing it."""
+    """An init method for Megatron's configs that marks a parameter instead of drawing it."""
 
     def __init__(self, std: float) -> None:
         self.std = std
@@ -49,14 +49,14 @@ def draw_random_start(chunks: Sequence[nn.Module], *, seed: int, vocab_size: int
         # The last stage's copy of a tied table is the first stage's.
         drawn_as = embedding if tied and name == head else name
         generator = torch.Generator(parameter.device).manual_seed(_seed_of(drawn_as, seed))
-        shape = _whole_shape(parameter, tp_size)
+        shape = _full_shape(parameter, tp_size)
         if name in VOCABULARY_TABLES:
             shape[0] = vocab_size
-        whole = torch.randn(shape, generator=generator, device=parameter.device).mul_(std)
-        parameter.copy_(shard_of(whole, parameter, tp_rank=tp_rank, tp_size=tp_size))
+        full = torch.randn(shape, generator=generator, device=parameter.device).mul_(std)
+        parameter.copy_(shard_of(full, parameter, tp_rank=tp_rank, tp_size=tp_size))
 
 
-def _whole_shape(parameter: nn.Parameter, tp_size: int) -> list[int]:
+def _full_shape(parameter: nn.Parameter, tp_size: int) -> list[int]:
     shape = list(parameter.shape)
     if getattr(parameter, "tensor_model_parallel", False):
         shape[parameter.partition_dim] *= tp_size

@@ -24,19 +24,19 @@ def forward_backward(
     *,
     total_weight: float,
     forward_only: bool = False,
-    whole_gradients: bool = False,
+    full_gradients: bool = False,
 ) -> float:
-    """Run every micro-batch of this data-parallel rank and leave the summed gradient behind.
+    """Run every micro-batch of this data-parallel rank, and accumulate the gradient.
 
     Args:
         chunks: this rank's model, wrapped for data parallelism.
         batches: micro-batches of this step, the same number on every rank.
         groups: Megatron's process groups.
-        total_weight: sum of the loss weights of the *whole* global batch. Dividing by it here, and
-            by nothing anywhere else, makes the gradient independent of how the batch is cut.
+        total_weight: sum of the loss weights of the *global* batch. Dividing by it here, and by
+            nothing elsewhere, makes the gradient independent of how the batch is divided.
         forward_only: no backward pass.
-        whole_gradients: leave the whole gradient on every data-parallel rank, where a distributed
-            optimizer needs a share of it only.
+        full_gradients: reduce the full gradient to every data-parallel rank, where a distributed
+            optimizer needs its shard only.
 
     Returns:
         The loss of the global batch, on every rank.
@@ -47,10 +47,10 @@ def forward_backward(
         data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
         model=list(chunks),
         num_microbatches=len(batches),
-        seq_length=1,  # shapes are agreed on as they go: every row has its own length
+        seq_length=1,  # stages exchange shapes: every row has its own length
         micro_batch_size=1,
         forward_only=forward_only,
-        force_all_reduce=whole_gradients,
+        force_all_reduce=full_gradients,
     )
     return _sum_over_ranks(results, groups)
 
@@ -58,22 +58,22 @@ def forward_backward(
 def attach_to_schedule(
     chunks: Sequence[nn.Module], optimizer: Any, groups: ProcessGroups
 ) -> DeviceClock:
-    """Tell Megatron's schedule how to scale the loss and how to finish the gradients.
+    """Set how Megatron's schedule scales the loss and finalizes the gradients.
 
     Returns:
-        A clock that stops when this rank has done its own forward and backward passes, before it
-        waits for the gradients of other data-parallel ranks. The caller starts it.
+        A clock that stops when this rank's forward and backward passes are done, before it waits
+        for the gradients of other data-parallel ranks. The caller starts it.
     """
     clock = DeviceClock(groups.device)
     config = unwrapped(chunks[0]).config
-    # Weakly: a sharded optimizer's views of the weights make a cycle with the model that Python's
-    # collector cannot see through, and the process groups' threads would live on with them.
+    # A weak reference: a sharded optimizer's views of the weights make a cycle with the model that
+    # Python's collector does not find, and the process groups' threads would live on with it.
     scaler = weakref.proxy(optimizer)
     config.grad_scale_func = lambda loss: scaler.scale_loss(loss)
 
     def finalize(model: list[nn.Module], num_tokens: Tensor | None = None, **kwargs: Any) -> None:
         clock.stop()
-        # num_tokens would divide once more: the loss already is per token of the global batch.
+        # Passing num_tokens would divide again: the loss is already per token of the global batch.
         finalize_model_grads(
             model,
             None,
@@ -90,14 +90,14 @@ def attach_to_schedule(
 
 
 def sum_over_data_parallel(value: float, groups: ProcessGroups) -> float:
-    """Add up a number over the data-parallel ranks."""
+    """Sum a number over the data-parallel ranks; all of them call this."""
     total = torch.tensor(value, dtype=torch.float64, device=groups.device)
     dist.all_reduce(total, group=groups.collection.dp)
     return float(total)
 
 
 def _add_partial_gradients(chunks: Sequence[nn.Module], tp_group: dist.ProcessGroup) -> None:
-    """Add up the gradients of weights that each rank of a tensor group saw other tiles with."""
+    """Sum the gradients of weights that each rank of a tensor group applied to its own tiles."""
     if tp_group.size() == 1:
         return
     gradients = [
@@ -115,7 +115,7 @@ def _add_partial_gradients(chunks: Sequence[nn.Module], tp_group: dist.ProcessGr
 
 
 class _ForwardStep:
-    """What Megatron calls for each micro-batch."""
+    """The forward step that Megatron calls for each micro-batch."""
 
     def __init__(self, total_weight: float, device: torch.device, *, learns: bool) -> None:
         self.total_weight = max(total_weight, 1e-12)
@@ -126,19 +126,19 @@ class _ForwardStep:
 
         def weigh(losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             loss = (losses * batch.loss_weights.to(losses.dtype)).sum() / self.total_weight
-            # Megatron would skip such a backward pass without a word.
-            assert loss.requires_grad or not self.learns, "the loss depends on nothing that learns"
+            # Megatron would silently skip such a backward pass.
+            assert loss.requires_grad or not self.learns, "the loss depends on no trained parameter"
             return loss, torch.zeros((), dtype=torch.int, device=self.device), loss.detach()
 
         return model(batch), weigh
 
 
 def _sum_over_ranks(results: list[Tensor], groups: ProcessGroups) -> float:
-    """Add micro-batch losses over this rank and the data-parallel ranks; tell earlier stages."""
+    """Sum micro-batch losses over data-parallel ranks, and send the sum to earlier stages."""
     total = torch.zeros((), dtype=torch.float64, device=groups.device)
     for loss in results:
         total += loss.double()
     dist.all_reduce(total, group=groups.collection.dp)
-    if groups.pp_size > 1:  # only the last stage has seen losses; the others hold zero
+    if groups.pp_size > 1:  # only the last stage computes losses; the others add zero
         dist.all_reduce(total, group=groups.collection.pp)
     return float(total)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The megatron-core release whose habits the rest of this folder knows."""
+"""The megatron-core release that the rest of this folder is written for."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -122,7 +122,7 @@ def _load_case(folder: Path, name: str, about: Mapping[str, Any]) -> Case:
 def _build(
     config: ModelConfig, weights: Mapping[str, Tensor], parallel: ParallelConfig, groups: Any
 ) -> nn.Module:
-    from owl.mcore.parameters import load_whole
+    from owl.mcore.parameters import load_full
     from owl.mcore.provider import build_model
     from owl.model.freeze import freeze
 
@@ -131,7 +131,7 @@ def _build(
         (entry.ours, entry.to_ours(tuple(weights[name] for name in entry.published)))
         for entry in PUBLISHED[config.family].entries(config)
     )
-    missing = load_whole([chunk], ours)
+    missing = load_full([chunk], ours)
     if missing:
         raise CheckpointError(f"no published weight for {missing}")
     # The published code encodes pictures without gradients.
@@ -241,7 +241,7 @@ def published_gradients(
     chunk: nn.Module, config: ModelConfig, tp_group: dist.ProcessGroup
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every full gradient under its published name; zero where there is none."""
-    from owl.mcore.parameters import VOCABULARY_TABLES, gather_whole, global_names
+    from owl.mcore.parameters import VOCABULARY_TABLES, gather_full, global_names
 
     parameters = dict(global_names([chunk]))
     for entry in PUBLISHED[config.family].entries(config):
@@ -249,7 +249,7 @@ def published_gradients(
         if not parameter.requires_grad:
             continue
         share = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-        whole = gather_whole(share, parameter, tp_group)
+        whole = gather_full(share, parameter, tp_group)
         if entry.ours in VOCABULARY_TABLES:
             whole = whole[: config.vocab_size]
         yield from zip(entry.published, entry.to_published(whole), strict=True)

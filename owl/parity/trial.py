@@ -18,7 +18,7 @@ from owl.config.run import (
 from owl.convert.families import PUBLISHED
 from owl.data.samples import PackedBatch
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
-from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_whole, whole_of
+from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_full, merge_shards
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, whole_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
@@ -95,7 +95,7 @@ def run_trial(
                 batches,
                 groups,
                 total_weight=sum_over_data_parallel(weight, groups),
-                whole_gradients=with_gradients,
+                full_gradients=with_gradients,
             )
             losses[kind].append(loss)
             token_losses[kind].append(_over_ranks(seen.take() if seen else [], groups))
@@ -125,7 +125,7 @@ def _trainable(
     chunks = build_model(model, parallel, precision, groups)
     embedding, head = VOCABULARY_TABLES
     tied = {head: weights[embedding]} if model.tie_word_embeddings else {}
-    missing = load_whole(chunks, (dict(weights) | tied).items())
+    missing = load_full(chunks, (dict(weights) | tied).items())
     assert not missing, f"the reference has no {missing}"
     chunks = wrap_for_training(
         chunks,
@@ -197,7 +197,7 @@ def _gather(
     ranks: list[FullTensors] = [{} for _ in range(groups.tp_size)]
     dist.all_gather_object(ranks, mine, group=groups.collection.tp)
     whole = {
-        name: whole_of([rank[name] for rank in ranks], parameter)
+        name: merge_shards([rank[name] for rank in ranks], parameter)
         for name, parameter in parameters.items()
     }
     stages: list[FullTensors] = [{} for _ in range(groups.pp_size)]

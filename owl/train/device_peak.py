@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device could do at most: the denominator of MFU."""
+"""The peak throughput of a device: the denominator of MFU."""
 
 import torch
 
-# Dense bf16 TFLOP/s of the vendors' data sheets. The first entry that a device's name holds counts,
-# so variants stand before the family.
+# Dense bf16 TFLOP/s of the vendors' data sheets. The first entry that is part of a device's name is
+# used, so variants come before their family.
 KNOWN = {
     "GB200": 2500.0,
     "B200": 2250.0,
@@ -23,11 +23,11 @@ KNOWN = {
 
 
 def device_peak_tflops(device: torch.device, setting: float | None) -> float | None:
-    """Find the peak of a device in dense bf16 TFLOP/s, None where it is not known.
+    """Return the peak of a device in dense bf16 TFLOP/s, None where it is not known.
 
     Args:
         device: of this process.
-        setting: what the user says it is, which comes first.
+        setting: the user's value, which takes precedence.
     """
     if setting is not None or device.type != "cuda":
         return setting
@@ -35,5 +35,5 @@ def device_peak_tflops(device: torch.device, setting: float | None) -> float | N
 
 
 def peak_of(name: str) -> float | None:
-    """Look a device up by the name its driver gives it, such as "NVIDIA H100 80GB HBM3"."""
+    """Look up a device by its driver's name for it, such as "NVIDIA H100 80GB HBM3"."""
     return next((peak for known, peak in KNOWN.items() if known in name), None)

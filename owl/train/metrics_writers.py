@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard and wandb when asked."""
+"""Write a run's numbers: to metrics.jsonl always, to TensorBoard and wandb on request."""
 
 import json
 import math
@@ -15,23 +15,23 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsWriter(Protocol):
-    """Takes a step's numbers."""
+    """Records the numbers of each step."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the numbers of one step."""
 
     def close(self) -> None:
-        """Finish; nothing is written afterwards."""
+        """Flush and close; nothing is written afterwards."""
 
 
 def build_writers(log: LogConfig, folder: Path, resumed_step: int) -> list[MetricsWriter]:
-    """Make the writers a run asks for. Call it on one rank only.
+    """Build the writers that a run asks for. Call it on one rank only.
 
     Args:
         log: which writers.
         folder: the run folder.
-        resumed_step: the step of the checkpoint that training goes on from, 0 for a fresh start.
-            What an earlier, killed process wrote about later steps is dropped: they come again.
+        resumed_step: the step of the checkpoint that training resumes from, 0 for a new run. What
+            an earlier, killed process wrote about later steps is removed: they are run again.
 
     Raises:
         ConfigError: a package that a writer needs is not installed.
@@ -53,7 +53,7 @@ class JsonlWriter:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line, and push it to the system so that a killed run keeps it."""
+        """Append one line and flush it, so that a killed run keeps it."""
         line = {"step": step, **{name: _finite(value) for name, value in values.items()}}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
@@ -71,7 +71,7 @@ class TensorBoardWriter:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError(_missing("log.tensorboard", "tensorboard")) from error
-        # purge_step hides what a killed process wrote about steps that come again.
+        # purge_step hides what a killed process wrote about steps that are run again.
         self._writer: Any = SummaryWriter(str(folder), purge_step=resumed_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -85,7 +85,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Weights & Biases; offline by default. A resumed run goes on under the same id."""
+    """Weights & Biases; offline by default. A resumed run keeps its id."""
 
     def __init__(self, log: LogConfig, folder: Path) -> None:
         try:
@@ -105,7 +105,7 @@ class WandbWriter:
         id_file.write_text(str(self._run.id))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the numbers; wandb itself ignores steps it has already seen."""
+        """Log the numbers; wandb itself ignores steps that it already has."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -115,27 +115,27 @@ class WandbWriter:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl back, step by step; an unfinished last line is left out."""
-    return [line for _, line in _whole_lines(path)]
+    return [line for _, line in _complete_lines(path)]
 
 
 def _keep_lines_up_to(path: Path, step: int) -> None:
-    """Rewrite the file without later steps and without the half line of a killed writer."""
+    """Remove later steps, and the unfinished line of a killed writer."""
     if not path.is_file():
         return
-    kept = [text for text, line in _whole_lines(path) if line.get("step", 0) <= step]
+    kept = [text for text, line in _complete_lines(path) if line.get("step", 0) <= step]
     scratch = path.with_suffix(".jsonl.part")
     scratch.write_text("".join(kept), encoding="utf-8")
-    os.replace(scratch, path)  # at once: being killed here loses nothing
+    os.replace(scratch, path)  # atomic: a process killed here loses nothing
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _complete_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if text.endswith("\n"):
             yield text, json.loads(text)
 
 
 def _finite(value: float) -> float | None:
-    """Not-a-number and infinity are no JSON; null keeps the file readable by every tool."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     return value if math.isfinite(value) else None
 
 

@@ -2,6 +2,7 @@
 """Log what a run is before it starts: layers, parameters, micro-batches, versions."""
 
 import subprocess
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -55,18 +56,19 @@ def log_run_overview(
 
 def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     """Format which decoder layers attend to images, and which pipeline stage holds them."""
-    hyper = set(model.hyper_attention.layer_indices)
-    lines = [f"{'stage':<8}{'layers':<14}{'look at images'}"]
+    attending = set(model.enters.layers)
+    lines = [f"{'stage':<8}{'layers':<14}{'attend to images'}"]
     stages = parallel.stages(model.num_layers)
     for stage, chunks in enumerate(stages):
         held = " and ".join(f"{chunk[0]}-{chunk[-1]}" for chunk in chunks)
-        looking = ", ".join(str(i) for chunk in chunks for i in chunk if i in hyper) or "-"
+        named = ", ".join(str(i) for chunk in chunks for i in chunk if i in attending) or "-"
         extra = " + vision tower, projector, embedding" if stage == 0 else ""
         extra += " + output layer" if stage == len(stages) - 1 else ""
-        lines.append(f"{stage:<8}{held:<14}{looking}{extra}")
+        lines.append(f"{stage:<8}{held:<14}{named}{extra}")
     tower = model.vision_tower
+    of_family = [f"{k} {v}, " for k, v in vars(model.node).items() if isinstance(v, StrEnum)]
     lines.append(
-        f"fusion {model.hyper_attention.fusion}, projector {model.projector}, a tile is "
+        f"{model.family}, {''.join(of_family)}projector {model.projector}, a tile is "
         f"{tower.image_size} px and {model.keys_per_tile} keys, tower layers "
         f"0-{tower.num_layers - 2} of {tower.num_layers} are computed"
     )

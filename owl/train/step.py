@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One optimizer step: count, forward and backward, update."""
+"""One optimizer step: count tokens and tiles, forward and backward, update."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from owl.train.loop import StepReport
 def make_step(
     chunks: list[nn.Module], optimizer: Optimizer, groups: ProcessGroups
 ) -> Callable[[StepBatch], StepReport]:
-    """Make the function that the loop calls once a step.
+    """Build the function that the loop calls once a step.
 
     Args:
         chunks: this rank's model, wrapped for training.
@@ -58,7 +58,7 @@ def make_step(
 
 
 class _Counts:
-    """What the whole global batch holds. The weight is the denominator of its loss."""
+    """Counts over the global batch. `weight`, the sum of loss weights, divides its loss."""
 
     def __init__(self, numbers: list[float]) -> None:
         self.weight = numbers[0]
@@ -68,7 +68,7 @@ class _Counts:
 
     @classmethod
     def over_ranks(cls, batch: StepBatch, groups: ProcessGroups) -> "_Counts":
-        """Add up this rank's counts and those of the other data-parallel ranks."""
+        """Sum the counts of all data-parallel ranks; all of them call this."""
         report, packs = batch.report, batch.microbatches
         targets = sum(int((pack.labels != IGNORE_INDEX).sum()) for pack in packs)
         weight = sum(pack.supervised_weight for pack in packs)
@@ -83,5 +83,5 @@ def _not_finite(loss: float, batch: StepBatch) -> str:
     shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
     return (
         f"the loss of this step is {loss}. This rank's samples were {shown}. Lower "
-        f"optim.learning_rate, or look at these samples; the newest checkpoint is from before."
+        f"optim.learning_rate, or look at these samples; no checkpoint holds this step."
     )

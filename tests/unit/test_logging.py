@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one line a step, and who may speak."""
+"""The one line a step, and which ranks log."""
 
 import logging
 
@@ -38,12 +38,12 @@ def test_a_step_is_one_line_with_units():
     )
 
 
-def test_what_is_not_known_is_not_said():
+def test_what_is_not_known_is_left_out():
     assert "| 405 TFLOP/s per device |" in step_line(figures(mfu=None))
     assert "imbalance" not in step_line(figures(imbalance=None, measured_imbalance=None))
 
 
-def test_skipped_samples_are_said_when_there_are_some():
+def test_skipped_samples_are_shown_when_there_are_any():
     assert "skipped" not in step_line(figures())
     assert step_line(figures(skipped_samples=3)).endswith("| skipped 3")
 
@@ -60,7 +60,7 @@ def test_rank_0_informs_and_others_only_warn(capsys: pytest.CaptureFixture[str])
     set_up_logging(rank=0)
     logger.info("here")
     set_up_logging(rank=3)
-    logger.info("not said")
+    logger.info("not logged")
     logger.warning("%s is late", "a shard")
 
     assert capsys.readouterr().err == "here\n[rank 3] WARNING a shard is late\n"

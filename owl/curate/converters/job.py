@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 
 from owl.curate.converters.formats.registry import SourceFormat
 from owl.curate.converters.pictures import PictureStore, SourceFolder
-from owl.curate.converters.progress import Progress
 from owl.curate.converters.records import (
     ConvertedSample,
     ConvertError,
@@ -39,6 +38,7 @@ from owl.curate.converters.shard_series import ShardLimits, ShardSeries, drop_sh
 from owl.curate.converters.sources.source import Batch, SourceFile, list_files
 from owl.data.shards.index import replace_file
 from owl.errors import DataError
+from owl.progress import Progress
 
 NOTES = ".convert"
 SETTINGS_FILE = "convert.json"
@@ -129,7 +129,8 @@ def convert(
         _check_settings(job)
         notes = _load_notes(job.output)
         files = list_files(job.input, job.format.source.suffixes)
-        progress = Progress(sum(file.path.stat().st_size for file in files), report)
+        progress = Progress("convert", sum(file.path.stat().st_size for file in files), report)
+        samples = rejects = 0
         done: dict[str, BatchNote] = {}
 
         def is_left(batch: Batch) -> bool:
@@ -137,14 +138,15 @@ def convert(
             if note is None or not _is_current(note, batch, job.output, retry_rejects):
                 return True
             done[note.stem] = note
-            progress.keep(batch.source_bytes)
+            progress.skip(batch.source_bytes)
             return False
 
         try:
             left = filter(is_left, _read_batches(job, files))
             for batch, note in _convert_all(job, left, workers):
                 done[note.stem] = note
-                progress.add(batch.source_bytes, note.samples, len(note.rejects))
+                samples, rejects = samples + note.samples, rejects + len(note.rejects)
+                progress.advance(batch.source_bytes, f"{samples} samples, {rejects} rejected")
         finally:
             _write_rejects(job.output, done)
         progress.finish()

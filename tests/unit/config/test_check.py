@@ -42,7 +42,7 @@ def test_the_bare_demo_has_no_problems():
         ("stage.train_steps=0", "stage.train_steps=0 is below 1"),
         ("stage.trainable={projector: false, fusion: false}", "every part frozen"),
         ("optim.learning_rate=0", "optim.learning_rate=0.0 must be above 0"),
-        ("optim.min_learning_rate=1", "optim.min_learning_rate=1.0 must lie between 0"),
+        ("optim.min_learning_rate=1", "optim.min_learning_rate=1.0 must be between 0"),
         ("optim.warmup_fraction=1.5", "optim.warmup_fraction=1.5 is outside"),
         ("optim.beta2=1", "optim.beta2=1.0 is outside"),
         ("optim.eps=0", "optim.eps=0.0 must be above 0"),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from owl.convert.from_hf import import_checkpoint
-from owl.convert.progress import Progress
 from owl.convert.verify import compare_tensors, verify
 from owl.errors import CheckpointError
 from tests.published import VARIANTS, random_weights, small_config, write_published
@@ -105,17 +104,3 @@ def test_tensors_are_equal_in_every_bit_or_differ(theirs, ours, what):
     found = compare_tensors(theirs, ours)
 
     assert found is None if what is None else re.search(what, found)
-
-
-def test_progress_is_said_every_few_seconds_and_at_the_end():
-    lines: list[str] = []
-    clock = iter([0.0, 1.0, 6.0, 7.0, 20.0])
-    progress = Progress("import", 4_000_000, lines.append, clock=lambda: next(clock))
-
-    for _ in range(4):
-        progress.advance(1_000_000)
-
-    assert lines == [
-        "import 50% | 2 MB of 4 MB | 333 kB/s | eta 6s",
-        "import 100% | 4 MB of 4 MB | 200 kB/s | took 20s",
-    ]

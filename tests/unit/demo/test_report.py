@@ -6,7 +6,13 @@ from PIL import Image
 
 from owl.demo.evaluate import Prediction
 from owl.demo.plots import plot_answers, plot_losses, smooth
-from owl.demo.report import accuracy_table, closing_words, save_summary, shortfalls, summarise
+from owl.demo.report import (
+    accuracy_table,
+    final_report,
+    save_summary,
+    summarise,
+    unexpected_results,
+)
 
 GOOD = {
     ("start", "single"): 10,
@@ -63,7 +69,7 @@ def test_the_summary_holds_fractions_by_stage_and_kind(tmp_path):
 
 
 def test_a_run_that_keeps_every_promise_has_no_shortfall():
-    assert list(shortfalls(summary_of(GOOD))) == []
+    assert list(unexpected_results(summary_of(GOOD))) == []
 
 
 @pytest.mark.parametrize(
@@ -76,24 +82,26 @@ def test_a_run_that_keeps_every_promise_has_no_shortfall():
     ],
 )
 def test_each_broken_promise_is_named(changed, sentence):
-    assert sentence in list(shortfalls(summary_of(GOOD | changed)))
+    assert sentence in list(unexpected_results(summary_of(GOOD | changed)))
 
 
 def test_answers_that_the_export_changed_are_a_broken_promise():
     changed = GOOD | {("exported", "several"): 88, ("exported", "single"): 96}
-    (sentence,) = shortfalls(summary_of(changed))
+    (sentence,) = unexpected_results(summary_of(changed))
     assert sentence == "3 answers of owl.hf are not the trainer's"
 
 
 def test_logits_that_drift_apart_are_a_broken_promise():
-    (sentence,) = shortfalls(summary_of(GOOD, logit_differences={"packed": 1e-6, "single": 2e-5}))
+    (sentence,) = unexpected_results(
+        summary_of(GOOD, logit_differences={"packed": 1e-6, "single": 2e-5})
+    )
     assert sentence.startswith("logits of owl.hf and the trainer differ by 2.0e-05 on single")
-    (sentence,) = shortfalls(summary_of(GOOD, logit_differences={"packed": float("nan")}))
+    (sentence,) = unexpected_results(summary_of(GOOD, logit_differences={"packed": float("nan")}))
     assert "nan on packed" in sentence
 
 
 def test_a_frozen_tensor_that_changed_is_a_broken_promise():
-    (sentence,) = shortfalls(summary_of(GOOD, frozen_tensors_changed=2))
+    (sentence,) = unexpected_results(summary_of(GOOD, frozen_tensors_changed=2))
     assert sentence == "stage 1 changed 2 tensors that were frozen"
 
 
@@ -104,7 +112,7 @@ def test_the_table_has_a_row_for_each_kind_and_a_column_for_each_stage():
 
 
 def test_the_closing_words_name_changed_tensors_and_every_file(tmp_path):
-    words = closing_words(tmp_path, summary_of(GOOD), ["embedding.word_embeddings.weight"])
+    words = final_report(tmp_path, summary_of(GOOD), ["embedding.word_embeddings.weight"])
     assert "embedding.word_embeddings.weight" in words
     assert "the trainer's answer to 400 of 400 questions" in words
     for file in ("exported", "summary.json", "predictions.jsonl", "losses.png", "held_out.png"):

@@ -9,7 +9,7 @@ from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from torch import nn
 
 from owl.config.run import ParallelConfig, Precision
-from owl.mcore.parameters import global_names, load_whole, shard_of, unwrapped, whole_of
+from owl.mcore.parameters import global_names, load_full, merge_shards, shard_of, unwrapped
 from owl.mcore.provider import build_model, wrap_for_training
 from tests.tiny_run import EVERYTHING, tiny_model
 
@@ -42,7 +42,7 @@ def test_shares_put_together_are_the_whole(tp_size, dim, stride, piece):
     shares = shares_of(whole, parameter, tp_size)
 
     assert all(share.shape == parameter.shape for share in shares)
-    assert torch.equal(whole_of(shares, parameter), whole)
+    assert torch.equal(merge_shards(shares, parameter), whole)
 
 
 def test_each_rank_gets_its_part_of_both_halves_of_swiglu():
@@ -77,7 +77,7 @@ def test_a_parameter_that_is_not_shared_is_whole_everywhere():
     shares = shares_of(whole, parameter, tp_size=2)
 
     assert all(torch.equal(share, whole) for share in shares)
-    assert torch.equal(whole_of(shares, parameter), whole)
+    assert torch.equal(merge_shards(shares, parameter), whole)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_loading_fills_the_named_parameters_and_tells_the_others(chunks):
     everything = {name for name, _ in global_names(chunks)}
     weights = [(name, torch.full((32,), 3.0)), ("not.here", torch.ones(1))]
 
-    left = load_whole(chunks, weights)
+    left = load_full(chunks, weights)
 
     assert set(left) == everything - {name}
     assert torch.equal(dict(global_names(chunks))[name], torch.full((32,), 3.0))
@@ -114,4 +114,4 @@ def test_loading_fills_the_named_parameters_and_tells_the_others(chunks):
 )
 def test_a_weight_of_another_shape_is_refused_by_name(chunks, name, shape):
     with pytest.raises(ValueError, match=name):
-        load_whole(chunks, [(name, torch.ones(shape))])
+        load_full(chunks, [(name, torch.ones(shape))])

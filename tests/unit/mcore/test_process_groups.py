@@ -88,7 +88,7 @@ def test_a_process_that_worked_on_the_cpu_says_why_it_takes_no_gpu(gpu_machine):
         pass
 
     with (
-        pytest.raises(ConfigError, match="another process"),
+        pytest.raises(ConfigError, match="a new process"),
         process_groups(ParallelConfig(device=DeviceKind.cuda), alone=True),
     ):
         pass

@@ -7,7 +7,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from owl.config.run import ParallelConfig, Precision, VisionTowerConfig
 from owl.families.owl3.published import entries
-from owl.mcore.parameters import load_whole
+from owl.mcore.parameters import load_full
 from owl.mcore.provider import build_model
 from tests.tiny_run import tiny_model
 
@@ -48,7 +48,7 @@ def tower(alone, siglip):
         f"vision_model.{name.removeprefix('vision_model.')}": tensor
         for name, tensor in siglip.state_dict().items()
     }
-    load_whole(
+    load_full(
         chunks,
         (
             (entry.ours, entry.to_ours(tuple(published[name] for name in entry.published)))

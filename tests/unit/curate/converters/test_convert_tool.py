@@ -29,7 +29,8 @@ def test_a_clean_source_gives_exit_code_zero(tmp_path, run):
     code, out, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
     assert (code, err) == (0, "")
     assert "wrote 2 samples into 1 shards" in out
-    assert "100% | 2 samples | 0 rejected" in out
+    assert "convert 100% |" in out
+    assert "2 samples, 0 rejected" in out
 
 
 def test_rejects_give_exit_code_one_and_are_counted(tmp_path, run):

@@ -7,7 +7,6 @@ import pytest
 
 from owl.curate.converters import job as job_module
 from owl.curate.converters.job import convert
-from owl.curate.converters.progress import Progress
 from owl.curate.converters.prompt_endings import PromptEnding
 from owl.curate.converters.records import ConvertError
 from owl.curate.converters.shard_series import ShardLimits
@@ -208,12 +207,3 @@ def test_the_summary_lies_beside_the_shards(tmp_path):
     assert (summary["samples"], summary["rejects"]) == (2, 1)
     assert summary["codes"] == {"E203": 1}
     assert summary["settings"]["family"] == "jsonl"
-
-
-def test_progress_says_how_far_how_fast_and_how_long():
-    lines, now = [], [0.0]
-    progress = Progress(1000, lines.append, clock=lambda: now[0])
-    progress.keep(200)
-    now[0] = 10.0
-    progress.add(400, samples=50, rejects=2)
-    assert lines == [" 60% | 50 samples | 2 rejected | 5 samples/s | eta 0:00:10"]

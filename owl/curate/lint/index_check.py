@@ -71,7 +71,7 @@ def _content_problems(path: Path, view: memoryview, record: ShardRecord | None) 
         return [f"{sizes} {prepare_hint(path.parent)}"]
     if content_hash(view).hex() != record.tar_hash:
         changed = "its content changed after it was indexed, so training refuses it."
-        return [f"{changed} Copy it again, or, if intended: {prepare_hint(path.parent)}"]
+        return [f"{changed} Copy it again, or index the new content. {prepare_hint(path.parent)}"]
     return []
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line every few seconds: how far, how fast, how long still."""
+"""One line every few seconds: how far, how fast, how much time is left."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ class Progress:
 
     Args:
         total_bytes: size of all input files.
-        tell: gets each line.
+        tell: is called with each line.
         every_seconds: least time between two lines.
         clock: seconds; a test brings its own.
     """
@@ -29,7 +29,7 @@ class Progress:
         self._bytes = self._kept_bytes = self._samples = self._rejects = 0
 
     def keep(self, source_bytes: int) -> None:
-        """Note input that an earlier run had finished; it says nothing about the speed."""
+        """Note input that an earlier run had finished; it does not count for the speed."""
         self._kept_bytes += source_bytes
 
     def add(self, source_bytes: int, samples: int, rejects: int) -> None:
@@ -41,7 +41,7 @@ class Progress:
             self.print_line()
 
     def print_line(self) -> None:
-        """Print where things stand."""
+        """Print the current state."""
         self._last = self._clock()
         seconds = max(self._last - self._start, 1e-9)
         done = min(self._bytes + self._kept_bytes, self._total)
@@ -52,7 +52,7 @@ class Progress:
         )
 
     def finish(self) -> None:
-        """Print the last line. What lies between records was never counted, so say it is all."""
+        """Print the last line, at 100%: bytes between records were never counted."""
         self._bytes = self._total - self._kept_bytes
         self.print_line()
 

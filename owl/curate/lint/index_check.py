@@ -17,7 +17,7 @@ from owl.errors import DataError
 class IndexCheck:
     """The result of comparing a shard with its index."""
 
-    problems: Sequence[str] = ()  # E109, about the shard as a whole
+    problems: Sequence[str] = ()  # E109, about the entire shard
     changed: Mapping[int, SampleProblem] = field(default_factory=dict)  # by offset of the sample
     lost: Sequence[tuple[int, SampleProblem]] = ()  # offset of each sample that is gone, and why
 

@@ -46,7 +46,7 @@ def test_rejects_give_exit_code_one_and_are_counted(tmp_path, run):
         (["--input", "IN", "--output", "OUT", "--workers", "0"], "--workers 0: use at least 1"),
         (["--input", "IN", "--output", "OUT", "--name", "../x"], "--name ../x: use up to 40"),
         (["--input", "IN", "--output", "OUT", "--images", "gone"], "gone is not a folder"),
-        (["--input", "EMPTY", "--output", "OUT"], "holds no .jsonl or .json file"),
+        (["--input", "EMPTY", "--output", "OUT"], "has no .jsonl or .json file"),
     ],
 )
 def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, arguments, words):

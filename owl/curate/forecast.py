@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will get out of its data, before any GPU is booked: fill, steps, balance, budgets.
+"""Forecast what a run will get out of its data: fill, steps, balance, and better budgets.
 
-Computed from the very plan that training follows: nothing is decoded, and nothing is guessed but
-what lies beyond the windows that were looked at.
+It is computed from the plan that training follows, without decoding anything. Only windows that
+were not looked at are estimated.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from owl.data.plan.packing import pack_window
 from owl.data.plan.plan import Pack, Plan, PlannedSample, imbalance, predicted_cost
 
 BALANCED_WITHIN = 0.05
-"""Budgets whose loads differ by less are left as they are."""
+"""No suggestion is made if the fills of the two budgets differ by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Fill:
 
     @property
     def efficiency(self) -> float:
-        """Packs that the tighter budget needs at least, over the packs there are."""
+        """Least number of packs that the fuller budget allows, divided by the number of packs."""
         return max(self.text_fill, self.tile_fill)
 
     @property
@@ -44,7 +44,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceShare:
-    """One source's part of what was looked at."""
+    """The part of one source in the windows that were looked at."""
 
     samples: int
     text_tokens: int
@@ -53,7 +53,7 @@ class SourceShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run gets, measured on the first windows of its first epoch."""
+    """What a run gets out of its data, measured on the first windows of its first epoch."""
 
     windows: int  # looked at
     windows_per_epoch: int
@@ -70,7 +70,7 @@ class Forecast:
 
     @property
     def packs_per_epoch(self) -> int:
-        """Packs of an epoch, from the share that was looked at."""
+        """Packs of an epoch, extrapolated from the windows that were looked at."""
         return round(self.fill.packs * self.windows_per_epoch / self.windows)
 
     @property
@@ -88,7 +88,7 @@ def forecast(
     tile_cost: float,
     max_samples: int,
 ) -> Forecast:
-    """Look at the first windows of a plan.
+    """Forecast a run from the first windows of its plan.
 
     Args:
         plan: of the run.
@@ -96,7 +96,7 @@ def forecast(
         global_batch_size: packs a step.
         dp_size: ranks that the packs of a step are dealt to; divides global_batch_size.
         tile_cost: text tokens that a tile weighs.
-        max_samples: about how many samples to look at; at least one window.
+        max_samples: look at about this many samples, and at least at one window.
     """
     count = min(plan.windows_per_epoch, max(1, max_samples // pack.window))
     windows = [plan.window(0, number) for number in range(count)]
@@ -123,7 +123,7 @@ def forecast(
 
 
 def measure_fill(packs: Sequence[Sequence[PlannedSample]], pack: PackConfig) -> Fill:
-    """Add up what packs hold."""
+    """Measure how full packs are."""
     tokens = sum(sample.tokens for each in packs for sample in each)
     tiles = sum(sample.tiles for each in packs for sample in each)
     count = max(len(packs), 1)
@@ -160,7 +160,7 @@ def longest_sample(packs: Sequence[Pack]) -> tuple[int, int]:
 def step_imbalances(
     packs: Sequence[Pack], global_batch_size: int, dp_size: int, tile_cost: float
 ) -> Iterator[float]:
-    """Yield, for each whole step, how much longer its busiest rank works than the average."""
+    """Yield, for each complete step, how much longer its busiest rank works than the average."""
     for first in range(0, len(packs) - global_batch_size + 1, global_batch_size):
         shares = share_packs(packs[first : first + global_batch_size], dp_size, tile_cost)
         yield imbalance([sum(predicted_cost(p, tile_cost) for p in share) for share in shares])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prepared folder holds, read from its indexes alone: no sample is opened."""
+"""Summarise a prepared folder from its indexes alone: no sample is read."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ Values = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Some number of each sample or picture, in bins that double."""
+    """A number of each sample or picture, in bins that double in width."""
 
     name: str
     count: int
@@ -42,7 +42,7 @@ class Summary:
 
 
 def summarise(folder: Path) -> Summary:
-    """Add up what the indexes of a folder say.
+    """Summarise the indexes of a folder.
 
     Raises:
         DataError: E203 the folder is not prepared, E109 a shard is not the one that was indexed.
@@ -60,7 +60,7 @@ def summarise(folder: Path) -> Summary:
 
 
 def distribution(name: str, values: Values, *, adds_up: bool = True) -> Distribution:
-    """Sort whole numbers into 0, 1, 2, 3-4, 5-8, 9-16, ..., without the empty bins at the ends.
+    """Count integers in the bins 0, 1, 2, 3-4, 5-8, 9-16, ..., without empty bins at the ends.
 
     Args:
         name: of what was counted.
@@ -91,7 +91,7 @@ def _label(number: int) -> str:
 
 
 def _media(dataset: Dataset) -> Iterator[Distribution]:
-    """Pictures of each sample, and sizes of the pictures."""
+    """Yield the number of pictures per sample, and the sizes of pictures."""
     per_sample: list[Values] = []
     sides: list[Values] = []
     for number in range(len(dataset.records)):
@@ -105,7 +105,7 @@ def _media(dataset: Dataset) -> Iterator[Distribution]:
 
 
 def _lengths(dataset: Dataset) -> Iterator[Distribution]:
-    """Text tokens and tiles of each sample, for every tokenizer they were counted with."""
+    """Yield text tokens and tiles per sample, for every tokenizer they were counted with."""
     counted: defaultdict[str, list[NDArray[np.int32]]] = defaultdict(list)
     for number in range(len(dataset.records)):
         for name, counts in _counts(dataset, number):
@@ -123,7 +123,7 @@ def _lengths(dataset: Dataset) -> Iterator[Distribution]:
 
 
 def _counts(dataset: Dataset, shard: int) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Yield the name and content of each file of counts that belongs to a shard as it is now."""
+    """Yield name and content of each file of counts that belongs to the present shard."""
     record = dataset.records[shard]
     prefix = MAGIC + dataset.index(shard).content_hash
     for path in sorted(Path(dataset.folder).glob(f"{record.file}.tok.*")):

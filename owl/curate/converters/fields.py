@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed access to the fields of a source record: a wrong type is named, never worked around."""
+"""Typed access to the fields of a source record: a wrong type is an error, never converted."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -19,24 +19,24 @@ JSON_NAMES: dict[type, str] = {
 
 
 def typed(value: object, kind: type[Value], name: str) -> Value:
-    """Return the value if it has the type. A bool is no number. Raises DataError E203."""
+    """Return the value if it has the type; a bool is not a number. Raises DataError E203."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
         raise DataError("E203", f"{name}={value!r:.80} must be {JSON_NAMES[kind]}.")
     return value
 
 
 def required(record: Mapping[str, Any], name: str, kind: type[Value], *, of: str = "") -> Value:
-    """Return a field that has to be there. Raises DataError E203.
+    """Return a required field. Raises DataError E203.
 
     Args:
-        record: the object it stands in.
+        record: the object that has the field.
         name: of the field.
-        kind: type it must have.
+        kind: its type.
         of: path of the record, for the message: "conversations[2]".
     """
     path = f"{of}.{name}" if of else name
     if name not in record:
-        raise DataError("E203", f"{path} is missing; there is {sorted(record)!r:.120}.")
+        raise DataError("E203", f"{path} is missing; the fields are {sorted(record)!r:.120}.")
     return typed(record[name], kind, path)
 
 
@@ -47,12 +47,12 @@ def string_list(value: object, name: str) -> list[str]:
 
 
 def leftovers(record: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
-    """Fields that the converter has not used."""
+    """Return the fields that the converter has not used."""
     return {name: value for name, value in record.items() if name not in used}
 
 
 def number(value: object, name: str) -> float:
-    """Return an integer or a fraction as a float. Raises DataError E203."""
+    """Return a number as a float. Raises DataError E203."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError("E203", f"{name}={value!r:.80} must be a number.")
     return float(value)

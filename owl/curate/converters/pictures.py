@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that a source names: found under one folder only, checked, stored byte for byte."""
+"""Find the pictures that a source names, under one folder only, and check them."""
 
 import errno
 import json
@@ -24,10 +24,10 @@ from owl.data.shards.declared_sizes import uneven_frames
 from owl.errors import DataError
 
 MAX_FILE_BYTES = 256 << 20
-"""A picture file above this is a mistake or an attack; the pixel limits would refuse it anyway."""
+"""A larger file is a mistake or an attack; the pixel limits would refuse it anyway."""
 
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-"""What a wrong name leads to. Anything else is the disk's failure, and ends the run."""
+"""Errors of a wrong name. Any other is a failure of the disk, and ends the run."""
 
 UNUSABLE_PICTURE = ("E302", "E307", "E308", "E309", "E310")
 """Codes of a file that is missing, not a picture, damaged, or of an impossible size or format."""
@@ -44,18 +44,20 @@ SIGNATURES: tuple[Signature, ...] = (
 
 
 def picture_suffix(data: bytes) -> str:
-    """Suffix for the bytes: names often lie, and webdataset picks its decoder by the suffix."""
+    """Return the suffix for the bytes: names are often wrong, and webdataset decodes by suffix."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     for start, suffix in SIGNATURES:
         if data.startswith(start):
             return suffix
-    raise DataError("E307", f"the bytes ({data[:8]!r}...) are no JPEG, PNG, WebP, GIF, BMP, TIFF.")
+    raise DataError(
+        "E307", f"the bytes ({data[:8]!r}...) are not JPEG, PNG, WebP, GIF, BMP or TIFF."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFolder:
-    """A folder outside of which nothing is read, whatever a source says."""
+    """A folder that a source may read from; names that lead out of it are refused."""
 
     root: Path
 
@@ -63,8 +65,8 @@ class SourceFolder:
         """Read a file.
 
         Raises:
-            DataError: E302 it is missing, or lies outside of the folder; E309 it is far too large.
-            OSError: the disk failed, which is no fault of the record.
+            DataError: E302 it is missing, or outside the folder; E309 it is far too large.
+            OSError: the disk failed, which is not a reason to reject the record.
         """
         path = self.locate(name)
         try:
@@ -83,16 +85,16 @@ class SourceFolder:
             raise DataError("E302", f"{name!r:.200} is not a file under {self.root}.") from error
 
     def locate(self, name: str) -> Path:
-        """Where a name leads, links followed. Raises DataError E302 outside of the folder."""
+        """Resolve a name, following links. Raises DataError E302 outside the folder."""
         if "://" in name:
             raise DataError(
-                "E302", f"{name!r:.200} is a url. Download it, and say where with --url-map."
+                "E302", f"{name!r:.200} is a url. Download it, and name its file with --url-map."
             )
         root = os.path.realpath(self.root)
         try:
             path = os.path.realpath(os.path.join(root, name))
         except ValueError as error:  # a NUL in the name
-            raise DataError("E302", f"{name!r:.200} is no file name: {error}.") from error
+            raise DataError("E302", f"{name!r:.200} is not a file name: {error}.") from error
         if os.path.commonpath([root, path]) != root:
             raise DataError("E302", f"{name!r:.200} leads out of {self.root}.")
         # A pipe or a device would hang or never end: only stat it.
@@ -101,7 +103,7 @@ class SourceFolder:
         return Path(path)
 
     def list_pictures(self, name: str) -> list[str]:
-        """Names of the files of a sub-folder, numbers in them ordered as numbers.
+        """Return the files of a sub-folder, ordered by the numbers in their names.
 
         Raises:
             DataError: E302 there is no such folder.
@@ -116,27 +118,27 @@ class SourceFolder:
 def _is_special(path: str) -> bool:
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # missing, or a name too long: said when it is read
+    except OSError:  # missing, or a name too long: reported when it is read
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key by which frame2 comes before frame10."""
+    """Sort key that orders frame2 before frame10."""
     pieces = re.split(r"(\d+)", name)
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], name
 
 
 class ClipSource(Protocol):
-    """Where the frames of a video that a source names come from."""
+    """Provides the frames of a video that a source names."""
 
     def add_clip(self, media: MediaList, name: str) -> int:
-        """Append the whole video to the media of a sample; return its index."""
+        """Append a video to the media of a sample; return its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureStore:
-    """Reads and checks what a source names. One value per job, handed to every converter."""
+    """Reads and checks the pictures that a source names, for the converter of any format."""
 
     folder: SourceFolder | None
     options: ConvertOptions
@@ -146,7 +148,7 @@ class PictureStore:
         return self.add_bytes(media, self._read(name), uri=name, **fields)
 
     def add_unless_missing(self, media: MediaList, name: str) -> int | None:
-        """Append a picture of a web document; return its index, or None where it is left out.
+        """Append a picture of a web document; return its index, or None if it is left out.
 
         Many such pictures are gone: 1 in 6 documents of MMC4 names one.
 
@@ -162,24 +164,24 @@ class PictureStore:
             return None
 
     def add_bytes(self, media: MediaList, data: bytes, **fields: object) -> int:
-        """Append a picture that the source holds itself; return its index."""
+        """Append a picture that is stored in the source; return its index."""
         suffix, width, height = self._check(data)
         return media.add_picture(data, suffix, w=width, h=height, cut=self.options.cut, **fields)
 
     def add_clip(self, media: MediaList, name: str) -> int:
-        """Append a video whose frames lie in a folder of its name, with or without its suffix."""
+        """Append a video whose frames are in a folder of its name, with or without suffix."""
         folder = self._folder()
         if folder.locate(name).is_file():
             raise DataError(
                 "E313",
-                f"{name!r} is a video file, and frames are needed. Use data_tools/video_frames.py, "
+                f"{name!r} is a video file, but frames are needed. Use data_tools/video_frames.py, "
                 f"or extract them into a folder {os.path.splitext(name)[0]!r}.",
             )
         place = name if folder.locate(name).is_dir() else os.path.splitext(name)[0]
         files = folder.list_pictures(place)
         frames = [folder.read(file) for file in files]
         if not frames:
-            raise DataError("E312", f"the folder {place!r} holds no frames.")
+            raise DataError("E312", f"the folder {place!r} has no frames.")
         checked = [self._check(frame) for frame in frames]
         _, width, height = checked[0]
         sizes = {file: (w, h) for file, (_, w, h) in zip(files, checked, strict=True)}
@@ -203,7 +205,7 @@ class PictureStore:
         return load_url_map(self.options.url_map).get(name, name)
 
     def _check(self, data: bytes) -> tuple[str, int, int]:
-        """Suffix, width and height. Raises DataError E307, E308, E309, E310."""
+        """Return suffix, width and height. Raises DataError E307, E308, E309, E310."""
         suffix = picture_suffix(data)
         if not self.options.decode:
             return suffix, *picture_size(data)
@@ -213,7 +215,7 @@ class PictureStore:
 
 @lru_cache(maxsize=1)  # once per worker: it may name millions of pictures
 def load_url_map(path: Path) -> Mapping[str, str]:
-    """Read a jsonl of {"url": ..., "file": ...}. Raises ConvertError with the line."""
+    """Read a jsonl of {"url": ..., "file": ...}. Raises ConvertError with the line number."""
     return dict(_url_lines(path))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mPLUG-Owl family asks for at the end of a question.
+"""Endings of questions that ask for a form of answer, as the mPLUG-Owl models learn them.
 
 Wording: the formatting prompts of LLaVA-1.5, on a line of their own and with a typographic
 apostrophe, as the mPLUG-Owl2 README trains with them ("Training / Prepare Training Data") and as
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class PromptEnding(StrEnum):
-    """Kinds of questions that say how to answer them."""
+    """Kinds of endings."""
 
     short_answer = "short_answer"
     multiple_choice = "multiple_choice"
-    by_question_type = "by_question_type"  # M4 says of each record which kind it is
+    by_question_type = "by_question_type"  # M4 records name their kind
 
 
 WORDING = {

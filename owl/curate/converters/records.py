@@ -17,17 +17,17 @@ from owl.data.shards.schema import FORBIDDEN_LITERALS, SCHEMA, Json
 from owl.errors import DataError, OwlError
 
 MAX_NESTING = 64
-"""Python's json parser gives up near 1000, at a depth that depends on who calls it: a document has
-to be far from that, or it would end a training run instead of this one."""
+"""Python's json parser fails near 1000, depending on its caller. A document must be far below that,
+so that it cannot end a training run."""
 
 
 class ConvertError(OwlError):
-    """The conversion cannot start or go on; no record is to blame."""
+    """The conversion cannot start or continue, for a reason other than a record."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """One record as it stands in the source."""
+    """One record of the source, unchanged."""
 
     file: str  # relative to the input folder
     line: int  # from 1: line of a json-lines file, element of an array, row of a table, tar sample
@@ -36,7 +36,7 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A source record that gives no sample, and why."""
+    """A source record that a converter refuses, and why."""
 
     file: str
     line: int
@@ -48,39 +48,39 @@ class Reject:
 
 
 class MissingPictures(StrEnum):
-    """What to do with a web document one of whose pictures is missing or damaged."""
+    """What to do with a web document that has a missing or damaged picture."""
 
-    reject = "reject"  # the whole document
+    reject = "reject"  # the entire document
     leave_out = "leave_out"  # only the picture, which is named in meta.left_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertOptions:
-    """Choices that change what is written."""
+    """Options that change the samples."""
 
     prompt_ending: PromptEnding | None = None
     escape: bool = False
     """Keep text that looks like markup as plain text, instead of rejecting it (E206)."""
     missing_pictures: MissingPictures = MissingPictures.reject
     cut: str | None = None
-    """Mark each picture: on, off or auto; None writes no mark."""
+    """Value of `cut` for each picture: on, off or auto; None writes none."""
     turns_of: str | None = None
     """Consecutive jsonl records with the same value in this field are turns of one conversation."""
     url_map: Path | None = None
-    """A jsonl of {"url": ..., "file": ...}: where the picture of a url lies under --images."""
+    """A jsonl of {"url": ..., "file": ...}: the file under --images of each url."""
     decode: bool = True
-    """Decode every picture to the end; otherwise only its header is read."""
+    """Decode every picture completely; otherwise only its header is read."""
 
 
 @dataclass(slots=True)
 class MediaList:
-    """The media of one sample, as they are collected."""
+    """Collects the media of one sample."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def add_picture(self, data: bytes, suffix: str, **fields: Any) -> int:
-        """Append a picture; return its index. Fields that are None are left out."""
+        """Append a picture; return its index. Fields that are None are omitted."""
         file = f"m{len(self.entries):04}.{suffix}"
         self.files[file] = data
         return self._add({"type": "image", "file": file}, fields)
@@ -163,7 +163,7 @@ def finish_draft(
 
 
 def check_json(value: dict[str, Any]) -> None:
-    """Raise E203 for leftovers that json cannot give back: bytes, dates, NaN, deep nesting."""
+    """Raise E203 for values that json cannot represent: bytes, dates, NaN, deep nesting."""
     if (depth := _nesting(value)) > MAX_NESTING:
         raise DataError(
             "E203", f"a leftover field is nested {depth} deep, over {MAX_NESTING}. Drop it."
@@ -178,7 +178,7 @@ def check_json(value: dict[str, Any]) -> None:
 
 
 def _nesting(value: object) -> int:
-    """How deep lists and objects lie in one another; no recursion, which is what it guards."""
+    """Depth of nested lists and objects, without recursion, whose limit it protects."""
     depth, level = 0, [value]
     while level:
         depth += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shards of bounded size, one after the other."""
+"""Write samples into a series of shards of bounded size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class ShardLimits:
 
 
 class ShardSeries:
-    """Writes `{stem}-000.tar`, `{stem}-001.tar` and so on; each appears when it is complete."""
+    """Writes `{stem}-000.tar`, `{stem}-001.tar` and so on; each gets its name when complete."""
 
     def __init__(self, folder: Path, stem: str, limits: ShardLimits) -> None:
         self.paths: list[Path] = []
@@ -70,13 +70,13 @@ class ShardSeries:
         if self._writer is None:
             return
         self._writer.__exit__(None, None, None)
-        if not self._samples:  # its only samples were refused
+        if not self._samples:  # its only samples were invalid
             self.paths.pop().unlink()
         self._writer = None
         self._samples = self._bytes = 0
 
 
 def drop_shards(folder: Path, stem: str) -> None:
-    """Delete what an earlier, unfinished run wrote of a series, temporary files included."""
+    """Delete the shards of a series from an unfinished run, including temporary files."""
     for path in folder.glob(f"{stem}-[0-9][0-9][0-9].tar*"):
         path.unlink()

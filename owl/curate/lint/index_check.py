@@ -17,7 +17,7 @@ from owl.errors import DataError
 class IndexCheck:
     """The result of comparing a shard with its index."""
 
-    problems: Sequence[str] = ()  # E109, about the shard as a whole
+    problems: Sequence[str] = ()  # E109, about the entire shard
     changed: Mapping[int, SampleProblem] = field(default_factory=dict)  # by offset of the sample
     lost: Sequence[tuple[int, SampleProblem]] = ()  # offset of each sample that is gone, and why
 
@@ -71,7 +71,7 @@ def _content_problems(path: Path, view: memoryview, record: ShardRecord | None) 
         return [f"{sizes} {prepare_hint(path.parent)}"]
     if content_hash(view).hex() != record.tar_hash:
         changed = "its content changed after it was indexed, so training refuses it."
-        return [f"{changed} Copy it again, or, if intended: {prepare_hint(path.parent)}"]
+        return [f"{changed} Copy it again, or index the new content. {prepare_hint(path.parent)}"]
     return []
 
 

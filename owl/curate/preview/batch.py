@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch behind a preview: the one that the trainer gets at a step, or one sample alone."""
+"""Load the batch of a preview: the one that a rank gets at a step, or one sample alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from owl.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepChoice:
-    """A micro-batch of a step, and what surrounds it."""
+    """A micro-batch of a step, and the step."""
 
     batch: PackedBatch
     step: StepBatch  # of this rank
@@ -25,7 +25,7 @@ class StepChoice:
 
     @property
     def sources(self) -> list[int]:
-        """Number of each sample's source; empty when samples were skipped, so that none is sure."""
+        """Number of each sample's source; empty (unknown) if samples were skipped."""
         planned = [sample.source for pack in self.packs for sample in pack]
         return planned if len(planned) == self.batch.num_samples else []
 
@@ -39,7 +39,7 @@ def load_step(
     global_batch_size: int,
     micro_batch_size: int,
 ) -> StepChoice:
-    """Load what a rank trains on, without reading the steps before it.
+    """Load what a rank trains on at a step, without reading the steps before it.
 
     Args:
         loader: of this rank.
@@ -72,7 +72,7 @@ def load_step(
 def _planned_step(
     loader: Loader, step: int, global_batch_size: int
 ) -> tuple[Cursor | None, PlannedStep]:
-    """The cursor before a step, and the step as planned."""
+    """Return the cursor before a step, and the step as planned."""
     start = Cursor(fingerprint=loader.fingerprint)
     steps = loader.plan.steps(global_batch_size, start)
     before = list(islice(steps, step - 1))[-1:]
@@ -89,7 +89,7 @@ def load_sample(loader: Loader, data: DataConfig, name: str) -> tuple[PackedBatc
 
     Raises:
         UsageError: there is no such sample.
-        DataError: it cannot be used, with the code of the reason.
+        DataError: the sample is invalid; the code is the reason.
     """
     source_name, _, which = name.partition(":")
     names = [source.name for source in loader.plan.sources]
@@ -102,25 +102,23 @@ def load_sample(loader: Loader, data: DataConfig, name: str) -> tuple[PackedBatc
     source = loader.plan.sources[number]
     index = int(which) if which.isdigit() else find_key(source, which)
     if not 0 <= index < len(source.dataset):
-        raise UsageError(
-            f"--sample {name}: the source holds samples 0 to {len(source.dataset) - 1}."
-        )
+        raise UsageError(f"--sample {name}: the source has samples 0 to {len(source.dataset) - 1}.")
     cut = source.choose_cut(data.seed, 0, index)
     tokens, tiles = source.lengths.of(index, cut)
     planned = PlannedSample(number, 0, index, cut, tokens, tiles)
     reader = MicrobatchReader(loader.plan.sources)
     loaded = check_loaded(reader[((planned,),)])
-    for fault in loaded.skipped.values():
-        raise fault.error()
+    for skipped in loaded.skipped.values():
+        raise skipped.error()
     return loaded.batch, planned
 
 
-def exclusion_code(loader: Loader, sample: PlannedSample) -> str | None:
-    """Why training does not see a sample as it is shown; None where it does.
+def exclusion_note(loader: Loader, sample: PlannedSample) -> str | None:
+    """Return why training does not see a sample as it is shown; None if it does.
 
     Args:
         loader: of any rank.
-        sample: whole, with its lengths.
+        sample: not shortened, with its lengths.
     """
     source = loader.plan.sources[sample.source]
     if reason := source.exclusion_code(sample.index):
@@ -135,7 +133,7 @@ def exclusion_code(loader: Loader, sample: PlannedSample) -> str | None:
 
 
 def find_key(source: PlannedSource, key: str) -> int:
-    """Number of a sample, by its key. Reads the headers of all shards until it is found.
+    """Return the number of a sample by its key, reading tar headers until it is found.
 
     Raises:
         UsageError: no shard has it.
@@ -149,5 +147,5 @@ def find_key(source: PlannedSource, key: str) -> int:
                 return first + number
     raise UsageError(
         f"--sample {source.name}:{key}: no shard of {dataset.storage.location} has that key. Give "
-        "the key as data_tools/lint.py writes it, or the sample's number."
+        "the key as data_tools/lint.py prints it, or the sample's number."
     )

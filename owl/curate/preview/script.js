@@ -14,7 +14,7 @@ function clear() {
   panel.hidden = true;
 }
 
-function say(facts) {
+function showFacts(facts) {
   panel.replaceChildren(...facts.map(([label, value]) => {
     const box = document.createElement("div");
     const name = document.createElement("small");
@@ -39,7 +39,7 @@ function showToken(article, sample, position) {
   });
   article.querySelector(`.t[data-p="${position}"]`).classList.add("here");
   article.querySelector(".cursor")?.setAttribute("x", position);
-  say([
+  showFacts([
     ["token", JSON.stringify(text)],
     ["id", id],
     ["position in sample", position],
@@ -58,7 +58,7 @@ function showTile(article, sample, tile) {
   article.querySelector(`figure[data-m="${tile}"]`).classList.add("seen");
   article.querySelector(".cursor")?.setAttribute("x", place);
   const watchers = Math.max(0, sample.tokens.length - place);
-  say([
+  showFacts([
     ["tile", tile],
     ["media_offset", sample.offsets[tile]],
     ["media_position", place],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a preview shows, taken from the batch that the trainer would get: plain values, no HTML."""
+"""What a preview shows: plain values taken from the batch, without HTML."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ class TileView:
     number: int  # within its sample
     offset: int  # of its placeholder's first token
     position: int  # first token that sees it
-    picture: str  # a data: address of a small copy
+    picture: str  # a data: URL of a small copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class SampleView:
 
     @property
     def learned(self) -> int:
-        """Tokens that are learned."""
+        """Number of tokens that are learned."""
         return sum(token.label is not None for token in self.tokens)
 
     @property
@@ -76,7 +76,7 @@ class RankView:
 
     @property
     def work(self) -> float:
-        """Of all its packs."""
+        """Predicted work of all its packs."""
         return sum(self.packs)
 
 
@@ -107,13 +107,13 @@ def sample_views(
     position_shift: int,
     show: int,
 ) -> Iterator[SampleView]:
-    """Take a batch apart again, sample by sample.
+    """Yield the samples of a batch, one by one.
 
     Args:
         batch: with its pixels as uint8.
-        tokenizer: that wrote it.
-        reading: likewise.
-        sources: name of each sample's source, or nothing where it is not known.
+        tokenizer: of the run.
+        reading: of the run's model.
+        sources: name of each sample's source, or empty if unknown.
         position_shift: a tile is seen from its offset plus this on (`model.enters`).
         show: samples to yield.
     """
@@ -175,10 +175,10 @@ def _token_views(
 
 
 def token_texts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Text of each token where it stands; control tokens by their names.
+    """Return the text of each token in its context; control tokens by their names.
 
-    A token is decoded together with the one before it: some tokenizers leave the space before a
-    word out when it comes first, and a character may be spread over two tokens.
+    A token is decoded together with the one before it: some tokenizers omit the space before the
+    first word, and a character may be split over two tokens.
     """
     controls = {token: literal for literal, token in tokenizer.control_ids.items()}
 
@@ -198,14 +198,14 @@ def token_texts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
 def _label_text(
     label: int, tokens: Sequence[int], texts: Sequence[str], index: int, tokenizer: Tokenizer
 ) -> str:
-    """Text of what a token predicts, which is the next token."""
+    """Text of the label, which usually is the next token."""
     if index + 1 < len(tokens) and tokens[index + 1] == label:
         return texts[index + 1]
     return tokenizer.decode([label])
 
 
 def thumbnail(tile: Tensor) -> str:
-    """Write a small JPEG of a tile as a data: address.
+    """Return a small JPEG of a tile as a data: URL.
 
     Args:
         tile: [3, s, s] uint8.

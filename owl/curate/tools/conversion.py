@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the converting tools have in common: how they run, what they print, how they exit."""
+"""What the tools that convert have in common: how they run, what they print, how they exit."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how it runs."""
+    """Add the arguments about running."""
     group = parser.add_argument_group("running")
     limits = ShardLimits()
     group.add_argument(
@@ -34,16 +34,16 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--retry-rejects",
         action="store_true",
-        help="convert finished batches with rejects again, say after more pictures were downloaded",
+        help="convert finished batches with rejects again, after more pictures were downloaded",
     )
 
 
 def running_problem(arguments: argparse.Namespace) -> str | None:
-    """What is wrong with the places or with how it shall run."""
+    """Return what is wrong with these arguments or with input and output, None if nothing is."""
     if not arguments.input.exists():
         return f"--input {arguments.input} does not exist."
     if arguments.output.resolve().is_relative_to(arguments.input.resolve()):
-        return f"--output {arguments.output} lies inside --input: shards would become input."
+        return f"--output {arguments.output} is inside --input: shards would become input."
     if arguments.name is not None and not NAME_PATTERN.fullmatch(arguments.name):
         return f"--name {arguments.name}: use up to 40 letters, digits, _ and -."
     for name in ("workers", "shard_samples", "shard_bytes"):
@@ -57,29 +57,29 @@ def run_job(job: ConvertJob, workers: int, *, retry_rejects: bool, tool: str) ->
 
     Returns:
         0 every record became a sample; 1 some were rejected, or shards remain whose input is gone;
-        2 the conversion could not start or go on; 130 stopped by Ctrl-C.
+        2 the conversion could not start or continue; 130 stopped by Ctrl-C.
     """
     try:
         report = convert(job, workers=workers, retry_rejects=retry_rejects, report=_print_line)
     except (OwlError, OSError) as error:
         print(f"{tool}: {error}", file=sys.stderr)
-        hint = "" if isinstance(error, ConvertError) else " Run the same command again to go on."
+        hint = "" if isinstance(error, ConvertError) else " Run the same command again to resume."
         print(f"{tool}: not finished.{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{tool}: stopped. Run the same command again to go on.", file=sys.stderr)
+        print(f"{tool}: stopped. Run the same command again to resume.", file=sys.stderr)
         return 130
     _print_report(report, job.output)
     return 1 if report.rejects or report.abandoned else 0
 
 
 def _print_line(line: str) -> None:
-    """Print at once, also into a log file."""
+    """Print at once, even into a log file."""
     print(line, flush=True)
 
 
 def _print_report(report: ConvertReport, output: Path) -> None:
-    """Print what became of the source."""
+    """Print what the conversion wrote, rejected and left."""
     print(f"wrote {report.samples} samples into {report.shards} shards in {output}")
     if report.rejects:
         codes = ", ".join(f"{code} {count}" for code, count in report.codes.items())

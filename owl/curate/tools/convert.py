@@ -6,12 +6,12 @@
     python data_tools/prepare.py shards/
 
 Nothing is guessed: a record with a missing or damaged picture, marks that do not match its
-pictures, or a field of the wrong type gives no sample, but a line in shards/rejects.jsonl with
-file, line, code and reason. Run the same command again to go on after a stop: finished shards
-are kept. docs/converting.md has an example of each format.
+pictures, or a field of the wrong type is rejected, with file, line, code and reason in
+shards/rejects.jsonl. Run the same command again to resume after a stop: finished shards are kept.
+docs/converting.md has an example of each format.
 
 Exit code: 0 every record became a sample; 1 some records were rejected (rejects.jsonl), or shards
-remain whose input is gone; 2 the conversion could not start or go on; 130 stopped by Ctrl-C.
+remain whose input is gone; 2 the conversion could not start or continue; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -43,7 +43,7 @@ ONLY_WITH = {
     "url_map": ("obelics", "parquet"),
     "turns_of": ("jsonl",),
 }
-"""Options that would silently do nothing with the other formats."""
+"""Options that would have no effect with the other formats."""
 ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
 
 
@@ -64,8 +64,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say where things are."""
-    group = parser.add_argument_group("where")
+    """Add the arguments about files and folders."""
+    group = parser.add_argument_group("files")
     group.add_argument("--input", type=Path, required=True, help="source file, or folder of them")
     group.add_argument(
         "--images", type=Path, help="folder that picture names in the source are relative to"
@@ -75,24 +75,24 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--url-map",
         type=Path,
-        help='jsonl of {"url": ..., "file": ...}: where the picture of a url lies under --images',
+        help='jsonl of {"url": ..., "file": ...}: the file under --images of each url',
     )
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that change what is written."""
-    group = parser.add_argument_group("what is written")
+    """Add the arguments that change the samples."""
+    group = parser.add_argument_group("samples")
     group.add_argument(
         "--prompt-ending",
         type=PromptEnding,
         choices=list(PromptEnding),
         help=f"end every question with the mPLUG-Owl family's wording: {ENDINGS}; "
-        "by_question_type (m4) does so for the records that call themselves multi-choice",
+        "by_question_type (m4) does so only for records of question_type multi-choice",
     )
     group.add_argument(
         "--turns-of",
         metavar="FIELD",
-        help="jsonl questions: lines in a row with the same FIELD are one conversation",
+        help="jsonl questions: consecutive lines with the same FIELD are one conversation",
     )
     group.add_argument(
         "--cut", choices=CUT_MODES, help="mark each picture: on for text-rich ones (default: none)"
@@ -112,12 +112,12 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-decode",
         action="store_true",
-        help="only read the headers of pictures: faster, but damage is found in training",
+        help="only read the headers of pictures: faster, but damage is found only in training",
     )
 
 
 def make_job(arguments: argparse.Namespace) -> ConvertJob:
-    """Describe the conversion that the command line asks for."""
+    """Return the conversion that the command line asks for."""
     return ConvertJob(
         format=FORMATS[arguments.format],
         input=arguments.input,
@@ -138,7 +138,7 @@ def make_job(arguments: argparse.Namespace) -> ConvertJob:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert what the command line names; return the exit code."""
+    """Run the conversion of the command line; return the exit code."""
     arguments = parse_arguments(argv)
     problem = running_problem(arguments) or find_problem(arguments)
     if problem:
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_problem(arguments: argparse.Namespace) -> str | None:
-    """What keeps this conversion from starting."""
+    """Return why this conversion cannot start, None if it can."""
     if arguments.images and not arguments.images.is_dir():
         return f"--images {arguments.images} is not a folder."
     if arguments.url_map and not arguments.url_map.is_file():
@@ -164,5 +164,5 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
             flag = f"--{option.replace('_', '-')}"
             return f"{flag} works with {', '.join(formats)}, not with {arguments.format}."
     if arguments.prompt_ending is PromptEnding.by_question_type and arguments.format != "m4":
-        return "--prompt-ending by_question_type works with m4 only: name one kind of ending."
+        return "--prompt-ending by_question_type works with m4 only: choose one kind of ending."
     return None

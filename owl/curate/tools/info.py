@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a prepared folder holds: samples, pictures, tokens where counted, and histograms.
+"""Describe a prepared folder: samples, pictures, tokens if counted, and histograms.
 
     python data_tools/info.py shards/
     python data_tools/info.py shards/ --json
     python data_tools/info.py shards/ --png info.png      # needs matplotlib: extra "demo"
 
-Reads the indexes only, so it is fast on any amount of data. Tokens and tiles are known after
-`prepare.py` with a run's words, or after training has counted them; "cut" and "uncut" say whether
-single pictures are cut into a grid.
+It reads the indexes only, so it is fast on any amount of data. Tokens and tiles are known after
+`prepare.py` with the training command's overrides, or after training has counted them; "cut" and
+"uncut" are with and without single pictures cut into a grid.
 
-Exit code: 0 the folder is described; 2 it cannot be: prepare it first.
+Exit code: 0 the folder is described; 2 it cannot be read: prepare it first.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def png_problem(path: Path) -> str | None:
-    """What keeps the histograms from being drawn into a file."""
+    """Return why the histograms cannot be drawn into a file, None if they can."""
     if importlib.util.find_spec("matplotlib") is None:
         advice = "Install it: pip install 'owl3-megatron[demo]'. Without --png it is not needed."
         return f"--png needs matplotlib. {advice}"
@@ -77,23 +77,26 @@ def png_problem(path: Path) -> str | None:
 
 
 def describe(summary: Summary) -> Iterator[str]:
-    """Write the figures for people."""
+    """Yield the summary as lines of text."""
     yield (
         f"{summary.folder}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, "
         f"{summary.samples:,} samples"
     )
     if summary.invalid:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
-        yield f"invalid, and left out below: {codes} (data_tools/lint.py names them)"
+        yield f"invalid, and left out below: {codes} (data_tools/lint.py lists them)"
     for each in summary.distributions:
         yield from describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):
         command = f"python data_tools/prepare.py {summary.folder}"
-        yield f"\ntokens are not counted: {command} and the words of your run, or --tokenizer DIR"
+        yield (
+            f"\ntokens are not counted: run {command} with the training command's overrides, or "
+            "with --tokenizer DIR"
+        )
 
 
 def describe_distribution(each: Distribution) -> Iterator[str]:
-    """Write a histogram as text."""
+    """Yield a histogram as text."""
     total = f"{each.count:,} of them" if each.total is None else f"{each.total:,} in all"
     yield (
         f"\n{each.name}: {total}, {each.mean:,.1f} on average, half at most "

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Account for every sample of a folder of shards: good, or bad with key or byte, code and message.
+"""Check every sample of a folder of shards: good, or bad with key or byte, code and message.
 
     python data_tools/lint.py shards/
     python data_tools/lint.py shards/ --workers 8 --json > lint.json
     python data_tools/lint.py shards/ --headers-only             # do not decode the pictures
     python data_tools/lint.py shards/ --tokenizer qwen2/ --text-tokens 4096 --tiles 40
 
-It reads on behind damage, compares each shard with its index where there is one, and names every
-rule that a sample breaks (docs/data_format.md lists the codes). With --tokenizer it also names the
-samples that would not fit a pack, measured as a run with the same --template, --image-size, --cut
-and --max-frames would.
+Samples behind damage are found too, each shard is compared with its index if it has one, and every
+rule that a sample breaks is reported (docs/data_format.md lists the codes). With --tokenizer,
+samples that would not fit into a pack are reported as well, measured as in a run with the same
+--template, --image-size, --cut and --max-frames.
 
-Exit code: 0 nothing was found; 1 problems were found; 2 the folder cannot be looked at.
+Exit code: 0 no problem was found; 1 problems were found; 2 the folder cannot be checked.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder that holds the shards")
-    parser.add_argument("--json", action="store_true", help="print the whole account as json")
+    parser.add_argument("folder", type=Path, help="folder of the shards")
+    parser.add_argument("--json", action="store_true", help="print the complete report as json")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument(
         "--headers-only", action="store_true", help="read the pictures' headers, not their pixels"
@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--escape",
         action="store_true",
-        help="E206 is no fault: the run will have data.special_literals=escape",
+        help="allow E206: the run will have data.special_literals=escape",
     )
     parser.add_argument(
         "--show", type=int, default=20, help="bad samples to print per shard (default: 20)"
@@ -88,11 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_problem(arguments: argparse.Namespace) -> str | None:
-    """What keeps the folder from being looked at."""
+    """Return why the folder cannot be checked, None if it can."""
     if not arguments.folder.is_dir():
         return f"{arguments.folder} is not a folder."
     if not any(arguments.folder.glob("*.tar")) and not (arguments.folder / "dataset.json").exists():
-        return f"{arguments.folder} holds no *.tar."
+        return f"{arguments.folder} has no *.tar."
     for option in ("workers", "image_size", "text_tokens", "tiles", "max_frames"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
@@ -107,7 +107,7 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
 
 
 def make_checks(arguments: argparse.Namespace) -> Checks:
-    """Say how closely to look."""
+    """Choose the checks of the command line."""
     budgets = None
     if arguments.tokenizer:
         tower = VisionTowerConfig(image_size=arguments.image_size)
@@ -123,11 +123,11 @@ def make_checks(arguments: argparse.Namespace) -> Checks:
 
 
 def describe_folder(report: FolderReport, show: int) -> Iterator[str]:
-    """Write the account for people.
+    """Yield the report as lines of text.
 
     Args:
-        report: the account.
-        show: bad samples to name per shard; the rest is counted.
+        report: of the folder.
+        show: bad samples to list per shard; the rest is counted.
     """
     for shard in report.shards:
         yield from describe_shard(shard, show)
@@ -141,10 +141,10 @@ def describe_folder(report: FolderReport, show: int) -> Iterator[str]:
 
 
 def describe_shard(shard: ShardReport, show: int) -> Iterator[str]:
-    """Write one shard's account: a line, and below it what was found."""
+    """Yield a line about a shard, and below it its problems."""
     yield f"{shard.file}: {shard.samples} samples, {shard.good} good, {len(shard.bad)} bad"
     if shard.is_broken:
-        yield "  prepare.py leaves this shard out until the tar is mended"
+        yield "  prepare.py leaves this shard out until the tar is repaired"
     for problem in shard.problems:
         where = "" if problem.offset is None else f" (byte {problem.offset})"
         yield f"  {problem.code} shard{where}: {problem.message}"
@@ -154,4 +154,4 @@ def describe_shard(shard: ShardReport, show: int) -> Iterator[str]:
         for reason in sample.problems:
             yield f"  {reason.code} {name}{where}: {reason.message}"
     if len(shard.bad) > show:
-        yield f"  and {len(shard.bad) - show} more bad samples: --show N, or --json, names them"
+        yield f"  and {len(shard.bad) - show} more bad samples: list them with --show N or --json"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a run will get out of its data, before any GPU is booked.
+"""Forecast what a run will get out of its data, before any GPU is booked.
 
     python data_tools/plan.py --dp 8 +experiment=stage2 model=owl3_7b_240728 scale=published \
         data=own data.sources.mine.path=/data/mine data.tokenizer=/data/Qwen2-7B pack.enabled=true
 
-Takes the words that pretrain_owl3.py takes (overrides, --config-dir, --config-name) and prints how
-full packs will be, steps per epoch, what is dropped, how evenly ranks will work, and budgets that
-fit the data better. Nothing is decoded. Token counts are made and kept where they are missing.
+Give it the overrides of the training command (also --config-dir, --config-name). It prints how full
+packs will be, steps per epoch, what is dropped, how evenly ranks will work, and budgets that fit
+the data better. Nothing is decoded. Missing token counts are made and stored.
 
 Exit code: 0 the plan is printed; 2 the settings or the data cannot be used.
 """
@@ -26,7 +26,7 @@ from owl.errors import ConfigError, OwlError, UsageError
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line: our options, and the words about the run."""
+    """Read the command line: the options here, and the overrides of the training command."""
     parser = argparse.ArgumentParser(
         prog="owl data plan",
         description=__doc__,
@@ -45,12 +45,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of the run on the command line; return the exit code."""
-    arguments, words = parse_arguments(argv)
+    arguments, overrides = parse_arguments(argv)
     try:
         for option in ("dp", "samples"):
             if getattr(arguments, option) < 1:
                 raise UsageError(f"--{option} {getattr(arguments, option)}: use 1 or more.")
-        run = read_data_run(words)
+        run = read_data_run(overrides)
         loader = open_loader(run, dp_size=arguments.dp)
         result = make_forecast(run, loader, arguments.dp, arguments.samples)
     except OwlError as error:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int) -> Forecast:
-    """Look at a run's plan. Raises ConfigError when ranks cannot share a step."""
+    """Forecast a run. Raises ConfigError if the ranks cannot divide a step evenly."""
     global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
     per_forward = dp_size * run.batch.micro_batch_size
     if global_batch_size % per_forward:
@@ -83,7 +83,7 @@ def make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int
 
 
 def describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]:
-    """Write the figures for people."""
+    """Yield the forecast as lines of text."""
     yield (
         f"{result.samples_per_epoch:,} samples an epoch in {result.windows_per_epoch:,} window(s) "
         f"of {run.pack.window}; looked at {result.windows:,}"
@@ -97,7 +97,7 @@ def describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]:
 
 
 def source_lines(result: Forecast) -> Iterator[str]:
-    """Write each source's part in samples, text and tiles."""
+    """Yield each source's part of the samples, text and tiles."""
     totals = [
         max(1, sum(getattr(share, name) for share in result.sources.values()))
         for name in ("samples", "text_tokens", "tiles")
@@ -110,7 +110,7 @@ def source_lines(result: Forecast) -> Iterator[str]:
 
 
 def dropped_lines(result: Forecast) -> Iterator[str]:
-    """Write what the plan leaves out, and why."""
+    """Yield what the plan drops, and why."""
     if not result.dropped:
         yield "nothing is dropped"
         return
@@ -119,7 +119,7 @@ def dropped_lines(result: Forecast) -> Iterator[str]:
 
 
 def fill_lines(result: Forecast) -> Iterator[str]:
-    """Write how full the packs are."""
+    """Yield how full the packs are."""
     fill = result.fill
     if not result.packed:
         yield f"packing is off: {fill.packs:,} samples, each a pack of its own"
@@ -135,7 +135,7 @@ def fill_lines(result: Forecast) -> Iterator[str]:
 
 
 def step_line(result: Forecast, train_steps: int) -> str:
-    """Write what a step holds, and how many make an epoch."""
+    """Describe the size of a step, and how many are an epoch."""
     samples = result.fill.samples_per_pack * result.global_batch_size
     epochs = train_steps / max(result.steps_per_epoch, 1e-9)
     return (
@@ -146,10 +146,10 @@ def step_line(result: Forecast, train_steps: int) -> str:
 
 
 def balance_line(result: Forecast, tile_cost: float) -> str:
-    """Write how evenly ranks will work."""
+    """Describe how evenly ranks will work."""
     cost = f"a tile weighs {tile_cost:.3g} text tokens"
     if not result.imbalances:
-        return f"imbalance: less than one step was looked at, so nothing can be said ({cost})"
+        return f"imbalance: unknown, since less than one step was looked at ({cost})"
     mean = sum(result.imbalances) / len(result.imbalances)
     return (
         f"imbalance over {result.dp_size} rank(s): {mean:.1%} on average, "
@@ -158,7 +158,7 @@ def balance_line(result: Forecast, tile_cost: float) -> str:
 
 
 def suggestion_lines(result: Forecast) -> Iterator[str]:
-    """Write budgets that would fit the data better."""
+    """Yield budgets that would fit the data better."""
     for fill in result.suggestions:
         change = (
             f"pack.tiles={fill.tiles}"
@@ -172,12 +172,12 @@ def suggestion_lines(result: Forecast) -> Iterator[str]:
 
 
 def describe_fill(fill: Fill) -> str:
-    """Write the fill of both budgets."""
+    """Describe the fill of both budgets."""
     return f"text {fill.text_fill:.1%}, tiles {fill.tile_fill:.1%}"
 
 
 def describe_json(result: Forecast) -> dict[str, object]:
-    """Plain values."""
+    """Return plain values for json."""
     derived = {
         "packs_per_epoch": result.packs_per_epoch,
         "steps_per_epoch": result.steps_per_epoch,

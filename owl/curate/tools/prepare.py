@@ -7,15 +7,15 @@
         data=own data.sources.mine.path=shards/ data.tokenizer=qwen2/ data.max_frames=8
 
 Run it again after a stop, or after adding or replacing shards: those that did not change are not
-read again, and what is wrong with them is said again.
+indexed again, but their invalid samples are reported again.
 
-Token counts can be made now instead of when training starts, by every rank. They depend on the
+Token counts can be made now, instead of by every rank when training starts. They depend on the
 tokenizer, the template, the tile size, data.max_frames and data.special_literals, so it is safest
-to give the words that pretrain_owl3.py will take (overrides, --config-dir, --config-name): the
-folder is counted as the source of the run that lies there. --tokenizer does it without a run.
+to give the overrides of the training command (also --config-dir, --config-name): the folder is
+counted as the source of the run with this path. --tokenizer counts without a run.
 
-Exit code: 0 all is well; 1 some samples are invalid or some shards are broken (each is named);
-2 the folder cannot be prepared at all.
+Exit code: 0 no problem was found; 1 some samples are invalid or some shards are damaged (each is
+named); 2 the folder cannot be prepared at all.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from owl.progress import Progress, print_beside_progress
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line: our options, and the words about a run."""
+    """Read the command line: the options here, and the overrides of the training command."""
     parser = argparse.ArgumentParser(
         prog="owl data prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder that holds the shards")
+    parser.add_argument("folder", type=Path, help="folder of the shards")
     parser.add_argument("--tokenizer", type=Path, help="also count tokens with this tokenizer")
     parser.add_argument(
         "--template",
@@ -56,13 +56,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the folder named on the command line; return the exit code."""
-    arguments, words = parse_arguments(argv)
-    problem = find_problem(arguments, words)
+    arguments, overrides = parse_arguments(argv)
+    problem = find_problem(arguments, overrides)
     if problem:
         print(f"prepare: {problem}", file=sys.stderr)
         return 2
     try:
-        countings = choose_countings(arguments, words)
+        countings = choose_countings(arguments, overrides)
     except OwlError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
@@ -93,32 +93,32 @@ class ProgressPrinter:
         self._by_verb[done.verb].advance(done.path.stat().st_size, done.path.name)
 
 
-def choose_countings(arguments: argparse.Namespace, words: Sequence[str]) -> list[Counting]:
-    """What to count with: nothing, the options, or what a run does.
+def choose_countings(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[Counting]:
+    """Choose the settings to count for: none, those of the options, or those of a run.
 
     Raises:
-        OwlError: a run that cannot be, or a tokenizer that cannot be read.
+        OwlError: the run is invalid, or its tokenizer cannot be read.
     """
     countings: list[Counting] = []
-    if words:
-        countings = countings_of_run(read_data_run(words), arguments.folder)
+    if overrides:
+        countings = countings_of_run(read_data_run(overrides), arguments.folder)
     elif arguments.tokenizer:
         tower = VisionTowerConfig(image_size=arguments.image_size)
         model = ModelConfig(template=arguments.template, vision_tower=tower)
         countings = [Counting(arguments.tokenizer, reading_of(model))]
-    for counting in countings[:1]:  # of one run, they share it
+    for counting in countings[:1]:  # those of a run have the same one
         counting.encoder()
     return countings
 
 
-def find_problem(arguments: argparse.Namespace, words: Sequence[str]) -> str | None:
-    """What keeps the folder from being prepared at all."""
+def find_problem(arguments: argparse.Namespace, overrides: Sequence[str]) -> str | None:
+    """Return why the folder cannot be prepared at all, None if it can."""
     if not arguments.folder.is_dir():
         return f"{arguments.folder} is not a folder."
     if not any(arguments.folder.glob("*.tar")):
-        return f"{arguments.folder} holds no *.tar."
-    if words and arguments.tokenizer:
-        return f"--tokenizer and words about a run ({words[0]} ...): give one of the two."
+        return f"{arguments.folder} has no *.tar."
+    if overrides and arguments.tokenizer:
+        return f"--tokenizer and overrides of a run ({overrides[0]} ...): give one of the two."
     for option in ("workers", "image_size"):
         if getattr(arguments, option) < 1:
             name = option.replace("_", "-")

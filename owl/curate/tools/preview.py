@@ -6,10 +6,10 @@
     python data_tools/preview.py --sample mine:1234 data=own data.sources.mine.path=/data/mine \
         data.tokenizer=/data/Qwen2-7B
 
-Takes the words that pretrain_owl3.py takes (overrides, --config-dir, --config-name). The batch is
-the one that this rank would train on at this step: same order, same cutting, same packs. The page
-shows each token with its id, label, weight and position, the tiles, which token sees which tile,
-and the work of the pack and of every rank. It needs no network and no JavaScript.
+Give it the overrides of the training command (also --config-dir, --config-name). The batch is the
+one that this rank would train on at this step: same order, same cutting, same packs. The page shows
+each token with its id, label, weight and position, the tiles, which token sees which tile, and the
+work of the pack and of every rank. It needs no network and no JavaScript.
 
 Exit code: 0 the page is written; 2 the settings or the data cannot be used.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from owl.config.data_run import read_data_run
 from owl.config.run import RunConfig
-from owl.curate.preview.batch import StepChoice, exclusion_code, load_sample, load_step
+from owl.curate.preview.batch import StepChoice, exclusion_note, load_sample, load_step
 from owl.curate.preview.page import render_page
 from owl.curate.preview.view import PageView, RankView, sample_views
 from owl.data.families import WORK
@@ -31,12 +31,12 @@ from owl.data.plan.plan import predicted_cost
 from owl.data.samples import PackedBatch
 from owl.errors import OwlError, UsageError
 
-OBJECTION = "in training"
-"""Fact of a sample that training does not see as it is shown."""
+EXCLUSION = "in training"
+"""Label of the fact that training does not see a sample as it is shown."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line: our options, and the words about the run."""
+    """Read the command line: the options here, and the overrides of the training command."""
     parser = argparse.ArgumentParser(
         prog="owl data preview",
         description=__doc__,
@@ -56,11 +56,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page that the command line asks for; return the exit code."""
-    arguments, words = parse_arguments(argv)
+    arguments, overrides = parse_arguments(argv)
     try:
         check_arguments(arguments)
-        run = read_data_run(words)
-        run.data.num_workers = 0  # one batch is read: processes would only take time to start
+        run = read_data_run(overrides)
+        run.data.num_workers = 0  # for one batch, processes would only take time to start
         loader = open_loader(run, dp_rank=arguments.rank, dp_size=arguments.dp)
         view = (view_sample if arguments.sample else view_step)(run, loader, arguments)
         page = render_page(view)
@@ -73,17 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"preview: --output {arguments.output}: {error.strerror}.", file=sys.stderr)
         return 2
     for name, fact in view.facts:
-        if name == OBJECTION:
+        if name == EXCLUSION:
             print(f"note: {fact}")
     print(f"wrote {arguments.output}, {len(page.encode()) / 1e3:,.0f} kB")
     return 0
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for numbers that name nothing."""
+    """Raise UsageError for numbers out of range, and for an output that cannot be written."""
     if arguments.dp < 1 or not 0 <= arguments.rank < arguments.dp:
         raise UsageError(
-            f"--rank {arguments.rank} of --dp {arguments.dp}: ranks count from 0 to dp - 1."
+            f"--rank {arguments.rank} of --dp {arguments.dp}: ranks are numbered 0 to dp - 1."
         )
     for option in ("step", "show"):
         if getattr(arguments, option) < 1:
@@ -97,7 +97,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
-    """What a rank trains on at a step."""
+    """Arrange what a rank trains on at a step."""
     size = step_size(run.batch, loader, dp_size=arguments.dp)
     choice = load_step(
         loader,
@@ -138,11 +138,11 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
 
 
 def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
-    """One sample by itself."""
+    """Arrange one sample by itself."""
     batch, planned = load_sample(loader, run.data, arguments.sample)
     source = loader.plan.sources[planned.source].name
-    objected = exclusion_code(loader, planned)
-    notes = [(OBJECTION, objected)] if objected else []
+    excluded = exclusion_note(loader, planned)
+    notes = [(EXCLUSION, excluded)] if excluded else []
     return PageView(
         title=f"Sample {planned.index} of {source}: {batch.keys[0]}",
         facts=[*notes, *run_facts(run), ("pictures cut", planned.cut.name), *batch_facts(batch)],
@@ -166,7 +166,7 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
 
 
 def run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
-    """Yield what of the run decides how samples look."""
+    """Yield the settings of the run that decide how samples look."""
     yield "model", run.model.name
     yield "stage", run.stage.name
     yield "template", run.model.template
@@ -175,7 +175,7 @@ def run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def step_facts(choice: StepChoice, global_batch_size: int) -> Iterator[tuple[str, str]]:
-    """Yield where the batch stands."""
+    """Yield the place of the batch in the run."""
     cursor, report = choice.step.cursor, choice.step.report
     yield "global batch", f"{global_batch_size} packs"
     yield "micro-batch", f"{len(choice.packs)} pack(s)"
@@ -185,7 +185,7 @@ def step_facts(choice: StepChoice, global_batch_size: int) -> Iterator[tuple[str
 
 
 def batch_facts(batch: PackedBatch) -> Iterator[tuple[str, str]]:
-    """Yield what the batch holds."""
+    """Yield the size of the batch."""
     yield "samples", f"{batch.num_samples:,}"
     yield "learned tokens", f"{int((batch.loss_weights > 0).sum()):,}"
     yield "loss weight", f"{batch.supervised_weight:,.6g}"

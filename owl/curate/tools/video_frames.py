@@ -5,7 +5,7 @@
     python data_tools/video_frames.py --input clips.jsonl --videos videos/ --output shards/ \\
         --sampling uniform --max-frames 8
 
-A line of the input names a video and what is said about it, in one of four ways:
+A line of the input names a video and its text, in one of four ways:
 
     {"video": "a.mp4", "text": "An owl flies."}
     {"video": "a.mp4", "segments": [{"start": 0, "end": 4.5, "text": "An owl flies."}]}
@@ -14,11 +14,11 @@ A line of the input names a video and what is said about it, in one of four ways
 
 Sampling fps (the default, the published rule): every round(video fps / --fps)-th frame; of more
 than --max-frames of those, the middles of as many equal parts. Sampling uniform: the middles of
---max-frames equal parts of all frames. Each segment is sampled on its own. Needs PyAV:
+--max-frames equal parts of all frames. Each segment is sampled separately. Needs PyAV:
 pip install 'owl3-megatron[video]'.
 
 Exit code: 0 every record became a sample; 1 some records were rejected (rejects.jsonl), or shards
-remain whose input is gone; 2 the conversion could not start or go on; 130 stopped by Ctrl-C.
+remain whose input is gone; 2 the conversion could not start or continue; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say where things are."""
-    group = parser.add_argument_group("where")
+    """Add the arguments about files and folders."""
+    group = parser.add_argument_group("files")
     group.add_argument("--input", type=Path, required=True, help="json or jsonl, or a folder")
     group.add_argument(
         "--videos", type=Path, required=True, help="folder that names of videos are relative to"
@@ -64,8 +64,8 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that change what is written."""
-    group, clips = parser.add_argument_group("what is written"), FrameSampling()
+    """Add the arguments that change the samples."""
+    group, clips = parser.add_argument_group("samples"), FrameSampling()
     group.add_argument(
         "--sampling", type=SamplingMode, choices=list(SamplingMode), default=clips.mode
     )
@@ -89,7 +89,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 
 
 def make_job(arguments: argparse.Namespace) -> ConvertJob:
-    """Describe the conversion that the command line asks for."""
+    """Return the conversion that the command line asks for."""
     clips = VideoClips(
         folder=SourceFolder(arguments.videos),
         sampling=FrameSampling(
@@ -110,7 +110,7 @@ def make_job(arguments: argparse.Namespace) -> ConvertJob:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert what the command line names; return the exit code."""
+    """Run the conversion of the command line; return the exit code."""
     arguments = parse_arguments(argv)
     problem = running_problem(arguments) or find_problem(arguments)
     if problem:
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_problem(arguments: argparse.Namespace) -> str | None:
-    """What keeps this conversion from starting."""
+    """Return why this conversion cannot start, None if it can."""
     if not arguments.videos.is_dir():
         return f"--videos {arguments.videos} is not a folder."
     if not 0 < arguments.fps < math.inf:

@@ -67,7 +67,7 @@ NOTHING = Quarantine(frozenset(), {})
 
 
 def read_quarantine(file: str) -> Quarantine:
-    """Read a quarantine file; "" stands for none. Raises ConfigError if it cannot be read."""
+    """Read a quarantine file; "" means none. Raises ConfigError if it cannot be read."""
     if not file:
         return NOTHING
     try:

@@ -348,7 +348,7 @@ def listed(cases: dict[str, list[Case]]) -> list:
 def unplaced_codes() -> dict[str, str]:
     """Read the table of docs/data_tools.md: code -> why nothing raises it."""
     text = (ROOT / "docs/data_tools.md").read_text(encoding="utf-8")
-    table = text.partition("## Codes without a place")[2].partition("\n## ")[0]
+    table = text.partition("## Codes that nothing raises")[2].partition("\n## ")[0]
     return dict(re.findall(r"^\| (E\d{3}) \| (.+) \|$", table, re.MULTILINE))
 
 

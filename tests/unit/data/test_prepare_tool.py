@@ -49,7 +49,7 @@ def test_condemned_samples_are_named_and_give_exit_code_one(tmp_path):
 def test_a_folder_without_shards_gives_exit_code_two(tmp_path):
     result = prepare(tmp_path)
     assert result.returncode == 2
-    assert "holds no *.tar" in result.stderr
+    assert "has no *.tar" in result.stderr
 
 
 def test_help_says_what_the_exit_codes_mean():

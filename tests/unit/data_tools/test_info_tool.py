@@ -17,7 +17,7 @@ def test_pictures_are_counted_and_tokens_where_they_are_known(tmp_path):
     assert before.returncode == 0
     assert "2 shards" in before.stdout
     assert "pictures of a sample: 19 in all, 0.9 on average" in before.stdout
-    assert "tokens are not counted: python data_tools/prepare.py" in before.stdout
+    assert "tokens are not counted: run python data_tools/prepare.py" in before.stdout
 
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     run_tool("data_tools/prepare.py", folder, "--tokenizer", tokenizer, "--image-size", 16)

@@ -68,7 +68,7 @@ def test_long_lists_of_bad_samples_are_cut_in_text(tmp_path):
 
 def test_what_cannot_be_looked_at_gives_exit_code_two(tmp_path):
     assert "is not a folder" in lint(tmp_path / "nowhere").stderr
-    assert "holds no *.tar" in lint(tmp_path).stderr
+    assert "has no *.tar" in lint(tmp_path).stderr
     write_shard(tmp_path / "s.tar", [("x", chat(), {})])
     for option, complaint in (
         (["--workers", 0], "--workers 0: use at least 1"),

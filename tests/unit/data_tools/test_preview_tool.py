@@ -35,7 +35,7 @@ def test_a_step_of_a_rank_and_a_sample_are_written_as_pages(tmp_path):
 def test_what_cannot_be_shown_is_said_with_exit_code_two(tmp_path):
     result = preview("--dp", 2, "--rank", 2)
     assert result.returncode == 2
-    assert "ranks count from 0 to dp - 1" in result.stderr
+    assert "ranks are numbered 0 to dp - 1" in result.stderr
     result = preview("--output", tmp_path / "no" / "p.html")
     assert result.returncode == 2
     assert "there is no such folder" in result.stderr

@@ -3,7 +3,7 @@
 
     000000017.jpg  000000017.txt  000000017.json
 
-The caption is the txt, character for character; the json stays in meta.raw.
+The caption is the txt, character for character; the json is kept in meta.raw.
 """
 
 from collections.abc import Mapping
@@ -45,13 +45,13 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
 def _picture_suffix(files: Mapping[str, bytes]) -> str:
     strange = sorted(files.keys() - {*PICTURES, *TEXTS})
     if strange:
-        # Pickled members (.pkl, .pyd, .pth) end here too: they are never loaded.
+        # Among these are pickled members (.pkl, .pyd, .pth), which are never loaded.
         raise DataError(
-            "E303", f"members {strange} are no picture, txt or json. Take them out of the tar."
+            "E303", f"members {strange} are not a picture, txt or json. Remove them from the tar."
         )
     found = [suffix for suffix in PICTURES if suffix in files]
     if len(found) != 1:
-        raise DataError("E305", f"one picture is needed, and there are {found}.")
+        raise DataError("E305", f"one picture is needed, but there are {found}.")
     return found[0]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Your own data, in one of three layouts told apart by their fields.
+"""Your own data, in one of three layouts that are distinguished by their fields.
 
 Messages, whose content is a text with a mark for each picture, or a list of parts:
 
@@ -13,7 +13,7 @@ that field (and in their pictures) are the turns of one conversation:
 
     {"image": "a.jpg", "question": "What is it?", "answer": "An owl."}
 
-Text with marks, learned as a whole:
+Text with marks, all of which is learned:
 
     {"images": ["a.jpg"], "text": "An owl: <image>"}
 """
@@ -61,12 +61,12 @@ def _message_draft(value: Mapping[str, Any], store: PictureStore) -> Draft:
     for index, item in enumerate(required(value, "messages", list)):
         path = f"messages[{index}]"
         message = typed(item, dict, path)
-        said = required(message, "content", object, of=path)
-        if isinstance(said, str):
-            content = placeholders.split(said)
+        content = required(message, "content", object, of=path)
+        if isinstance(content, str):
+            parts = placeholders.split(content)
         else:
-            content = list(_parts(typed(said, list, f"{path}.content"), path, media, store))
-        turns.append({"role": _role(message, path), "content": content})
+            parts = list(_parts(typed(content, list, f"{path}.content"), path, media, store))
+        turns.append({"role": _role(message, path), "content": parts})
         extras.append(leftovers(message, {"role", "content"}))
     placeholders.check_all_shown()
     return Draft(
@@ -93,8 +93,8 @@ def _parts(
                 f'{name}={part!r:.80}: write {{"type": "text", "text": ...}} or '
                 '{"type": "image", "image": PATH}.',
             )
-        said = required(part, kind, str, of=name)
-        yield {"text": said} if kind == "text" else {"media": store.add(media, said)}
+        value = required(part, kind, str, of=name)
+        yield {"text": value} if kind == "text" else {"media": store.add(media, value)}
 
 
 # Questions and answers.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaVA instruction data, and what has the same turns: M4 and ShareGPT4Video build on this.
+"""LLaVA instruction data. M4 and ShareGPT4Video have the same turns and use this module.
 
     {"id": "17", "image": "coco/17.jpg", "conversations": [
         {"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "An owl."}]}
 
-`image` is a string, a list, null or absent (text only). A mark for each picture stands in the text.
+`image` is a string, a list, null or absent (text only). The text has a mark for each picture.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
 
 
 def media_names(value: Mapping[str, Any], field: str) -> list[str]:
-    """Names in a field that is a string, a list of strings, null or absent. Raises E203."""
+    """Return the names in a field: a string, a list of strings, null or absent. Raises E203."""
     found = value.get(field)
     if found is None:
         return []
@@ -63,13 +63,13 @@ def conversation_draft(
     marks: Mapping[str, str],
     store: PictureStore,
 ) -> Draft:
-    """Read `conversations`, whose text shows the media by marks.
+    """Read `conversations`, whose text has marks for the media.
 
     Args:
         value: the record.
-        media: its media, those of each field together, in the order of `marks`.
+        media: of the record, field by field in the order of `marks`.
         marks: field that names media -> the mark that stands for each of them in the text.
-        store: for the options.
+        store: has the options.
 
     Raises:
         DataError: E203 a wrong type or speaker, E305 marks and media do not match.

@@ -33,7 +33,7 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
 
 
 def _ending_of(value: Mapping[str, Any]) -> PromptEnding | None:
-    """The ending for a record's own kind of question; as mPLUG-Owl3 evaluates, only one has any."""
+    """The ending for a record's kind of question; mPLUG-Owl3's evaluation has only this one."""
     metadata = required(value, "metadata", dict)
     kind = required(metadata, "question_type", str, of="metadata")
     return PromptEnding.multiple_choice if kind == MULTIPLE_CHOICE else None

@@ -16,8 +16,8 @@ from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
 
 SEPARATOR = " "
-"""Stands before every sentence but the first: the source has them apart, and glued together
-("owl.It") they would be read as one word."""
+"""Put before every sentence but the first: without it ("owl.It") sentences would be joined into one
+word."""
 
 
 def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
@@ -39,13 +39,13 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
         kind="document",
         turns=[{"role": "document", "content": _content(sentences, before)}],
         media=media,
-        raw=leftovers(value, {"text_list"}),  # with image_info: scores and several per sentence
+        raw=leftovers(value, {"text_list"}),  # image_info is kept: it has scores
         left_out=left_out,
     )
 
 
 def _match(info: object, name: str, sentences: int) -> tuple[str, int]:
-    """File name of a picture, and the sentence it belongs to."""
+    """Return the file name of a picture, and the index of its sentence."""
     fields = typed(info, dict, name)
     index = required(fields, "matched_text_index", int, of=name)
     if not 0 <= index < sentences:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OBELICS, and what is laid out like it (OmniCorpus, MINT-1T): pictures and texts in parallel.
+"""OBELICS and the same layout (OmniCorpus, MINT-1T): pictures and texts in parallel lists.
 
     {"images": ["https://a/1.jpg", null], "texts": [null, "An owl."],
      "metadata": "[{...}, null]", "general_metadata": "{...}"}
 
-An entry of `images` is a path under --images, or a url that --url-map gives a path for.
+An entry of `images` is a path under --images, or a url for which --url-map has a path.
 """
 
 from typing import Any
@@ -44,11 +44,11 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
 
 
 def check_parallel(images: list[Any], texts: list[Any]) -> None:
-    """Raise DataError E305 unless exactly one of the two lists has an entry at each place."""
+    """Raise DataError E305 unless at each index exactly one of the two lists has an entry."""
     if len(images) != len(texts):
         raise DataError(
             "E305",
-            f"images has {len(images)} entries but texts {len(texts)}; they run in parallel.",
+            f"images has {len(images)} entries but texts {len(texts)}; both need the same number.",
         )
     for index, (image, text) in enumerate(zip(images, texts, strict=True)):
         if (image is None) == (text is None):

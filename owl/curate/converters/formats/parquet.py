@@ -7,7 +7,7 @@ or a picture stored in the table. Chat (The Cauldron): `images`, and `texts` as 
     images: [{"bytes": ..., "path": null}]
     texts:  [{"user": "What is it?", "assistant": "An owl.", "source": "vqa"}]
 
-All pictures of a chat are shown before its first question, since the table does not place them.
+All pictures of a chat are shown before its first question, since the table has no places for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +44,7 @@ def _chat_draft(row: Mapping[str, Any], store: PictureStore) -> Draft:
         name = f"texts[{index}]"
         pair = typed(text, dict, name)
         for role in ("user", "assistant"):
-            said = required(pair, role, str, of=name)
-            turns.append({"role": role, "content": [{"text": said}]})
+            turns.append({"role": role, "content": [{"text": required(pair, role, str, of=name)}]})
     turns[0]["content"] = [{"media": index} for index in range(len(images))] + turns[0]["content"]
     return Draft(
         kind="chat",

@@ -7,9 +7,9 @@
     {"video_id": "17", "zip_folder": "panda_videos_1.zip", "captions": [
         {"idx": "0", "content": "..."}, {"idx": "-1", "content": "An owl flies."}]}
 
-Frames are expected as pictures in a folder named like the video, with or without its suffix; for
-video files there is data_tools/video_frames.py, which reads the same records. Of captions, the one
-of the whole video (idx -1) becomes the text and the others stay in meta.raw.
+Frames are pictures in a folder named like the video, with or without its suffix; for video files,
+data_tools/video_frames.py reads the same records. The caption of the entire video (idx -1) becomes
+the text; the others are kept in meta.raw.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from owl.curate.converters.pictures import ClipSource, PictureStore
 from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.errors import DataError
 
-WHOLE_VIDEO = "-1"
+ENTIRE_VIDEO = "-1"
 """The `idx` of the caption that describes all of the video."""
 
 
 def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
-    """Read one record whose frames lie in a folder. Raises DataError."""
+    """Read one record whose frames are in a folder. Raises DataError."""
     return clip_draft(record, clips=store, store=store)
 
 
 def clip_draft(record: SourceRecord, *, clips: ClipSource, store: PictureStore) -> Draft:
-    """Read one record, its frames from anywhere. Raises DataError."""
+    """Read one record, with frames from `clips`. Raises DataError."""
     value = typed(record.value, dict, "the record")
     if "conversations" in value:
         return llava.video_draft(value, clips, store)
@@ -49,20 +49,21 @@ def _caption_draft(value: Mapping[str, Any], clips: ClipSource) -> Draft:
     return Draft(
         kind="document",
         turns=[
-            {"role": "document", "content": [{"media": 0}, {"text": _whole_caption(value)}]},
+            {"role": "document", "content": [{"media": 0}, {"text": _video_caption(value)}]},
         ],
         media=media,
-        raw=dict(value),  # all of it: the text is one of several captions
+        raw=dict(value),  # completely: the text is one of several captions
         id=name or None,
     )
 
 
-def _whole_caption(value: Mapping[str, Any]) -> str:
+def _video_caption(value: Mapping[str, Any]) -> str:
     captions = required(value, "captions", list)
     for index, caption in enumerate(captions):
         name = f"captions[{index}]"
-        if str(required(typed(caption, dict, name), "idx", object, of=name)) == WHOLE_VIDEO:
+        if str(required(typed(caption, dict, name), "idx", object, of=name)) == ENTIRE_VIDEO:
             return required(caption, "content", str, of=name)
     raise DataError(
-        "E203", f"none of the {len(captions)} captions has idx {WHOLE_VIDEO}, the whole video's."
+        "E203",
+        f"none of the {len(captions)} captions has idx {ENTIRE_VIDEO} (the entire video).",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Json files: one record a line, or one array of records, read without holding the whole file."""
+"""Json files: one record per line, or one array of records, read in parts."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,17 +12,17 @@ from owl.curate.converters.sources.source import Batch, Line, SourceFile, short_
 from owl.errors import DataError
 
 BATCH_BYTES = 32 << 20
-"""Bound on the text of a batch, which travels to a worker; MMC4's lines hold whole matrices."""
+"""Limit of the text of a batch, which is sent to a worker; lines of MMC4 contain large matrices."""
 WINDOW_CHARS = 1 << 20
 MAX_RECORD_CHARS = 64 << 20
-"""Above this a record of an array is taken for a broken file."""
+"""A longer record of an array is taken for a broken file."""
 
 Group = tuple[Line, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class JsonSource:
-    """`*.jsonl` and `*.json`; which of the two layouts a file has is seen from its first letter."""
+    """`*.jsonl` and `*.json`; the first character decides which of the two layouts a file has."""
 
     suffixes: tuple[str, ...] = (".jsonl", ".json")
 
@@ -79,7 +79,7 @@ def _array_lines(file: SourceFile) -> Iterator[Line]:
         elements = _Window(stream).elements()
         number = 0
         try:
-            # Elements are numbered, not lines: json.dump writes a whole array on one.
+            # Elements are numbered, not lines: json.dump writes an entire array on one line.
             for number, text in enumerate(elements, start=1):
                 yield Line(number, text)
         except ValueError as error:  # of json and of UTF-8 alike
@@ -88,7 +88,11 @@ def _array_lines(file: SourceFile) -> Iterator[Line]:
 
 
 class _Window:
-    """A part of a long text, moved on element by element."""
+    """A window over a long array, moved from element to element.
+
+    It returns the text of each element, which ijson cannot: strict parsing of that text rejects a
+    single record, where an error inside a streaming parser would lose the rest of the file.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -97,7 +101,7 @@ class _Window:
         self._decoder = json.JSONDecoder()
 
     def elements(self) -> Iterator[bytes]:
-        """Yield each element of the array. Raises ValueError where it is broken."""
+        """Yield the text of each element of the array. Raises ValueError where it is broken."""
         self._expect("[")
         if self._peek() == "]":
             self._expect("]")
@@ -118,12 +122,12 @@ class _Window:
         return text.encode()
 
     def _find_end(self) -> int:
-        """End of the element that starts here, read on until it is complete."""
+        """Return the end of the element that starts here, after reading all of it."""
         while True:
             try:
                 _, end = self._decoder.raw_decode(self._text, self._at)
                 if end < len(self._text) or not self._fill():
-                    return end  # a number that reaches the window's end might go on
+                    return end  # a number at the window's end may have more digits
             except (json.JSONDecodeError, RecursionError) as error:
                 if len(self._text) > MAX_RECORD_CHARS or not self._fill():
                     raise ValueError(str(error).partition(":")[0]) from error
@@ -134,7 +138,7 @@ class _Window:
         self._at += 1
 
     def _peek(self) -> str:
-        """Next letter that is no space; empty at the end of the file."""
+        """Return the next character that is not a space; empty at the end of the file."""
         while True:
             while self._at < len(self._text):
                 if not self._text[self._at].isspace():
@@ -144,14 +148,14 @@ class _Window:
                 return ""
 
     def _fill(self) -> bool:
-        """Read on, twice as much each time an element does not fit; False at the end."""
+        """Read more, twice as much each time an element does not fit; False at the end."""
         more = self._stream.read(max(WINDOW_CHARS, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + more, 0
         return bool(more)
 
 
 def _groups(lines: Iterable[Line], turns_of: str | None) -> Iterator[Group]:
-    """Lines that make one record: one each, or those in a row that agree in a field."""
+    """Group lines into records: one each, or consecutive ones with the same value in a field."""
     group: list[Line] = []
     shared: Any = None
     for line in lines:
@@ -166,7 +170,7 @@ def _groups(lines: Iterable[Line], turns_of: str | None) -> Iterator[Group]:
 
 
 def _field(line: Line, name: str | None) -> Any:
-    """Value of a field of a record; None where there is none, and where it cannot be read."""
+    """Return a field of a record; None if it is missing or the record cannot be read."""
     if name is None or line.problem:
         return None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet files, one batch a row group. pyarrow is only asked for when one is read."""
+"""Parquet files, one batch per row group. pyarrow is imported only when one is read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class ParquetSource:
     def read_batches(
         self, file: SourceFile, *, max_records: int, options: ConvertOptions
     ) -> Iterator[Batch]:
-        """Cut a file at its row groups. Raises ConvertError: it is no parquet file."""
+        """Cut a file at its row groups. Raises ConvertError if it is not a parquet file."""
         table = _open(file)
         first, rows = 1, max(table.metadata.num_rows, 1)
         for number in range(table.metadata.num_row_groups):
@@ -57,7 +57,7 @@ def _open(file: SourceFile) -> Any:
     try:
         return _import("pyarrow.parquet").ParquetFile(file.path)
     except _import("pyarrow").ArrowException as error:
-        raise ConvertError(f"{file.path} is no parquet file: {error}. Copy it again.") from error
+        raise ConvertError(f"{file.path} is not a parquet file: {error}. Copy it again.") from error
 
 
 def _import(module: str) -> ModuleType:

@@ -14,7 +14,7 @@ from owl.curate.converters.records import ConvertError, ConvertOptions, Reject, 
 from owl.errors import DataError
 
 MAX_SLUG = 80
-"""Letters of a file's name in a key; tar (USTAR) allows 155 for all but the last part."""
+"""Characters of a file name in a key; tar (USTAR) allows 155 for all but the last part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class SourceFile:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Its complete path."""
         return self.root / self.name
 
     @property
     def slug(self) -> str:
-        """Its name without suffixes, in the letters that keys and shard names may have."""
+        """Its name without suffix, in the characters that keys and shard names may have."""
         stem = self.name[: -len(suffix)] if (suffix := Path(self.name).suffix) else self.name
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "source"
         if len(plain) <= MAX_SLUG:
@@ -41,7 +41,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The text of one json record, or what keeps it and all after it from being read."""
+    """The text of one json record, or why it and all after it cannot be read."""
 
     number: int
     text: bytes
@@ -50,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Records that one worker converts in one go, into shards of their own."""
+    """Records that one worker converts into shards of their own."""
 
     file: SourceFile
     number: int  # within the file
@@ -67,11 +67,11 @@ class Batch:
 
 
 class Source(Protocol):
-    """A kind of file: how it is cut into batches, and how a batch is read."""
+    """A kind of file: cuts it into batches, and reads the records of a batch."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """How the names of its files end."""
+        """Suffixes of its files."""
 
     def read_batches(
         self, file: SourceFile, *, max_records: int, options: ConvertOptions
@@ -83,9 +83,9 @@ class Source(Protocol):
 
 
 def list_files(place: Path, suffixes: Sequence[str]) -> list[SourceFile]:
-    """Find the input files of a kind: the file itself, or all under a folder, sorted.
+    """List the input files of a kind: the file itself, or all under a folder, sorted.
 
-    Hidden files and folders are no input: caches, and the `._a.json` that some systems leave.
+    Hidden files and folders are ignored: caches, and the `._a.json` that some systems create.
 
     Raises:
         ConvertError: there are none, one leads out of the folder, or two would share shard names.
@@ -94,19 +94,19 @@ def list_files(place: Path, suffixes: Sequence[str]) -> list[SourceFile]:
         return [SourceFile(place.parent, place.name)]
     files = [SourceFile(place, name) for name in _walk(place) if name.endswith(tuple(suffixes))]
     if not files:
-        raise ConvertError(f"--input {place} holds no {' or '.join(suffixes)} file.")
+        raise ConvertError(f"--input {place} has no {' or '.join(suffixes)} file.")
     _check_inside(place, files)
     _check_slugs(files)
     return files
 
 
 def short_hash(content: bytes) -> str:
-    """16 hexadecimal digits that differ when the content does."""
+    """Hash of the content, 16 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def stat_fingerprint(file: SourceFile) -> str:
-    """Fingerprint of a file that is too large to be read for it."""
+    """Fingerprint of a file too large to be read for it: size and time."""
     found = file.path.stat()
     return short_hash(f"{found.st_size} {found.st_mtime_ns}".encode())
 

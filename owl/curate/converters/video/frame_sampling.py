@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames of a video are shown: the published rule, and plain uniform sampling."""
+"""Choose the frames of a video: by the published rule, or uniformly."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ from enum import StrEnum
 class SamplingMode(StrEnum):
     """How frames are chosen."""
 
-    fps = "fps"  # at a rate, and uniformly from those where they are too many (model card)
+    fps = "fps"  # at a rate, then uniformly if these are too many (model card)
     uniform = "uniform"  # a fixed number (paper: 8 in training)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames out of video files, by PyAV. It is only asked for when a video is read."""
+"""Decode frames of video files with PyAV, which is imported only when a video is read."""
 
 import io
 from bisect import bisect_left, bisect_right
@@ -27,25 +27,25 @@ CONTAINERS = (
     "flv",
     "asf",
 )
-"""Formats that hold their pictures themselves. Playlists and concatenations would make FFmpeg open
-whatever files or addresses they name."""
+"""Formats that contain their frames. With playlists and concatenations, FFmpeg would open any file
+or address that they name."""
 OPEN_OPTIONS = {
     "format_whitelist": ",".join(CONTAINERS),
-    "protocol_whitelist": "none",  # a second lock on the same door: there is no such protocol
+    "protocol_whitelist": "none",  # a second barrier: there is no such protocol
 }
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFrames:
-    """When each frame of a video is shown, known before any is decoded."""
+    """Times of the frames of a video, known before any is decoded."""
 
     stamps: Sequence[int]  # presentation time stamps, increasing
-    keys: Sequence[int]  # those of the frames that need no other to be decoded
+    keys: Sequence[int]  # of the frames that can be decoded without another
     seconds_per_stamp: float
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last, all being equally long."""
+        """Seconds from the first frame to the end of the last, as if all were equally long."""
         if len(self.stamps) < 2:
             return 0.0
         span = self.seconds(self.stamps[-1])
@@ -61,7 +61,7 @@ class VideoFrames:
         return (stamp - self.stamps[0]) * self.seconds_per_stamp
 
     def between(self, start: float, end: float) -> range:
-        """Indices of the frames shown at start <= seconds < end."""
+        """Return the indices of the frames at start <= seconds < end."""
         times = [self.seconds(stamp) for stamp in self.stamps]
         return range(bisect_left(times, start), bisect_left(times, end))
 
@@ -70,8 +70,8 @@ class VideoFile:
     """An open video; use it as a context manager.
 
     Raises:
-        DataError: E307 no video of a known container, E309 an impossible size, E313 no usable time
-            stamps.
+        DataError: E307 not a video in a known container, E309 an impossible size, E313 unusable
+            time stamps.
         ConvertError: PyAV is not installed.
     """
 
@@ -86,7 +86,7 @@ class VideoFile:
         except self._av.FFmpegError as error:
             self._stream_file.close()
             raise DataError(
-                "E307", f"{self._path.name!r} is no video in a known container: {error}."
+                "E307", f"{self._path.name!r} is not a video in a known container: {error}."
             ) from error
         try:
             self._video = self._find_stream()
@@ -101,7 +101,7 @@ class VideoFile:
         self._stream_file.close()
 
     def decode(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """Yield the frames of these indices, upright; they increase.
+        """Yield the frames of increasing indices, turned upright.
 
         Raises:
             DataError: E308 a frame cannot be decoded.
@@ -121,12 +121,12 @@ class VideoFile:
         return stream
 
     def _scan(self) -> VideoFrames:
-        """Read the time stamps of all packets, which takes no decoding."""
+        """Read the time stamps of all packets, without decoding them."""
         try:
             packets = [packet for packet in self._container.demux(self._video) if packet.size]
         except self._av.FFmpegError as error:
             raise DataError("E308", f"{self._path.name!r} is damaged: {error}.") from error
-        # Only some containers (mp4 among them) say how many frames they have; 0 says nothing.
+        # Only some containers, such as mp4, record the number of frames; otherwise it is 0.
         if len(packets) < self._video.frames or any(packet.is_corrupt for packet in packets):
             raise DataError(
                 "E308",
@@ -139,7 +139,7 @@ class VideoFile:
         return VideoFrames(*self._in_order(stamps, keys), float(self._video.time_base))
 
     def _in_order(self, stamps: list[Any], keys: list[Any]) -> tuple[list[int], list[int]]:
-        """Sort stamps, which come in the order of decoding, and check that they can be."""
+        """Sort stamps, which are in decoding order. Raises E313 if they cannot be sorted."""
         if not stamps or not keys or None in stamps:
             raise DataError(
                 "E313",
@@ -155,7 +155,7 @@ class VideoFile:
         decoded: Iterator[Any] = iter(())
         for target in targets:
             key = self._key_before(target)
-            if position is None or key > position:  # nearer than going on from here
+            if position is None or key > position:  # nearer than decoding from here
                 self._container.seek(key, stream=self._video)
                 decoded = self._container.decode(self._video)
             frame = next((frame for frame in decoded if frame.pts >= target), None)
@@ -170,12 +170,12 @@ class VideoFile:
 
 
 def upright(image: Image.Image, rotation: int) -> Image.Image:
-    """Turn a frame as its display matrix says: counter-clockwise, in degrees (phones write 90)."""
+    """Rotate a frame by its display matrix: counter-clockwise, in degrees (phones write 90)."""
     return image.rotate(rotation, expand=True) if rotation else image
 
 
 def store_frame(image: Image.Image, *, short_side: int, quality: int) -> bytes:
-    """Encode a frame as JPEG, made smaller if its short side is above short_side."""
+    """Encode a frame as JPEG, shrunk if its short side is above short_side pixels."""
     scale = short_side / min(image.size)
     if scale < 1:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -186,7 +186,7 @@ def store_frame(image: Image.Image, *, short_side: int, quality: int) -> bytes:
 
 
 def load_av() -> ModuleType:
-    """Import PyAV. Raises ConvertError where it is not installed."""
+    """Import PyAV. Raises ConvertError if it is not installed."""
     try:
         return import_module("av")
     except ImportError as error:

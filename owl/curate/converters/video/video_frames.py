@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video files to frame samples: the records of `data_tools/video_frames.py`.
+"""Convert records about video files: the format of `data_tools/video_frames.py`.
 
 Conversations and captions as in sharegpt4video.py, and
 
@@ -41,11 +41,11 @@ class VideoClips:
     folder: SourceFolder
     sampling: FrameSampling = field(default_factory=FrameSampling)
     short_side: int = 448
-    """Frames are stored this large; a tile is 378 or 384 pixels."""
+    """Larger frames are shrunk to this, in pixels; a tile has 378 or 384."""
     quality: int = 90
 
     def add_clip(self, media: MediaList, name: str) -> int:
-        """Append the whole video to the media of a sample; return its index."""
+        """Append a video to the media of a sample; return its index."""
         index, _ = self.add_spans(media, name, [EVERYTHING])
         return index
 
@@ -57,10 +57,10 @@ class VideoClips:
         Args:
             media: of the sample.
             name: of the video, under the folder.
-            spans: (start, end) in seconds, in order and apart.
+            spans: (start, end) in seconds, in order and without overlap.
 
         Returns:
-            Index of the clip, and for each span [first, end) of its frames within the clip.
+            The index of the clip, and for each span the [first, end) of its frames in the clip.
 
         Raises:
             DataError: E302, E307, E308, E309, E313.
@@ -86,7 +86,7 @@ class VideoClips:
         return clip, _ranges([len(part) for part in chosen])
 
     def _find(self, name: str) -> Path:
-        for place in (name, f"{name}.mp4"):  # ShareGPT4Video names some by their id alone
+        for place in (name, f"{name}.mp4"):  # ShareGPT4Video names some only by their id
             path = self.folder.locate(place)
             if path.is_file():
                 return path
@@ -150,8 +150,8 @@ def _segment_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
     clip, ranges = clips.add_spans(media, required(value, "video", str), spans)
     content: list[dict[str, Any]] = []
     for index, (segment, frames) in enumerate(zip(segments, ranges, strict=True)):
-        said = required(segment, "text", str, of=f"segments[{index}]")
-        content += [{"media": clip, "frames": frames}, {"text": said}]
+        text = required(segment, "text", str, of=f"segments[{index}]")
+        content += [{"media": clip, "frames": frames}, {"text": text}]
     return Draft(
         kind="document",
         turns=[{"role": "document", "content": content}],

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-
 import pytest
 
 from owl.curate.converters.formats.registry import FORMATS
@@ -44,11 +43,11 @@ def test_rejects_give_exit_code_one_and_are_counted(tmp_path, run):
     ("arguments", "words"),
     [
         (["--input", "gone.jsonl", "--output", "out"], "gone.jsonl does not exist"),
-        (["--input", "IN", "--output", "IN/out"], "lies inside --input"),
+        (["--input", "IN", "--output", "IN/out"], "is inside --input"),
         (["--input", "IN", "--output", "OUT", "--workers", "0"], "--workers 0: use at least 1"),
         (["--input", "IN", "--output", "OUT", "--name", "../x"], "--name ../x: use up to 40"),
         (["--input", "IN", "--output", "OUT", "--images", "gone"], "gone is not a folder"),
-        (["--input", "EMPTY", "--output", "OUT"], "holds no .jsonl or .json file"),
+        (["--input", "EMPTY", "--output", "OUT"], "has no .jsonl or .json file"),
     ],
 )
 def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, arguments, words):
@@ -84,7 +83,7 @@ def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(tmp_path, run, monkeyp
     source = write_lines(tmp_path / "in", GOOD)
     code, _, err = run("jsonl", "--input", source, "--output", tmp_path / "out")
     assert code == 130
-    assert "Run the same command again to go on" in err
+    assert "Run the same command again to resume" in err
 
 
 def test_help_lists_formats_and_exit_codes(capsys):

@@ -34,7 +34,7 @@ def test_files_inside_of_the_folder_are_read(folder, name):
         ("", "is not a file"),
         ("x" * 5000, "is not a file"),
         ("loop.jpg", "is not a file"),
-        ("a\0.jpg", "is no file name"),
+        ("a\0.jpg", "is not a file name"),
         ("pipe.jpg", "is not a plain file"),
     ],
 )

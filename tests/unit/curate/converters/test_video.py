@@ -219,7 +219,7 @@ def test_conversations_and_captions_work_as_with_folders_of_frames(av, tmp_path)
     [
         ({"video": "gone.mp4", "text": "!"}, "E302", "is not a file"),
         ({"video": "../a.mp4", "text": "!"}, "E302", "leads out of"),
-        ({"video": "text.mp4", "text": "!"}, "E307", "no video in a known container"),
+        ({"video": "text.mp4", "text": "!"}, "E307", "not a video in a known container"),
         ({"video": 7, "text": "!"}, "E203", "video=7 must be a string"),
         ({"video": "a.mp4"}, "E203", "neither conversations nor captions"),
         ({"video": "a.mp4", "segments": []}, "E203", "segments is empty"),

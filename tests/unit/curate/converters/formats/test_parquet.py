@@ -98,7 +98,7 @@ def test_a_bad_row_is_rejected(tmp_path, parquet, row, code, words):
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path, parquet):
     (tmp_path / "a.parquet").write_text("not a table")
-    with pytest.raises(ConvertError, match=r"a\.parquet is no parquet file"):
+    with pytest.raises(ConvertError, match=r"a\.parquet is not a parquet file"):
         run_job(make_job(tmp_path, "parquet", tmp_path / "a.parquet"))
 
 

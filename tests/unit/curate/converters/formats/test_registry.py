@@ -193,7 +193,7 @@ def test_a_caption_record_teaches_the_caption_of_the_whole_video(tmp_path):
     [
         (clip(video="film.mp4"), "E313", "data_tools/video_frames.py"),
         (clip(video="gone.mp4"), "E302", "not a folder"),
-        (clip(video="empty"), "E312", "holds no frames"),
+        (clip(video="empty"), "E312", "has no frames"),
         (clip(video="uneven"), "E312", "'uneven/2.jpg' is 64x200"),
         (clip(), "E305", "more <video> than the 0 media"),
         ({"video_id": "v", "captions": []}, "E203", "none of the 0 captions"),

@@ -55,11 +55,11 @@ def test_a_broken_array_says_from_where_on(tmp_path, content, line):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b'{"a": 1, "a": 2}', "['a'] stand there twice"),
+        (b'{"a": 1, "a": 2}', "['a'] are there twice"),
         (b'{"a": NaN}', "NaN is not json"),
         (b'{"a": "\xff"}', "utf-8"),
-        (b"{", "this is no json"),
-        (b"[" * 100_000, "this is no json"),
+        (b"{", "this is not json"),
+        (b"[" * 100_000, "this is not json"),
     ],
 )
 def test_what_python_would_let_pass_is_refused(text, words):

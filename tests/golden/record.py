@@ -6,7 +6,7 @@
 Each curve is stage 1 and then stage 2 of the demo's recipe and model, on small shards and from
 start weights that are made of integers: neither pictures (PNG, fixed-point resizing) nor weights go
 through floating-point functions that differ from one processor to the next. What remains is the
-order of sums, which moves these figures by about 1e-13.
+order of sums, which the comparison allows for (tests/parity/test_losses.py).
 """
 
 import json

@@ -7,8 +7,9 @@ import pytest
 
 from tests.golden.record import CURVES, FOLDER, curve
 
-TOLERANCE = 1e-10
-"""Relative. Other thread counts and instruction sets change the order of sums: 1e-13 was seen."""
+TOLERANCE = 1e-11
+"""Relative. Other thread counts and instruction sets (none, SSE4.2, AVX2) moved a figure by 2e-16;
+other BLAS libraries may add up in an order of their own."""
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -18,4 +18,4 @@ COPY requirements/ requirements/
 RUN pip install --no-cache-dir -r requirements/lock.txt
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
-CMD ["python", "pretrain_owl3.py", "--help"]
+CMD ["owl", "--help"]

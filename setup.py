@@ -12,7 +12,7 @@ EXTRAS = {
     "video": ["av>=14"],
     "speed": ["isal"],  # checksums of what is read, 12 times as fast as zlib's
     "remote": ["fsspec", "s3fs", "gcsfs", "aiohttp"],  # shards behind s3://, gs://, https://
-    "data": ["pyarrow>=16"],  # from 14.0.1 on it no longer unpickles what a file brings along
+    "data": ["pyarrow>=16"],  # from 14.0.1 on it does not unpickle data from files
     "logging": ["tensorboard>=2.18", "wandb>=0.19"],
     "dev": [
         "pytest>=8",
@@ -25,8 +25,8 @@ EXTRAS = {
         "webdataset",
     ],
     # Each compiles on your machine or needs a GPU. apex has no wheel: build NVIDIA's from source
-    # (https://github.com/NVIDIA/apex, `APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install .`); it is a
-    # choice, never a need.
+    # (https://github.com/NVIDIA/apex, `APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install .`); it is
+    # never required.
     "gpu": ["transformer-engine[pytorch]", "flash-attn", "liger-kernel"],
 }
 
@@ -49,7 +49,7 @@ setup(
     python_requires=">=3.11,<3.13",
     install_requires=[
         "torch>=2.11",
-        "megatron-core==0.16.1",  # owl/mcore depends on its habits; bump as CONTRIBUTING.md says
+        "megatron-core==0.16.1",  # owl/mcore relies on its internals; see CONTRIBUTING.md
         "hydra-core>=1.3.2,<1.4",
         "omegaconf>=2.3,<2.4",
         "pyyaml",

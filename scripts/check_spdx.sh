@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Says which of the files given lack the licence line in their first three lines.
+# Lists the given files that lack the licence line in their first three lines.
 set -euo pipefail
 
 failed=0

@@ -18,15 +18,15 @@ step "1/4 Wheel"
 # From a copy: a build/ folder in the checkout would add modules that no longer exist.
 mkdir "$work/source"
 cp -r owl configs setup.py pyproject.toml README.md LICENSE "$work/source"
-.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation \
+.venv/bin/python -m pip wheel -qq --no-deps --no-build-isolation \
   --wheel-dir "$work" "$work/source"
 
 step "2/4 Empty environment"
 torch="$(.venv/bin/python -c 'import torch; print(torch.__version__.partition("+")[0])')"
 .venv/bin/python -m venv "$work/env"
 export PATH="$work/env/bin:$PATH"
-pip install --quiet "torch==$torch"
-pip install --quiet --constraint requirements/lock.txt "$(echo "$work"/*.whl)[demo]"
+pip install -qq --no-compile "torch==$torch"
+pip install -qq --no-compile --constraint requirements/lock.txt "$(echo "$work"/*.whl)[demo]"
 
 step "3/4 Training"
 mkdir "$work/elsewhere"

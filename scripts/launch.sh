@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # One machine: starts a script on PROCESSES processes (default: one per GPU, 1 without GPU).
 #   PROCESSES=2 scripts/launch.sh pretrain_owl3.py +experiment=stage1 parallel=tp2
+#   PROCESSES=2 scripts/launch.sh --no-python owl train +experiment=stage1 parallel=tp2
 set -euo pipefail
-[[ $# -gt 0 ]] || { sed -n '3,4p' "$0"; exit 2; }
+[[ $# -gt 0 ]] || { sed -n '3,5p' "$0"; exit 2; }
 
 command -v torchrun > /dev/null || { echo "No torchrun: source .venv/bin/activate" >&2; exit 1; }
 

@@ -3,7 +3,7 @@
 # From a fresh clone to a small Owl3 that has learned to read handwritten digits: environment, data,
 # both training stages with tensor parallelism on two processes, an export that transformers loads,
 # and a table of held-out accuracy.
-# Safe to stop and to run again: what is done is kept, and training goes on where it was.
+# Safe to stop and to run again: finished steps are kept, and training resumes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,7 +41,7 @@ python -m owl.convert export --checkpoint "$run/stage2" --output "$run/exported"
   --base demo_data/tokenizer --replace
 evaluate exported "$run/exported"
 python -m owl.demo picture --output "$run/held_out_digit.png"
-printf 'owl.chat --ask "What is this digit?" says '
+printf 'owl chat --ask "What is this digit?" answers: '
 python -m owl.chat --model "$run/exported" --image "$run/held_out_digit.png" --no-cut \
   --ask "What is this digit?"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes .venv with pinned versions, or leaves it alone when it is already what the pins ask for.
+# Makes .venv with pinned versions, or does nothing when .venv already has them.
 # Safe to run twice, and to run again after it was interrupted. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,7 +39,7 @@ if [[ ! -x .venv/bin/python ]]; then
   step "1/4 Making .venv with $("$python" --version)"
   "$python" -m venv .venv
 else
-  step "1/4 Using the .venv that is here"
+  step "1/4 Using the existing .venv"
 fi
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Sets up .venv when needed, then lint, types and tests: what CI runs. Arguments go to pytest, such
+# Sets up .venv when needed, then runs lint, types and tests, as CI does. Arguments go to pytest, such
 # as `scripts/test.sh tests/unit`. LINT=0 leaves lint and types out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

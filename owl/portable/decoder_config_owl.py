@@ -9,6 +9,8 @@ from transformers import PretrainedConfig
 class OwlDecoderConfig(PretrainedConfig):
     """Sizes and choices of a Qwen2 decoder, under transformers' names.
 
+    A subclass defines __init__: otherwise transformers 5 generates one that does not call this one.
+
     Args:
         head_dim: width d of an attention head, by default hidden_size / num_attention_heads.
         rope_theta: base of the rotary frequencies, by default 1e6.

@@ -28,10 +28,10 @@ SAMPLES = [(23, [4, 13]), (9, []), (19, [3, 8]), (11, [0]), (12, [11])]
 def test_every_case_is_within_tolerance(variant, capsys):
     run_golden_hf(GOLDEN / variant)
 
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     for quantity in ("logits", "vision_hidden_m2", "image_embeds", "loss", "gradients"):
-        assert quantity in told
-    assert "OUTSIDE" not in told
+        assert quantity in message
+    assert "OUTSIDE" not in message
 
 
 @pytest.mark.parametrize(

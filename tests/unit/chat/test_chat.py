@@ -85,8 +85,8 @@ def test_a_streamed_answer_is_what_generate_gives(chat, photo):
 
 
 def test_pictures_go_with_the_next_question_and_stay_in_the_history(chat, photo):
-    told = run(chat, f"/image {photo}", "What?", "And now?")
-    assert "shown with your next question" in told
+    message = run(chat, f"/image {photo}", "What?", "And now?")
+    assert "shown with your next question" in message
     first, _, second, _ = chat.history
     assert [part["type"] for part in first["content"]] == ["image", "text"]
     assert [part["type"] for part in second["content"]] == ["text"]
@@ -94,11 +94,13 @@ def test_pictures_go_with_the_next_question_and_stay_in_the_history(chat, photo)
 
 
 def test_commands_are_run(chat, photo):
-    told = run(chat, "/help", "/image", "/image nowhere.png", "/dance", "", "/quit", "never asked")
-    assert HELP in told
-    assert "/image needs a file" in told
-    assert "nowhere.png does not exist" in told
-    assert "/dance is not a command" in told
+    output = run(
+        chat, "/help", "/image", "/image nowhere.png", "/dance", "", "/quit", "never asked"
+    )
+    assert HELP in output
+    assert "/image needs a file" in output
+    assert "nowhere.png does not exist" in output
+    assert "/dance is not a command" in output
     assert not chat.history
     run(chat, "Hi", f"/image {photo}", "/reset")
     assert not chat.history
@@ -107,8 +109,8 @@ def test_commands_are_run(chat, photo):
 
 def test_a_picture_that_cannot_be_read_leaves_the_conversation_as_it_was(chat, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    told = run(chat, "Hi", f"/image {tmp_path}/bad.png", "What?", "Still there?")
-    assert "bad.png cannot be decoded" in told
+    message = run(chat, "Hi", f"/image {tmp_path}/bad.png", "What?", "Still there?")
+    assert "bad.png cannot be decoded" in message
     assert len(chat.history) == 4
 
 
@@ -122,7 +124,7 @@ def test_an_error_while_generating_reaches_the_reader(chat, monkeypatch):
     assert not chat.history
 
 
-def test_an_answer_that_nobody_reads_on_stops(chat):
+def test_an_answer_that_is_no_longer_read_stops(chat):
     chat.options = ChatOptions(max_new_tokens=10_000, greedy=True)
     answer = chat.ask("Hi")
     next(answer)
@@ -143,20 +145,20 @@ def test_what_is_missing_is_one_line(folder, tmp_path, monkeypatch, capsys, extr
     monkeypatch.setattr(sys, "argv", ["chat", "--model", str(model), "--device", "cpu", *extra])
     with pytest.raises(SystemExit) as stopped:
         main()
-    told = capsys.readouterr().out + str(stopped.value.code)
-    assert ("nowhere.png cannot be read" if extra else "holds no config.json") in told
+    message = capsys.readouterr().out + str(stopped.value.code)
+    assert ("nowhere.png cannot be read" if extra else "holds no config.json") in message
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         (["--image", "a.png"], "leave --image out"),
         (["--video", "a.gif", "--ask", "Hm?"], "leave --video and --ask out"),
     ],
 )
-def test_what_a_page_would_not_use_is_refused(folder, monkeypatch, extra, told):
+def test_what_a_page_would_not_use_is_refused(folder, monkeypatch, extra, message):
     monkeypatch.setattr(sys, "argv", ["chat", "--model", str(folder), "--web", *extra])
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=message):
         main()
 
 
@@ -189,12 +191,12 @@ PROJECTION = "vision2text_model.0.weight"
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
-        (lambda f: os.truncate(f / "model.safetensors", 9000), "not a whole safetensors file"),
+        (lambda f: os.truncate(f / "model.safetensors", 9000), "not a complete safetensors file"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
         (lambda f: config_without(f, "hyper_layers"), "lacks hyper_layers"),
-        (lambda f: config_without(f, "", model_type="qwen2"), "model_type 'qwen2'"),
+        (lambda f: config_without(f, "", model_type="qwen2"), "model_type='qwen2'"),
         (lambda f: weights_with(f, lambda w: w.pop(PROJECTION)), f"{PROJECTION} .* is missing"),
         (
             lambda f: weights_with(f, lambda w: w.update({PROJECTION: torch.zeros(32, 15)})),
@@ -202,13 +204,11 @@ PROJECTION = "vision2text_model.0.weight"
         ),
     ],
 )
-def test_a_folder_that_is_no_whole_owl3_is_one_clear_error(
-    folder, tmp_path, monkeypatch, damage, told
-):
+def test_an_incomplete_folder_is_one_clear_error(folder, tmp_path, monkeypatch, damage, message):
     bad = Path(shutil.copytree(folder, tmp_path / "bad"))
     damage(bad)
     monkeypatch.setattr(sys, "argv", ["chat", "--model", str(bad), "--ask", "Hm?"])
-    with pytest.raises(SystemExit, match=told) as stopped:
+    with pytest.raises(SystemExit, match=message) as stopped:
         main()
     assert str(stopped.value.code).startswith("CheckpointError: ")
 

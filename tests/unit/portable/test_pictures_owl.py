@@ -89,7 +89,7 @@ def test_a_picture_may_come_in_any_form(tmp_path, server):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("no/such/file.png", "no/such/file.png cannot be read"),
         ("http://127.0.0.1:1/a.png", "cannot be read"),
@@ -100,8 +100,8 @@ def test_a_picture_may_come_in_any_form(tmp_path, server):
         (Image.new("F", (4, 4)), "mode F"),
     ],
 )
-def test_a_picture_that_cannot_be_used_is_named(source, told):
-    with pytest.raises(MediaError, match=told):
+def test_a_picture_that_cannot_be_used_is_named(source, message):
+    with pytest.raises(MediaError, match=message):
         load_picture(source)
 
 

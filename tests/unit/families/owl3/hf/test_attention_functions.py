@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by a function of transformers' register gives what torch's own gives.
+"""Attention by a function of transformers' registry equals torch's own.
 
 The one here keeps flash attention's contract, which is that of the register: rows come with their
 padding, keys are the last ones of a row, causality counts from the end, and grouped heads stay
@@ -46,7 +46,7 @@ AttentionInterface.register("by_rows", by_rows)
 
 @pytest.fixture
 def other(model):
-    """The same weights, asked to attend through the register."""
+    """The same weights, attending through the registry."""
     copy = deepcopy(model)
     copy.config._attn_implementation = "by_rows"
     calls.clear()
@@ -82,7 +82,7 @@ def test_generation_is_the_same_token_for_token(model, other):
 
 
 @torch.no_grad()
-def test_looking_answers_up_in_the_prompt_is_the_same_as_well(model, other):
+def test_prompt_lookup_is_the_same_as_well(model, other):
     tokens = batch()["input_ids"][2:, :30]
     row = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     ends = {"eos_token_id": 258}  # transformers 4.57 wants to know one
@@ -92,7 +92,7 @@ def test_looking_answers_up_in_the_prompt_is_the_same_as_well(model, other):
 
 
 def test_gradients_are_the_same(model, other):
-    inputs = batch("right")  # to the left, the first token would be told from a pad
+    inputs = batch("right")  # to the left, the first token would be message from a pad
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     for network in (model, other):
         network.zero_grad()
@@ -123,7 +123,7 @@ def test_one_that_is_chosen_later_is_used_or_refused_as_well(folder):
         model(input_ids=tokens)
 
 
-def test_one_that_is_not_installed_is_said_by_transformers(folder):
+def test_one_that_is_not_installed_is_reported_by_transformers(folder):
     with pytest.raises((ImportError, ValueError), match=r"(?i)flash"):
         AutoModelForCausalLM.from_pretrained(folder, attn_implementation="flash_attention_2")
 

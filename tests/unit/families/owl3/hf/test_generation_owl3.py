@@ -36,7 +36,7 @@ def write(model, inputs, **settings) -> torch.Tensor:
 
 
 def by_hand(model, tokens, **media) -> list[int]:
-    """Continue one row greedily by whole forward passes, without generate."""
+    """Continue one row greedily by complete forward passes, without generate."""
     for _ in range(NEW):
         logits = model(input_ids=tokens, use_cache=False, **media).logits
         tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
@@ -154,7 +154,7 @@ def test_a_static_cache_gives_the_same_tokens(model):
 
 
 @torch.no_grad()
-def test_looking_answers_up_in_the_prompt_gives_the_same_tokens(model):
+def test_prompt_lookup_gives_the_same_tokens(model):
     row = {name: batch()[name][2:] for name in ("input_ids", "media_offset")}
     row["pixel_values"] = batch()["pixel_values"][1:]
     ends = {"eos_token_id": 258}  # transformers 4.57 wants to know one
@@ -163,7 +163,7 @@ def test_looking_answers_up_in_the_prompt_gives_the_same_tokens(model):
 
 
 @torch.no_grad()
-def test_pictures_that_come_twice_or_get_lost_are_one_clear_error(model):
+def test_pictures_passed_twice_or_not_at_all_are_one_clear_error(model):
     inputs = batch()
     start = model(**inputs, use_cache=True)
     more = {"input_ids": inputs["input_ids"][:, :3], CACHE: start[CACHE]}
@@ -203,10 +203,10 @@ def test_the_model_cards_way_decodes_the_answer(folder, processor):
     inputs = made(messages, images=[torch.zeros(9, 9, 3, dtype=torch.uint8)], videos=None)
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=6)
     inputs.update({"tokenizer": processor.tokenizer, "max_new_tokens": 6, "decode_text": True})
-    told = model.generate(**inputs, do_sample=False)
+    message = model.generate(**inputs, do_sample=False)
     new = tokens[:, inputs["input_ids"].shape[1] :]
-    assert told == processor.batch_decode(new, skip_special_tokens=True)
-    assert isinstance(told[0], str)
+    assert message == processor.batch_decode(new, skip_special_tokens=True)
+    assert isinstance(message[0], str)
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>"])

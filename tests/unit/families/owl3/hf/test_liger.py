@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Liger's kernels take over norms and SwiGLU where they can run, and are refused elsewhere.
+"""Liger's kernels compute norms and SwiGLU on a GPU, and are an error elsewhere.
 
 What the kernels compute is tested by tests/gpu/test_liger.py: they run on a GPU alone.
 """
@@ -26,7 +26,7 @@ def test_a_model_on_a_cpu_is_refused(monkeypatch):
         use_liger(build("joint_softmax"))
 
 
-def test_every_norm_and_mlp_of_the_decoder_asks_its_kernel():
+def test_every_norm_and_mlp_of_the_decoder_calls_its_kernel():
     model, asked = build("joint_softmax"), {"norm": 0, "swiglu": 0}
     expected = model(**inputs()).logits
 

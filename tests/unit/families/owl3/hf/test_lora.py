@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PEFT's adapters learn, travel alone, and go back into training once merged."""
+"""PEFT's adapters learn, are saved alone, and are imported for training once merged."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def learn(model) -> list[float]:
 
 
 @pytest.mark.parametrize("fusion", ["token_gate", "static_gate", "joint_softmax"])
-def test_adapters_learn_travel_and_merge(tmp_path, fusion):
+def test_adapters_learn_save_and_merge(tmp_path, fusion):
     model = adapted(fusion)
     learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert all("lora_" in name and "vision_model" not in name for name in learning)
@@ -63,7 +63,7 @@ def test_adapters_learn_travel_and_merge(tmp_path, fusion):
         torch.testing.assert_close(merged(**batch()).logits, expected, rtol=0, atol=1e-9)
 
 
-def test_what_is_merged_goes_back_into_training(tmp_path):
+def test_a_merged_model_is_imported_for_training(tmp_path):
     model = adapted("joint_softmax")
     learn(model)
     merged = model.merge_and_unload()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ways of asking give the tokens, offsets and tiles of training."""
+"""Both forms of a request give the tokens, offsets and tiles of training."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,12 @@ def image(seed: int = 0, width: int = 50, height: int = 37) -> Image.Image:
 
 
 def ask(text: str) -> list[dict]:
-    """Write a question as the model cards do."""
+    """Write a question in the form of the model cards."""
     return [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
 
 
 def entries(*content) -> list[dict]:
-    """Write a question as today's transformers do."""
+    """Write a question in the form of current transformers."""
     return [{"role": "user", "content": list(content)}]
 
 
@@ -57,7 +57,7 @@ def encoder_for(folder, template: str) -> SampleEncoder:
 
 @pytest.fixture(params=["v2", "v3"])
 def roads(request, folder):
-    """Training's encoder and our processor, over the byte tokenizer."""
+    """Training's encoder and the processor, with the byte tokenizer."""
     processor = Owl3Processor.from_pretrained(folder, template=request.param)
     return encoder_for(folder, request.param), processor
 
@@ -155,7 +155,7 @@ def test_a_last_answer_is_left_out_of_a_prompt(processor):
     assert_same(processor(answered), processor(ask("Hi")))
 
 
-def test_both_ways_of_asking_and_rendered_strings_agree(processor):
+def test_both_forms_and_rendered_strings_agree(processor):
     picture_one, clip, picture_two = image(1), [image(2), image(3)], image(4)
     conversation = entries(
         show(picture_one),
@@ -321,14 +321,14 @@ def test_what_was_saved_comes_back(folder, tmp_path):
 
 
 def test_another_jinja_template_renders_strings(processor):
-    told = processor.apply_chat_template(
+    message = processor.apply_chat_template(
         [{"role": "user", "content": "Hi"}], "{{ messages[0]['content'] }}!"
     )
-    assert told == "Hi!"
+    assert message == "Hi!"
 
 
 @pytest.mark.parametrize(
-    ("request_", "images", "error", "told"),
+    ("request_", "images", "error", "message"),
     [
         ("<|image|><|image|>", [image()], RequestError, r"2 <\|image\|> but 1 images"),
         ("<|image|>", [image(), image()], RequestError, r"1 <\|image\|> but 2 images"),
@@ -339,14 +339,14 @@ def test_another_jinja_template_renders_strings(processor):
     ],
 )
 def test_a_request_that_contradicts_itself_is_one_clear_error(
-    processor, request_, images, error, told
+    processor, request_, images, error, message
 ):
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         processor(ask(request_), images=images)
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda p: p(None), "there is no text"),
         (lambda p: p([]), "there is no text"),
@@ -365,13 +365,13 @@ def test_a_request_that_contradicts_itself_is_one_clear_error(
         ),
     ],
 )
-def test_a_request_without_meaning_is_one_clear_error(processor, call, told):
-    with pytest.raises(RequestError, match=told):
+def test_a_request_without_meaning_is_one_clear_error(processor, call, message):
+    with pytest.raises(RequestError, match=message):
         call(processor)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"max_tile": 1}, r"max_tile=1 is not an option .* did you mean max_tiles\?"),
         ({"colour": "red"}, "colour='red' is not an option .* options are cut_enable"),
@@ -382,23 +382,23 @@ def test_a_request_without_meaning_is_one_clear_error(processor, call, told):
         ({"padding": "max_length"}, r"padding='max_length' must be True \('longest'\)"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused_in_both_ways(processor, options, told):
-    with pytest.raises(RequestError, match=told):
+def test_an_unsupported_option_is_an_error_in_both_forms(processor, options, message):
+    with pytest.raises(RequestError, match=message):
         processor("Hi", **options)
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(RequestError, match=message):
         processor.apply_chat_template(entries(say("Hi")), tokenize=True, **options)
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(RequestError, match=message):
         processor.apply_chat_template(entries(say("Hi")), tokenize=True, processor_kwargs=options)
 
 
-def test_an_option_of_calls_is_refused_where_a_processor_is_made(folder):
+def test_an_option_of_calls_is_an_error_when_a_processor_is_built(folder):
     with pytest.raises(RequestError, match="max_tiles is an option of each call"):
         Owl3Processor.from_pretrained(folder, max_tiles=4)
     with pytest.raises(TypeError, match="max_tiles"):
         Owl3Processor(None, max_tiles=4)
 
 
-def test_what_transformers_hands_to_every_processor_passes(processor):
+def test_options_of_transformers_that_request_nothing_are_accepted(processor):
     asks_nothing = {
         "truncation": None,
         "max_length": None,
@@ -419,11 +419,11 @@ def test_what_transformers_hands_to_every_processor_passes(processor):
     )
 
 
-def test_a_pipeline_asks_goes_on_and_hands_options_through(folder, processor):
+def test_a_pipeline_generates_continues_and_passes_options(folder, processor):
     ask = pipeline("image-text-to-text", model=str(folder), processor=processor)
     asked = entries(show(image()), say("What?"))
-    told = ask(text=asked, max_new_tokens=3, return_full_text=False)
-    assert isinstance(told[0]["generated_text"], str)
+    message = ask(text=asked, max_new_tokens=3, return_full_text=False)
+    assert isinstance(message[0]["generated_text"], str)
     begun = [*asked, {"role": "assistant", "content": [say("It is")]}]
     went_on = ask(text=begun, max_new_tokens=3)
     assert went_on[0]["generated_text"][-1]["content"][0]["text"].startswith("It is")
@@ -433,7 +433,7 @@ def test_the_last_message_may_be_left_open(processor):
     begun = [*entries(say("What?")), {"role": "assistant", "content": "It is"}]
     prompt = processor.apply_chat_template(begun[:1], add_generation_prompt=True)
     assert processor.apply_chat_template(begun, continue_final_message=True) == prompt + "It is"
-    for bad, told in (
+    for bad, message in (
         ({"add_generation_prompt": True}, "contradict each other"),
         (
             {"conversation": [*entries(say("?")), {"role": "assistant", "content": ""}]},
@@ -442,12 +442,12 @@ def test_the_last_message_may_be_left_open(processor):
         ({"continue_final_message": "reasoning"}, "must be True or False"),
     ):
         given = {"conversation": begun, "continue_final_message": True} | bad
-        with pytest.raises(RequestError, match=told):
+        with pytest.raises(RequestError, match=message):
             processor.apply_chat_template(**given)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ([{"type": "text"}], "has text=None: it must be a string"),
         ([{"type": "text", "text": 3}], "has text=3: it must be a string"),
@@ -455,12 +455,12 @@ def test_the_last_message_may_be_left_open(processor):
         ({"type": "text", "text": "hi"}, "a content entry is a str, 'type'"),
     ],
 )
-def test_a_content_entry_that_is_none_is_one_clear_error(processor, content, told):
-    with pytest.raises(RequestError, match=told):
+def test_an_invalid_content_entry_is_one_clear_error(processor, content, message):
+    with pytest.raises(RequestError, match=message):
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True)
 
 
-def test_a_message_that_is_none_is_one_clear_error(processor):
+def test_an_invalid_message_is_one_clear_error(processor):
     with pytest.raises(RequestError, match="a message is a str: it must be a dict"):
         processor.apply_chat_template([["hi"]])
 

@@ -212,7 +212,7 @@ def exporting(folder: Path) -> Callable[[], object]:
 
 ACTIONS: dict[str, Callable[[Path], Callable[[], object]]] = {
     "copy the bytes twice": copying,
-    "load the folder whole": loading_whole,
+    "load the complete folder": loading_whole,
     "import": importing,
     "export": exporting,
 }

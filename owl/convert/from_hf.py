@@ -85,13 +85,13 @@ class _PublishedWeights:
         self._folder, table, specs = published.folder, published.table, published.specs
         self._entries = {entry.ours: entry for entry in table.entries}
         self.specs = dict(_our_specs(table, specs))
-        """Name to shape and dtype of each weight of ours."""
+        """Name to shape and dtype of each training weight."""
         self._carried = {n: spec for n, spec in specs.items() if n in table.carried}
         total = sum(spec.nbytes for spec in specs.values())
         self._progress = Progress("import", total, report)
 
     def pieces(self, ours: str) -> Iterator[tuple[int, Tensor]]:
-        """Make one weight of ours out of the published tensors, piece by piece.
+        """Make one training weight out of the published tensors, piece by piece.
 
         Yields:
             Number of the first row, and rows.
@@ -118,7 +118,7 @@ class _PublishedWeights:
 def _our_specs(
     table: WeightTable, published: Mapping[str, TensorSpec]
 ) -> Iterator[tuple[str, TensorSpec]]:
-    """Yield name, shape and dtype of each weight of ours."""
+    """Yield name, shape and dtype of each training weight."""
     for entry in table.entries:
         dtypes = {name: published[name].dtype for name in entry.published}
         if len(set(dtypes.values())) > 1:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and time of a conversion, both ways, next to loading the model whole and copying bytes.
+"""Memory and time of a conversion, both ways, beside loading the complete model and copying bytes.
 
     python -m benchmarks.convert [--model owl3_1b_241014] [--shard-mb 256] [--rounds 3]
 
 Random bfloat16 weights of a published size in shards. Each action runs in a process of its own, in
-rounds of which the first does not count, the disk at rest before each; seconds are the median.
+rounds of which the first does not count, after the disk has caught up; seconds are the median.
 "moved" is what the process reads and writes, "memory" its peak above what it held after its
 imports. Exits non-zero when a conversion needs more than 1.3 times the largest file (or tensor, if
-one is larger) and 200 MB, or moves more than copying the bytes twice does. Time is told as a
-multiple of that copying, and not judged: it is the disk's, and on a virtual machine the host's,
-which takes free memory back and needs long to give it again.
+one is larger) and 200 MB, or moves more than copying the bytes twice does. Time is reported as a
+multiple of that copying but not checked: it depends on the disk and, on a virtual machine, on how
+fast the host provides memory.
 """
 
 import argparse
@@ -212,7 +212,7 @@ def exporting(folder: Path) -> Callable[[], object]:
 
 ACTIONS: dict[str, Callable[[Path], Callable[[], object]]] = {
     "copy the bytes twice": copying,
-    "load the folder whole": loading_whole,
+    "load the complete folder": loading_whole,
     "import": importing,
     "export": exporting,
 }

@@ -2,7 +2,7 @@
 """Check that the tensors of a folder or a checkpoint are those that the architecture requires."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,46 +18,49 @@ _SHOWN = 20
 _EMBEDDING, _OUTPUT_LAYER = "embedding.word_embeddings.weight", "output_layer.weight"
 
 
-def check_published(where: str, specs: Mapping[str, TensorSpec], table: WeightTable) -> None:
-    """Raise CheckpointError naming every published tensor that is missing, unexpected or misshapen.
+@dataclass(frozen=True)
+class PublishedFolder:
+    """A Hugging Face folder whose tensors fit its architecture."""
 
-    Args:
-        where: what is checked, for the message.
-        specs: the tensors that were found.
-        table: the tensors that the architecture requires; carried ones may be missing.
-    """
-    partners = {name: entry.ours for entry in table.entries for name in entry.published}
-    found = {name: spec.shape for name, spec in specs.items()}
-    problems = _problems(found, table.shapes, partners, optional=table.carried)
-    _raise(where, problems, "config.json")
+    folder: HfFolder
+    family: Published
+    model: ModelConfig
+    table: WeightTable
+    specs: Mapping[str, TensorSpec]  # of the folder, without a copy of a tied embedding
 
 
-def check_folder(path: Path) -> None:
-    """Raise CheckpointError for a folder that is not a complete model, from its headers.
+def check_folder(
+    path: Path, name: str | None = None, report: Callable[[str], None] = lambda line: None
+) -> PublishedFolder:
+    """Open a Hugging Face folder and check it, from its headers.
 
     Reads no tensor but a copy of a tied embedding, to compare them. transformers would fill a
     missing tensor with random numbers, and only log it.
-    """
-    folder = HfFolder(path)
-    family = family_of_folder(folder.config, folder.specs, folder.folder)
-    model = family.read_config(folder.config, folder.specs, path.resolve().name)
-    specs = without_tied_copy(folder, family, model)
-    check_published(str(path), specs, weight_table(family, model))
 
-
-def without_tied_copy(
-    folder: HfFolder,
-    family: Published,
-    model: ModelConfig,
-    report: Callable[[str], None] = lambda line: None,
-) -> dict[str, TensorSpec]:
-    """Return a folder's tensors without an output layer that repeats the embedding it is tied to.
-
-    Some programs save both.
+    Args:
+        path: the folder.
+        name: name for the model; the folder's name when None.
+        report: receives a line where a copy of the embedding is ignored.
 
     Raises:
-        CheckpointError: the two are tied according to config.json, but differ.
+        CheckpointError: the folder is damaged or of an unknown family, or a tensor is missing,
+            unexpected or misshapen.
     """
+    folder = HfFolder(path)
+    family = family_of_folder(folder.config, folder.specs, path)
+    model = family.read_config(folder.config, folder.specs, name or path.resolve().name)
+    table, specs = weight_table(family, model), _without_tied_copy(folder, family, model, report)
+    partners = {name: entry.ours for entry in table.entries for name in entry.published}
+    found = {name: spec.shape for name, spec in specs.items()}
+    problems = _problems(found, table.shapes, partners, optional=table.carried)
+    _raise(str(path), problems, "config.json")
+    return PublishedFolder(folder, family, model, table, specs)
+
+
+def _without_tied_copy(
+    folder: HfFolder, family: Published, model: ModelConfig, report: Callable[[str], None]
+) -> dict[str, TensorSpec]:
+    """Drop an output layer that repeats the embedding it is tied to: some programs save both."""
     specs = dict(folder.specs)
     untied = replace(model, tie_word_embeddings=False)
     names = {entry.ours: entry.published[0] for entry in family.entries(untied)}

@@ -17,9 +17,7 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.check import layout_problems
 from owl.config.run import ModelConfig, ParallelConfig
 from owl.convert.atomic_folder import atomic_folder, check_free
-from owl.convert.check import check_published, without_tied_copy
-from owl.convert.families import family_of_folder, weight_table
-from owl.convert.reader import HfFolder
+from owl.convert.check import PublishedFolder, check_folder
 from owl.convert.rows import row_ranges, row_spans, spans_within
 from owl.convert.safetensors_file import SafetensorsFile
 from owl.convert.table import WeightTable
@@ -57,16 +55,14 @@ def import_checkpoint(
             Nothing is written.
     """
     check_free(output, replace=replace)
-    folder = HfFolder(hf)
-    family = family_of_folder(folder.config, folder.specs, folder.folder)
-    model = family.read_config(folder.config, folder.specs, name or hf.resolve().name)
+    published = check_folder(hf, name, report)
+    model = published.model
     if layout is not None and (problems := layout_problems(model, layout)):
         raise CheckpointError(
             f"--tensor {layout.tensor} --pipeline {layout.pipeline} cannot train this model: "
             f"{' '.join(problems)}"
         )
-    published = without_tied_copy(folder, family, model, report)
-    source = _PublishedWeights(folder, published, weight_table(family, model), report)
+    source = _PublishedWeights(published, report)
     with atomic_folder(output, replace=replace) as partial:
         write_weights(partial, source.specs, source.pieces)
         source.copy_carried(partial / CARRIED)
@@ -78,33 +74,24 @@ class _PublishedWeights:
     """A published folder that reads like a checkpoint.
 
     Args:
-        folder: the folder.
-        published: its tensors, without a copy of a tied embedding.
-        table: the tensors that the architecture requires.
+        published: the folder.
         report: receives lines about progress.
 
     Raises:
-        CheckpointError: the tensors do not fit the architecture.
+        CheckpointError: tensors that are merged have different dtypes.
     """
 
-    def __init__(
-        self,
-        folder: HfFolder,
-        published: Mapping[str, TensorSpec],
-        table: WeightTable,
-        report: Callable[[str], None],
-    ) -> None:
-        check_published(str(folder.folder), published, table)
-        self._folder = folder
+    def __init__(self, published: PublishedFolder, report: Callable[[str], None]) -> None:
+        self._folder, table, specs = published.folder, published.table, published.specs
         self._entries = {entry.ours: entry for entry in table.entries}
-        self.specs = dict(_our_specs(table, published))
-        """Name to shape and dtype of each weight of ours."""
-        self._carried = {n: spec for n, spec in published.items() if n in table.carried}
-        total = sum(spec.nbytes for spec in published.values())
+        self.specs = dict(_our_specs(table, specs))
+        """Name to shape and dtype of each training weight."""
+        self._carried = {n: spec for n, spec in specs.items() if n in table.carried}
+        total = sum(spec.nbytes for spec in specs.values())
         self._progress = Progress("import", total, report)
 
     def pieces(self, ours: str) -> Iterator[tuple[int, Tensor]]:
-        """Make one weight of ours out of the published tensors, piece by piece.
+        """Make one training weight out of the published tensors, piece by piece.
 
         Yields:
             Number of the first row, and rows.
@@ -131,7 +118,7 @@ class _PublishedWeights:
 def _our_specs(
     table: WeightTable, published: Mapping[str, TensorSpec]
 ) -> Iterator[tuple[str, TensorSpec]]:
-    """Yield name, shape and dtype of each weight of ours."""
+    """Yield name, shape and dtype of each training weight."""
     for entry in table.entries:
         dtypes = {name: published[name].dtype for name in entry.published}
         if len(set(dtypes.values())) > 1:

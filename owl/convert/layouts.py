@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure tensor re-layouts between published checkpoints and ours.
+"""Pure tensor re-layouts between published checkpoints and the training model.
 
 All work on weights [rows, in] and on biases [rows] alike: only rows move.
 """

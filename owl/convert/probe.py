@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in probe: text and pictures made from a seed, the same for any two models of a kind."""
+"""A batch of text and pictures made from a seed, to compare the logits of two models on."""
 
 import torch
 
@@ -7,16 +7,16 @@ from owl.config.run import ModelConfig
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample, PackedBatch
 
-# A sample's tokens, and where its tiles' placeholders start: pictures apart, text only, adjacent
-# pictures, one at the very start.
+# Tokens of a sample, and where its tiles' placeholders start: separate pictures, text only,
+# adjacent pictures, one at the very start.
 _SAMPLES = ((24, (3, 14)), (9, ()), (20, (5, 10)), (12, (0,)))
 
 
 def make_probe(model: ModelConfig, seed: int) -> PackedBatch:
-    """Make one pack of samples with random tokens and noise for pictures.
+    """Make one pack of samples with random tokens and pixels.
 
     Args:
-        model: whose vocabulary, tile size and media position shift are used.
+        model: for its vocabulary and tile size.
         seed: of tokens and pixels.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of which published tensors a weight of ours is made of.
+"""Which rows of which published tensors a training weight is made of.
 
 Every re-layout moves complete rows, so a large weight is converted in pieces, of which one is in
 memory at a time.
@@ -18,15 +18,15 @@ from owl.convert.table import Entry
 
 @dataclass(frozen=True)
 class RowSpan:
-    """Rows that are contiguous both in a published tensor and in our weight."""
+    """Rows that are contiguous both in a published tensor and in the training weight."""
 
-    ours: int  # first row in our weight
+    ours: int  # first row in the training weight
     published: str  # name of the tensor
     first: int  # first row there
     rows: int
 
     def within(self, start: int, stop: int) -> "RowSpan | None":
-        """Return the part in rows start:stop of our weight; None where there is none."""
+        """Return the part in rows start:stop of the training weight; None where there is none."""
         begin, end = max(self.ours, start), min(self.ours + self.rows, stop)
         if begin >= end:
             return None
@@ -37,7 +37,7 @@ def row_spans(entry: Entry) -> list[RowSpan]:
     """Find the rows that an entry's re-layout moves, by applying it to row numbers.
 
     Returns:
-        Spans in the order of our rows, all of which they cover but for a vocabulary's padding.
+        Spans in the order of the weight's rows; they cover all but the padding of a vocabulary.
     """
     counts = [shape[0] for shape in entry.shapes]
     # One number is left out between tensors, so that no span extends from one into the next.
@@ -56,7 +56,7 @@ def row_spans(entry: Entry) -> list[RowSpan]:
 
 
 def spans_within(spans: Sequence[RowSpan], start: int, stop: int) -> list[RowSpan]:
-    """Return the parts of spans in rows start:stop of our weight."""
+    """Return the parts of spans in rows start:stop of the training weight."""
     return [cut for span in spans if (cut := span.within(start, stop)) is not None]
 
 

@@ -41,5 +41,5 @@ class Start(Protocol):
         ...
 
     def is_random(self, ours: str) -> bool:
-        """Whether no part has this weight of ours, so that it keeps its random initial values."""
+        """Whether no part has this training weight, so that it keeps its random initial values."""
         ...

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare a Hugging Face folder with a checkpoint: every tensor, then the logits on a probe."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,9 @@ from owl.checkpoint.inference import loaded_model
 from owl.checkpoint.load import check_same_model
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.stream import CheckpointTensors
-from owl.convert.check import check_ours, check_published, without_tied_copy
-from owl.convert.families import family_of_folder, weight_table
+from owl.convert.check import PublishedFolder, check_folder, check_ours
 from owl.convert.probe import make_probe
 from owl.convert.reader import HfFolder, SafetensorsReader
-from owl.convert.table import WeightTable
 from owl.progress import Progress
 
 LOGITS_TOLERANCE = 1e-4  # in float32, relative to the largest logit: two codes sum in two orders
@@ -26,7 +24,7 @@ _LINES = 20
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor that is not the same on both sides."""
+    """One tensor that differs between folder and checkpoint."""
 
     published: str
     ours: str
@@ -38,7 +36,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Report:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     compared: int  # tensors
     differences: list[Difference] = field(default_factory=list)
@@ -88,26 +86,19 @@ def verify(
         CheckpointError: the two are different models (sizes, layers), or one is damaged.
     """
     checkpoint = resolve_checkpoint(checkpoint, "--checkpoint")
-    folder = HfFolder(hf)
-    family = family_of_folder(folder.config, folder.specs, folder.folder)
-    model = family.read_config(folder.config, folder.specs, hf.resolve().name)
-    table = weight_table(family, model)
+    published = check_folder(hf, report=report)
+    model = published.model
     check_same_model(checkpoint, model, "--hf", "Name the folder and a checkpoint of one model.")
-    published = without_tied_copy(folder, family, model, report)
-    check_published(str(hf), published, table)
-    compared, differences = 0, []
-    for found in _compare(folder, checkpoint, table, report):
-        compared += 1
-        if found is not None:
-            differences.append(found)
+    compared = list(_compare(published, checkpoint, report))
+    differences = [difference for difference in compared if difference is not None]
     if not logits:
-        return Report(compared, differences)
+        return Report(len(compared), differences)
     probe = make_probe(model, seed)
-    theirs = family.logits(hf, probe)
+    theirs = published.family.logits(hf, probe)
     with loaded_model(checkpoint) as loaded:
         ours = loaded.logits(probe).cpu()
     worst = float((theirs - ours).abs().max())
-    return Report(compared, differences, worst, float(theirs.abs().max()))
+    return Report(len(compared), differences, worst, float(theirs.abs().max()))
 
 
 def compare_tensors(published: Tensor, ours: Tensor) -> str | None:
@@ -128,9 +119,10 @@ def compare_tensors(published: Tensor, ours: Tensor) -> str | None:
 
 
 def _compare(
-    folder: HfFolder, checkpoint: Path, table: WeightTable, report: Callable[[str], None]
+    published: PublishedFolder, checkpoint: Path, report: Callable[[str], None]
 ) -> Iterator[Difference | None]:
     """Yield a difference, or None, for each tensor of either side."""
+    folder, table = published.folder, published.table
     weights = CheckpointTensors(checkpoint)
     check_ours(str(checkpoint), weights.specs, table)
     progress = Progress("verify", sum(spec.nbytes for spec in folder.specs.values()), report)
@@ -142,26 +134,22 @@ def _compare(
             what = compare_tensors(folder.read(name), ours)
             yield Difference(name, entry.ours, what) if what else None
             progress.advance(folder.specs[name].nbytes)
-    yield from _compare_carried(folder, checkpoint, list(table.carried))
+    yield from _compare_carried(folder, checkpoint, table.carried)
 
 
 def _compare_carried(
-    folder: HfFolder, checkpoint: Path, names: list[str]
+    folder: HfFolder, checkpoint: Path, names: Iterable[str]
 ) -> Iterator[Difference | None]:
     """Compare what influences no output."""
     path = checkpoint / CARRIED
     carried = SafetensorsReader(path) if path.is_file() else SafetensorsReader()
     for name in names:
-        sides: Mapping[str, bool] = {
-            "the folder": name in folder.specs,
-            "the checkpoint": name in carried.specs,
-        }
-        if all(sides.values()):
+        if name in folder.specs and name in carried.specs:
             what = compare_tensors(folder.read(name), carried.read(name))
             yield Difference(name, CARRIED, what) if what else None
-        elif any(sides.values()):
-            there = next(side for side, has in sides.items() if has)
-            yield Difference(name, CARRIED, f"only in {there} (it influences no output)")
+        elif name in folder.specs or name in carried.specs:
+            side = "folder" if name in folder.specs else "checkpoint"
+            yield Difference(name, CARRIED, f"only in the {side} (it influences no output)")
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -60,7 +60,7 @@ _TOWER_LAYER: list[Row] = [
     ("mlp.fc2.{p}",                         "mlp.linear_fc2.{p}",                    "h f"),
 ]
 _CARRIED: list[Row] = [
-    # published, below `vision_model.`      no weight of ours                        shape
+    # published, below `vision_model.`      no training weight                       shape
     ("post_layernorm.{p}",                  "",                                      "h"),
     ("head.probe",                          "",                                      "1 1 h"),
     ("head.attention.in_proj_weight",       "",                                      "3h h"),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a public data set, or your own, into shards of owl3-sample/1.
 
-    python data_tools/convert.py llava --input llava.json --images images/ --output shards/
-    python data_tools/convert.py captions --input cc12m/ --output shards/ --workers 8
-    python data_tools/prepare.py shards/
+    owl data convert llava --input llava.json --images images/ --output shards/
+    owl data convert captions --input cc12m/ --output shards/ --workers 8
+    owl data prepare shards/
 
 Nothing is guessed: a record with a missing or damaged picture, marks that do not match its
 pictures, or a field of the wrong type is rejected, with file, line, code and reason in

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describe a prepared folder: samples, pictures, tokens if counted, and histograms.
 
-    python data_tools/info.py shards/
-    python data_tools/info.py shards/ --json
-    python data_tools/info.py shards/ --png info.png      # needs matplotlib: extra "demo"
+    owl data info shards/
+    owl data info shards/ --json
+    owl data info shards/ --png info.png      # needs matplotlib: extra "demo"
 
 It reads the indexes only, so it is fast on any amount of data. Tokens and tiles are known after
-`prepare.py` with the training command's overrides, or after training has counted them; "cut" and
-"uncut" are with and without single pictures cut into a grid.
+`owl data prepare` with the training command's overrides, or after training has counted them;
+"cut" and "uncut" are with and without single pictures cut into a grid.
 
 Exit code: 0 the folder is described; 2 it cannot be read: prepare it first.
 """
@@ -33,7 +33,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder that prepare.py has prepared")
+    parser.add_argument("folder", type=Path, help="folder that owl data prepare has prepared")
     parser.add_argument("--json", action="store_true", help="print the figures as json")
     parser.add_argument("--png", type=Path, help="also draw the histograms into this file")
     return parser.parse_args(argv)
@@ -84,11 +84,11 @@ def describe(summary: Summary) -> Iterator[str]:
     )
     if summary.invalid:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
-        yield f"invalid, and left out below: {codes} (data_tools/lint.py lists them)"
+        yield f"invalid, and left out below: {codes} (owl data lint lists them)"
     for each in summary.distributions:
         yield from describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):
-        command = f"python data_tools/prepare.py {summary.folder}"
+        command = f"owl data prepare {summary.folder}"
         yield (
             f"\ntokens are not counted: run {command} with the training command's overrides, or "
             "with --tokenizer DIR"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check every sample of a folder of shards: good, or bad with key or byte, code and message.
 
-    python data_tools/lint.py shards/
-    python data_tools/lint.py shards/ --workers 8 --json > lint.json
-    python data_tools/lint.py shards/ --headers-only             # do not decode the pictures
-    python data_tools/lint.py shards/ --tokenizer qwen2/ --text-tokens 4096 --tiles 40
+    owl data lint shards/
+    owl data lint shards/ --workers 8 --json > lint.json
+    owl data lint shards/ --headers-only             # do not decode the pictures
+    owl data lint shards/ --tokenizer qwen2/ --text-tokens 4096 --tiles 40
 
 Samples behind damage are found too, each shard is compared with its index if it has one, and every
 rule that a sample breaks is reported (docs/data_format.md lists the codes). With --tokenizer,
@@ -144,7 +144,7 @@ def describe_shard(shard: ShardReport, show: int) -> Iterator[str]:
     """Yield a line about a shard, and below it its problems."""
     yield f"{shard.file}: {shard.samples} samples, {shard.good} good, {len(shard.bad)} bad"
     if shard.is_broken:
-        yield "  prepare.py leaves this shard out until the tar is repaired"
+        yield "  owl data prepare leaves this shard out until the tar is repaired"
     for problem in shard.problems:
         where = "" if problem.offset is None else f" (byte {problem.offset})"
         yield f"  {problem.code} shard{where}: {problem.message}"

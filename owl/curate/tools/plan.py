@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forecast what a run will get out of its data, before any GPU is booked.
 
-    python data_tools/plan.py --dp 8 +experiment=stage2 model=owl3_7b_240728 scale=published \
+    owl data plan --dp 8 +experiment=stage2 model=owl3_7b_240728 scale=published \
         data=own data.sources.mine.path=/data/mine data.tokenizer=/data/Qwen2-7B pack.enabled=true
 
 Give it the overrides of the training command (also --config-dir, --config-name). It prints how full

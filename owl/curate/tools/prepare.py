@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Index every *.tar of a folder, check its samples, and write dataset.json.
 
-    python data_tools/prepare.py shards/
-    python data_tools/prepare.py shards/ --tokenizer qwen2/ --template v3 --image-size 378
-    python data_tools/prepare.py shards/ --workers 8 +experiment=stage2 model=owl3_7b_240728 \
+    owl data prepare shards/
+    owl data prepare shards/ --tokenizer qwen2/ --template v3 --image-size 378
+    owl data prepare shards/ --workers 8 +experiment=stage2 model=owl3_7b_240728 \
         data=own data.sources.mine.path=shards/ data.tokenizer=qwen2/ data.max_frames=8
 
 Run it again after a stop, or after adding or replacing shards: those that did not change are not

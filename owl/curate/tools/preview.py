@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Show what the model sees: one micro-batch, or one sample, as a single HTML file.
 
-    python data_tools/preview.py                                          # the demo, step 1
-    python data_tools/preview.py --step 40 --rank 3 --dp 8 +experiment=stage2 data=mine
-    python data_tools/preview.py --sample mine:1234 data=own data.sources.mine.path=/data/mine \
+    owl data preview                                          # the demo, step 1
+    owl data preview --step 40 --rank 3 --dp 8 +experiment=stage2 data=mine
+    owl data preview --sample mine:1234 data=own data.sources.mine.path=/data/mine \
         data.tokenizer=/data/Qwen2-7B
 
 Give it the overrides of the training command (also --config-dir, --config-name). The batch is the

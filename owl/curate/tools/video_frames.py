@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sample the frames of video files, and write them with their texts into shards.
 
-    python data_tools/video_frames.py --input clips.jsonl --videos videos/ --output shards/
-    python data_tools/video_frames.py --input clips.jsonl --videos videos/ --output shards/ \\
+    owl data video-frames --input clips.jsonl --videos videos/ --output shards/
+    owl data video-frames --input clips.jsonl --videos videos/ --output shards/ \\
         --sampling uniform --max-frames 8
 
 A line of the input names a video and its text, in one of four ways:

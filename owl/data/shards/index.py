@@ -258,7 +258,7 @@ def _check_names(records: Sequence[ShardRecord]) -> None:
 
 def prepare_hint(folder: Path | str) -> str:
     """The next step, with which most messages about a shard end."""
-    return f"Run python data_tools/prepare.py {folder}"
+    return f"Run owl data prepare {folder}"
 
 
 class ShardIndex:
@@ -341,7 +341,7 @@ def _change(storage: Storage, record: ShardRecord) -> str | None:
         return None
     logger.warning(
         "shard %s has another time stamp than when it was indexed: comparing its content. If it is "
-        "a copy, run data_tools/prepare.py on its folder to avoid this.",
+        "a copy, run owl data prepare on its folder to avoid this.",
         record.file,
     )
     if hash_file(storage.path / record.file) == record.tar_hash:

@@ -182,7 +182,7 @@ def _bad_samples(
 
 def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> Iterator[Problem]:
     """Yield the problems of a sample's json and pictures, as far as they can be read."""
-    files = {member.file: _data(view, member) for member in reversed(sample.members)}
+    files = {member.file: member.read(view) for member in reversed(sample.members)}
     if "json" not in files:
         return
     try:
@@ -206,10 +206,6 @@ def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> 
         yield from size_problems(document, sizes)
     if checks.budgets and not problems and len(sizes) == len(files):
         yield from _budget_problems(document, sizes, checks.budgets)
-
-
-def _data(view: memoryview, member: tar.Member) -> bytes:
-    return bytes(view[member.data_offset : member.data_offset + member.size])
 
 
 def _video_files(document: Json) -> set[str]:

@@ -177,14 +177,14 @@ def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> tuple[DataError
         DataError: the first other rule that it breaks.
     """
     by_file = {member.file: member for member in group}
-    document = parse_document(_data(view, by_file.pop("json")))
+    document = parse_document(by_file.pop("json").read(view))
     literal = None
     for problem in document_problems(document, by_file.keys()):
         error = DataError(problem.code, problem.message)
         if problem.code != LITERAL_ERROR:
             raise error
         literal = literal or error
-    sizes = {file: picture_size(_data(view, by_file[file])) for file in listed_files(document)}
+    sizes = {file: picture_size(by_file[file].read(view)) for file in listed_files(document)}
     for problem in size_problems(document, sizes):
         raise DataError(problem.code, problem.message)
     rows = [_member_row(view, group, group[0])]
@@ -200,10 +200,6 @@ def _member_row(
 ) -> Row:
     crc = crc32(view[member.data_offset : member.data_offset + member.size])
     return (member.data_offset - group[0].header_offset, member.size, crc, *size)
-
-
-def _data(view: memoryview, member: tar.Member) -> bytes:
-    return bytes(view[member.data_offset : member.data_offset + member.size])
 
 
 def content_hash(content: bytes | memoryview) -> bytes:

@@ -26,7 +26,7 @@ def test_pictures_are_counted_and_tokens_where_they_are_known(tmp_path):
     assert "tiles of a sample, pictures cut" in after.stdout
 
 
-def test_the_same_figures_come_as_json_and_condemned_samples_are_left_out(tmp_path):
+def test_the_same_figures_come_as_json_and_invalid_samples_are_left_out(tmp_path):
     bad = chat(pictures=1, w=999)
     good = chat(pictures=1)
     write_shard(tmp_path / "s.tar", [("a", good, files_of(good)), ("b", bad, files_of(bad))])

@@ -26,8 +26,7 @@ from owl.errors import OwlError
 BAR_WIDTH = 40
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="owl data info",
         description=__doc__,
@@ -41,8 +40,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Describe the folder named on the command line; return the exit code."""
-    arguments = parse_arguments(argv)
-    if arguments.png and (problem := png_problem(arguments.png)):
+    arguments = _parse_arguments(argv)
+    if arguments.png and (problem := _png_problem(arguments.png)):
         print(f"info: {problem}", file=sys.stderr)
         return 2
     try:
@@ -53,14 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(asdict(summary), indent=1))
     else:
-        print("\n".join(describe(summary)))
+        print("\n".join(_describe(summary)))
     if arguments.png:
-        draw(summary, arguments.png)
+        _draw(summary, arguments.png)
     return 0
 
 
-def png_problem(path: Path) -> str | None:
-    """Return why the histograms cannot be drawn into a file, None if they can."""
+def _png_problem(path: Path) -> str | None:
     if importlib.util.find_spec("matplotlib") is None:
         advice = "Install it: pip install 'owl3-megatron[demo]'. Without --png it is not needed."
         return f"--png needs matplotlib. {advice}"
@@ -76,8 +74,7 @@ def png_problem(path: Path) -> str | None:
     return None
 
 
-def describe(summary: Summary) -> Iterator[str]:
-    """Yield the summary as lines of text."""
+def _describe(summary: Summary) -> Iterator[str]:
     yield (
         f"{summary.folder}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, "
         f"{summary.samples:,} samples"
@@ -86,7 +83,7 @@ def describe(summary: Summary) -> Iterator[str]:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
         yield f"invalid, and left out below: {codes} (owl data lint lists them)"
     for each in summary.distributions:
-        yield from describe_distribution(each)
+        yield from _describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):
         command = f"owl data prepare {summary.folder}"
         yield (
@@ -95,8 +92,7 @@ def describe(summary: Summary) -> Iterator[str]:
         )
 
 
-def describe_distribution(each: Distribution) -> Iterator[str]:
-    """Yield a histogram as text."""
+def _describe_distribution(each: Distribution) -> Iterator[str]:
     total = f"{each.count:,} of them" if each.total is None else f"{each.total:,} in all"
     yield (
         f"\n{each.name}: {total}, {each.mean:,.1f} on average, half at most "
@@ -108,8 +104,7 @@ def describe_distribution(each: Distribution) -> Iterator[str]:
         yield f"  {label:>12} {count:>9,} {bar}"
 
 
-def draw(summary: Summary, path: Path) -> None:
-    """Draw the histograms, one below the other."""
+def _draw(summary: Summary, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")  # no screen is needed

@@ -20,7 +20,7 @@ class SourceConfig:
     """One folder of prepared shards."""
 
     path: str = ""
-    """Folder that holds dataset.json (written by `python data_tools/prepare.py`)."""
+    """Folder that holds dataset.json (written by `owl data prepare`)."""
     weight: float = 1.0
     """Share in the blend, relative to the other sources."""
     epochs: float | None = None

@@ -339,7 +339,7 @@ def open_source(
     if not len(dataset):
         raise ConfigError(
             f"data.sources.{name}.path={source.path} holds no samples. Put shards there and run "
-            f"python data_tools/prepare.py {source.path}"
+            f"owl data prepare {source.path}"
         )
     is_escaping = data.special_literals == LiteralPolicy.escape
     allowed_codes = frozenset([LITERAL_ERROR] if is_escaping else [])

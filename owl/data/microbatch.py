@@ -236,7 +236,7 @@ def check_skips(
         last.code,
         f"{skipped} of {read} samples of data.sources.{last.source} have content errors: more than "
         f"data.max_skipped_fraction={max_fraction} and data.max_skipped_samples={max_samples} "
-        f"allow. The last one: {last.message} Run python data_tools/prepare.py on the folder to "
+        f"allow. The last one: {last.message} Run owl data prepare on the folder to "
         "see them all, or raise the two settings.",
         shard=last.shard,
         key=last.key,

@@ -70,7 +70,7 @@ def _folder_problems(setting: str, folder: Path) -> Iterator[str]:
     if not folder.is_dir():
         yield f"{setting}: there is no such folder. Correct the path, or mount the disk it is on."
     elif not (folder / DATASET_FILE).is_file():
-        yield f"{setting} holds no {DATASET_FILE}. Run python data_tools/prepare.py {folder}"
+        yield f"{setting} holds no {DATASET_FILE}. Run owl data prepare {folder}"
 
 
 def _remote_problems(setting: str, url: str) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _remote_problems(setting: str, url: str) -> Iterator[str]:
         if open_storage(url).facts(DATASET_FILE) is None:
             yield (
                 f"{setting} holds no {DATASET_FILE}. Prepare the folder on a disk with "
-                "data_tools/prepare.py, then copy all of it there."
+                "owl data prepare, then copy all of it there."
             )
     except OSError as error:
         yield f"{setting} cannot be reached: {error}. Check the address and the credentials."

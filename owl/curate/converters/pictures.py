@@ -174,7 +174,7 @@ class PictureStore:
         if folder.locate(name).is_file():
             raise DataError(
                 "E313",
-                f"{name!r} is a video file, but frames are needed. Use data_tools/video_frames.py, "
+                f"{name!r} is a video file, but frames are needed. Use owl data video-frames, "
                 f"or extract them into a folder {os.path.splitext(name)[0]!r}.",
             )
         place = name if folder.locate(name).is_dir() else os.path.splitext(name)[0]

@@ -37,8 +37,6 @@ from owl.errors import DataError
 SHAPE_CODES = frozenset({"E202", "E203"})
 """A document with one of these cannot be checked any further."""
 
-Problem = SampleProblem
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
@@ -180,15 +178,17 @@ def _bad_samples(
             yield BadSample(sample.key, sample.offset, list(dict.fromkeys(problems)))
 
 
-def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> Iterator[Problem]:
+def _content_problems(
+    view: memoryview, sample: FoundSample, checks: Checks
+) -> Iterator[SampleProblem]:
     """Yield the problems of a sample's json and pictures, as far as they can be read."""
-    files = {member.file: _data(view, member) for member in reversed(sample.members)}
+    files = {member.file: member.read(view) for member in reversed(sample.members)}
     if "json" not in files:
         return
     try:
         document = parse_document(files.pop("json"))
     except DataError as error:
-        yield Problem(error.code, error.message)
+        yield SampleProblem(error.code, error.message)
         return
     problems = list(document_problems(document, files.keys()))
     if checks.escape:
@@ -201,15 +201,11 @@ def _content_problems(view: memoryview, sample: FoundSample, checks: Checks) -> 
         try:
             sizes[file] = _check_picture(files[file], checks)
         except DataError as error:
-            yield Problem(error.code, f"{file!r}: {error.message}")
+            yield SampleProblem(error.code, f"{file!r}: {error.message}")
     if is_shaped:
         yield from size_problems(document, sizes)
     if checks.budgets and not problems and len(sizes) == len(files):
         yield from _budget_problems(document, sizes, checks.budgets)
-
-
-def _data(view: memoryview, member: tar.Member) -> bytes:
-    return bytes(view[member.data_offset : member.data_offset + member.size])
 
 
 def _video_files(document: Json) -> set[str]:
@@ -225,20 +221,22 @@ def _check_picture(picture: bytes, checks: Checks) -> tuple[int, int]:
     return size
 
 
-def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[Problem]:
+def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[SampleProblem]:
     """Yield E401, E402 and E405 for a sample that does not fit the budgets of a run."""
     encoder = budget_encoder(budgets)
     cut, assumed = ASSUMED[budgets.cut]
     tokens, tiles = encoder.measure(document, sizes, cut)
     expected = sum(shown.tiles for shown in encoder.places(document, sizes, cut))
     if tiles != expected:
-        yield Problem("E405", f"the template writes {tiles} placeholders for {expected} tiles.")
+        yield SampleProblem(
+            "E405", f"the template writes {tiles} placeholders for {expected} tiles."
+        )
     for code, name, amount, budget in (
         ("E401", "text tokens", tokens, budgets.text_tokens),
         ("E402", "tiles", tiles, budgets.tiles),
     ):
         if amount > budget:
-            yield Problem(
+            yield SampleProblem(
                 code,
                 f"{amount} {name} are more than the {budget} of a pack, with {assumed}. A run with "
                 "data.oversize=drop leaves it out. Raise the budget, or split the sample.",

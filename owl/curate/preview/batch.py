@@ -147,5 +147,5 @@ def find_key(source: PlannedSource, key: str) -> int:
                 return first + number
     raise UsageError(
         f"--sample {source.name}:{key}: no shard of {dataset.storage.location} has that key. Give "
-        "the key as data_tools/lint.py prints it, or the sample's number."
+        "the key as owl data lint prints it, or the sample's number."
     )

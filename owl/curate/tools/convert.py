@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a public data set, or your own, into shards of owl3-sample/1.
 
-    python data_tools/convert.py llava --input llava.json --images images/ --output shards/
-    python data_tools/convert.py captions --input cc12m/ --output shards/ --workers 8
-    python data_tools/prepare.py shards/
+    owl data convert llava --input llava.json --images images/ --output shards/
+    owl data convert captions --input cc12m/ --output shards/ --workers 8
+    owl data prepare shards/
 
 Nothing is guessed: a record with a missing or damaged picture, marks that do not match its
 pictures, or a field of the wrong type is rejected, with file, line, code and reason in
@@ -47,8 +47,7 @@ ONLY_WITH = {
 ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     formats = "\n".join(f"  {name:15} {text}" for name, text in FORMAT_HELP.items())
     parser = argparse.ArgumentParser(
         prog="owl data convert",
@@ -57,14 +56,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("format", choices=list(FORMATS), metavar="FORMAT", help="see below")
-    add_folders(parser)
-    add_choices(parser)
+    _add_folders(parser)
+    _add_choices(parser)
     add_running(parser)
     return parser.parse_args(argv)
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments about files and folders."""
+def _add_folders(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
     group.add_argument("--input", type=Path, required=True, help="source file, or folder of them")
     group.add_argument(
@@ -79,8 +77,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that change the samples."""
+def _add_choices(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("samples")
     group.add_argument(
         "--prompt-ending",
@@ -116,8 +113,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def make_job(arguments: argparse.Namespace) -> ConvertJob:
-    """Return the conversion that the command line asks for."""
+def _make_job(arguments: argparse.Namespace) -> ConvertJob:
     return ConvertJob(
         format=FORMATS[arguments.format],
         input=arguments.input,
@@ -139,21 +135,20 @@ def make_job(arguments: argparse.Namespace) -> ConvertJob:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the conversion of the command line; return the exit code."""
-    arguments = parse_arguments(argv)
-    problem = running_problem(arguments) or find_problem(arguments)
+    arguments = _parse_arguments(argv)
+    problem = running_problem(arguments) or _find_problem(arguments)
     if problem:
         print(f"convert: {problem}", file=sys.stderr)
         return 2
     return run_job(
-        make_job(arguments),
+        _make_job(arguments),
         arguments.workers,
         retry_rejects=arguments.retry_rejects,
         tool="convert",
     )
 
 
-def find_problem(arguments: argparse.Namespace) -> str | None:
-    """Return why this conversion cannot start, None if it can."""
+def _find_problem(arguments: argparse.Namespace) -> str | None:
     if arguments.images and not arguments.images.is_dir():
         return f"--images {arguments.images} is not a folder."
     if arguments.url_map and not arguments.url_map.is_file():

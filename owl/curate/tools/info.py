@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describe a prepared folder: samples, pictures, tokens if counted, and histograms.
 
-    python data_tools/info.py shards/
-    python data_tools/info.py shards/ --json
-    python data_tools/info.py shards/ --png info.png      # needs matplotlib: extra "demo"
+    owl data info shards/
+    owl data info shards/ --json
+    owl data info shards/ --png info.png      # needs matplotlib: extra "demo"
 
 It reads the indexes only, so it is fast on any amount of data. Tokens and tiles are known after
-`prepare.py` with the training command's overrides, or after training has counted them; "cut" and
-"uncut" are with and without single pictures cut into a grid.
+`owl data prepare` with the training command's overrides, or after training has counted them;
+"cut" and "uncut" are with and without single pictures cut into a grid.
 
 Exit code: 0 the folder is described; 2 it cannot be read: prepare it first.
 """
@@ -26,14 +26,13 @@ from owl.errors import OwlError
 BAR_WIDTH = 40
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="owl data info",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder that prepare.py has prepared")
+    parser.add_argument("folder", type=Path, help="folder that owl data prepare has prepared")
     parser.add_argument("--json", action="store_true", help="print the figures as json")
     parser.add_argument("--png", type=Path, help="also draw the histograms into this file")
     return parser.parse_args(argv)
@@ -41,8 +40,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Describe the folder named on the command line; return the exit code."""
-    arguments = parse_arguments(argv)
-    if arguments.png and (problem := png_problem(arguments.png)):
+    arguments = _parse_arguments(argv)
+    if arguments.png and (problem := _png_problem(arguments.png)):
         print(f"info: {problem}", file=sys.stderr)
         return 2
     try:
@@ -53,14 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(asdict(summary), indent=1))
     else:
-        print("\n".join(describe(summary)))
+        print("\n".join(_describe(summary)))
     if arguments.png:
-        draw(summary, arguments.png)
+        _draw(summary, arguments.png)
     return 0
 
 
-def png_problem(path: Path) -> str | None:
-    """Return why the histograms cannot be drawn into a file, None if they can."""
+def _png_problem(path: Path) -> str | None:
     if importlib.util.find_spec("matplotlib") is None:
         advice = "Install it: pip install 'owl3-megatron[demo]'. Without --png it is not needed."
         return f"--png needs matplotlib. {advice}"
@@ -76,27 +74,25 @@ def png_problem(path: Path) -> str | None:
     return None
 
 
-def describe(summary: Summary) -> Iterator[str]:
-    """Yield the summary as lines of text."""
+def _describe(summary: Summary) -> Iterator[str]:
     yield (
         f"{summary.folder}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, "
         f"{summary.samples:,} samples"
     )
     if summary.invalid:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
-        yield f"invalid, and left out below: {codes} (data_tools/lint.py lists them)"
+        yield f"invalid, and left out below: {codes} (owl data lint lists them)"
     for each in summary.distributions:
-        yield from describe_distribution(each)
+        yield from _describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):
-        command = f"python data_tools/prepare.py {summary.folder}"
+        command = f"owl data prepare {summary.folder}"
         yield (
             f"\ntokens are not counted: run {command} with the training command's overrides, or "
             "with --tokenizer DIR"
         )
 
 
-def describe_distribution(each: Distribution) -> Iterator[str]:
-    """Yield a histogram as text."""
+def _describe_distribution(each: Distribution) -> Iterator[str]:
     total = f"{each.count:,} of them" if each.total is None else f"{each.total:,} in all"
     yield (
         f"\n{each.name}: {total}, {each.mean:,.1f} on average, half at most "
@@ -108,8 +104,7 @@ def describe_distribution(each: Distribution) -> Iterator[str]:
         yield f"  {label:>12} {count:>9,} {bar}"
 
 
-def draw(summary: Summary, path: Path) -> None:
-    """Draw the histograms, one below the other."""
+def _draw(summary: Summary, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")  # no screen is needed

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check every sample of a folder of shards: good, or bad with key or byte, code and message.
 
-    python data_tools/lint.py shards/
-    python data_tools/lint.py shards/ --workers 8 --json > lint.json
-    python data_tools/lint.py shards/ --headers-only             # do not decode the pictures
-    python data_tools/lint.py shards/ --tokenizer qwen2/ --text-tokens 4096 --tiles 40
+    owl data lint shards/
+    owl data lint shards/ --workers 8 --json > lint.json
+    owl data lint shards/ --headers-only             # do not decode the pictures
+    owl data lint shards/ --tokenizer qwen2/ --text-tokens 4096 --tiles 40
 
 Samples behind damage are found too, each shard is compared with its index if it has one, and every
 rule that a sample breaks is reported (docs/data_format.md lists the codes). With --tokenizer,
@@ -28,8 +28,7 @@ from owl.errors import DataError
 from owl.progress import Progress
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="owl data lint",
         description=__doc__,
@@ -68,27 +67,26 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Lint the folder named on the command line; return the exit code."""
-    arguments = parse_arguments(argv)
-    problem = find_problem(arguments)
+    arguments = _parse_arguments(argv)
+    problem = _find_problem(arguments)
     if problem:
         print(f"lint: {problem}", file=sys.stderr)
         return 2
     progress = Progress("linted", sum(p.stat().st_size for p in arguments.folder.glob("*.tar")))
     report = lint_folder(
         arguments.folder,
-        make_checks(arguments),
+        _make_checks(arguments),
         workers=arguments.workers,
         report=lambda path, shard: progress.advance(path.stat().st_size, path.name),
     )
     if arguments.json:
         print(json.dumps(report.describe(), indent=1))
     else:
-        print("\n".join(describe_folder(report, arguments.show)))
+        print("\n".join(_describe_folder(report, arguments.show)))
     return 0 if report.is_clean else 1
 
 
-def find_problem(arguments: argparse.Namespace) -> str | None:
-    """Return why the folder cannot be checked, None if it can."""
+def _find_problem(arguments: argparse.Namespace) -> str | None:
     if not arguments.folder.is_dir():
         return f"{arguments.folder} is not a folder."
     if not any(arguments.folder.glob("*.tar")) and not (arguments.folder / "dataset.json").exists():
@@ -99,15 +97,14 @@ def find_problem(arguments: argparse.Namespace) -> str | None:
             name = option.replace("_", "-")
             return f"--{name} {value}: use at least 1."
     try:
-        if budgets := make_checks(arguments).budgets:
+        if budgets := _make_checks(arguments).budgets:
             budget_encoder(budgets)
     except DataError as error:
         return f"--tokenizer {arguments.tokenizer}: {error}"
     return None
 
 
-def make_checks(arguments: argparse.Namespace) -> Checks:
-    """Choose the checks of the command line."""
+def _make_checks(arguments: argparse.Namespace) -> Checks:
     budgets = None
     if arguments.tokenizer:
         tower = VisionTowerConfig(image_size=arguments.image_size)
@@ -122,7 +119,7 @@ def make_checks(arguments: argparse.Namespace) -> Checks:
     return Checks(pixels=not arguments.headers_only, escape=arguments.escape, budgets=budgets)
 
 
-def describe_folder(report: FolderReport, show: int) -> Iterator[str]:
+def _describe_folder(report: FolderReport, show: int) -> Iterator[str]:
     """Yield the report as lines of text.
 
     Args:
@@ -130,7 +127,7 @@ def describe_folder(report: FolderReport, show: int) -> Iterator[str]:
         show: bad samples to list per shard; the rest is counted.
     """
     for shard in report.shards:
-        yield from describe_shard(shard, show)
+        yield from _describe_shard(shard, show)
     for problem in report.problems:
         yield f"{problem.code} {problem.message}"
     bad = report.samples - report.good
@@ -140,11 +137,10 @@ def describe_folder(report: FolderReport, show: int) -> Iterator[str]:
         yield f"by code: {counts}"
 
 
-def describe_shard(shard: ShardReport, show: int) -> Iterator[str]:
-    """Yield a line about a shard, and below it its problems."""
+def _describe_shard(shard: ShardReport, show: int) -> Iterator[str]:
     yield f"{shard.file}: {shard.samples} samples, {shard.good} good, {len(shard.bad)} bad"
     if shard.is_broken:
-        yield "  prepare.py leaves this shard out until the tar is repaired"
+        yield "  owl data prepare leaves this shard out until the tar is repaired"
     for problem in shard.problems:
         where = "" if problem.offset is None else f" (byte {problem.offset})"
         yield f"  {problem.code} shard{where}: {problem.message}"

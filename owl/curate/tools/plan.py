@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forecast what a run will get out of its data, before any GPU is booked.
 
-    python data_tools/plan.py --dp 8 +experiment=stage2 model=owl3_7b_240728 scale=published \
+    owl data plan --dp 8 +experiment=stage2 model=owl3_7b_240728 scale=published \\
         data=own data.sources.mine.path=/data/mine data.tokenizer=/data/Qwen2-7B pack.enabled=true
 
 Give it the overrides of the training command (also --config-dir, --config-name). It prints how full
@@ -25,7 +25,7 @@ from owl.data.open_run import open_loader, step_size
 from owl.errors import ConfigError, OwlError, UsageError
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: the options here, and the overrides of the training command."""
     parser = argparse.ArgumentParser(
         prog="owl data plan",
@@ -45,25 +45,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of the run on the command line; return the exit code."""
-    arguments, overrides = parse_arguments(argv)
+    arguments, overrides = _parse_arguments(argv)
     try:
         for option in ("dp", "samples"):
             if getattr(arguments, option) < 1:
                 raise UsageError(f"--{option} {getattr(arguments, option)}: use 1 or more.")
         run = read_data_run(overrides)
         loader = open_loader(run, dp_size=arguments.dp)
-        result = make_forecast(run, loader, arguments.dp, arguments.samples)
+        result = _make_forecast(run, loader, arguments.dp, arguments.samples)
     except OwlError as error:
         print(f"plan: {error}", file=sys.stderr)
         return 2
     if arguments.json:
-        print(json.dumps(describe_json(result), indent=1))
+        print(json.dumps(_describe_json(result), indent=1))
     else:
-        print("\n".join(describe(result, run, loader)))
+        print("\n".join(_describe(result, run, loader)))
     return 0
 
 
-def make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int) -> Forecast:
+def _make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int) -> Forecast:
     """Forecast a run. Raises ConfigError if the ranks cannot divide a step evenly."""
     global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
     per_forward = dp_size * run.batch.micro_batch_size
@@ -82,22 +82,20 @@ def make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int
     )
 
 
-def describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]:
-    """Yield the forecast as lines of text."""
+def _describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]:
     yield (
         f"{result.samples_per_epoch:,} samples an epoch in {result.windows_per_epoch:,} window(s) "
         f"of {run.pack.window}; looked at {result.windows:,}"
     )
-    yield from source_lines(result)
-    yield from dropped_lines(result)
-    yield from fill_lines(result)
-    yield step_line(result, run.stage.train_steps)
-    yield balance_line(result, loader.tile_cost)
-    yield from suggestion_lines(result)
+    yield from _source_lines(result)
+    yield from _dropped_lines(result)
+    yield from _fill_lines(result)
+    yield _step_line(result, run.stage.train_steps)
+    yield _balance_line(result, loader.tile_cost)
+    yield from _suggestion_lines(result)
 
 
-def source_lines(result: Forecast) -> Iterator[str]:
-    """Yield each source's part of the samples, text and tiles."""
+def _source_lines(result: Forecast) -> Iterator[str]:
     totals = [
         max(1, sum(getattr(share, name) for share in result.sources.values()))
         for name in ("samples", "text_tokens", "tiles")
@@ -109,8 +107,7 @@ def source_lines(result: Forecast) -> Iterator[str]:
         yield f"  {name:20}{cells[0]:>18}{cells[1]:>20}{cells[2]:>18}"
 
 
-def dropped_lines(result: Forecast) -> Iterator[str]:
-    """Yield what the plan drops, and why."""
+def _dropped_lines(result: Forecast) -> Iterator[str]:
     if not result.dropped:
         yield "nothing is dropped"
         return
@@ -118,8 +115,7 @@ def dropped_lines(result: Forecast) -> Iterator[str]:
     yield f"dropped: {listed} (E401: text over pack.text_tokens, E402: tiles over pack.tiles)"
 
 
-def fill_lines(result: Forecast) -> Iterator[str]:
-    """Yield how full the packs are."""
+def _fill_lines(result: Forecast) -> Iterator[str]:
     fill = result.fill
     if not result.packed:
         yield f"packing is off: {fill.packs:,} samples, each a pack of its own"
@@ -134,8 +130,7 @@ def fill_lines(result: Forecast) -> Iterator[str]:
     )
 
 
-def step_line(result: Forecast, train_steps: int) -> str:
-    """Describe the size of a step, and how many are an epoch."""
+def _step_line(result: Forecast, train_steps: int) -> str:
     samples = result.fill.samples_per_pack * result.global_batch_size
     epochs = train_steps / max(result.steps_per_epoch, 1e-9)
     return (
@@ -145,8 +140,7 @@ def step_line(result: Forecast, train_steps: int) -> str:
     )
 
 
-def balance_line(result: Forecast, tile_cost: float) -> str:
-    """Describe how evenly ranks will work."""
+def _balance_line(result: Forecast, tile_cost: float) -> str:
     cost = f"a tile weighs {tile_cost:.3g} text tokens"
     if not result.imbalances:
         return f"imbalance: unknown, since less than one step was looked at ({cost})"
@@ -157,8 +151,7 @@ def balance_line(result: Forecast, tile_cost: float) -> str:
     )
 
 
-def suggestion_lines(result: Forecast) -> Iterator[str]:
-    """Yield budgets that would fit the data better."""
+def _suggestion_lines(result: Forecast) -> Iterator[str]:
     for fill in result.suggestions:
         change = (
             f"pack.tiles={fill.tiles}"
@@ -166,18 +159,16 @@ def suggestion_lines(result: Forecast) -> Iterator[str]:
             else f"pack.text_tokens={fill.text_tokens}"
         )
         packs = fill.packs / result.fill.packs
-        yield f"try {change}: {describe_fill(fill)}, {packs:.2f} x the packs"
+        yield f"try {change}: {_describe_fill(fill)}, {packs:.2f} x the packs"
     if result.packed and not result.suggestions:
         yield "the two budgets run out together: nothing better to suggest"
 
 
-def describe_fill(fill: Fill) -> str:
-    """Describe the fill of both budgets."""
+def _describe_fill(fill: Fill) -> str:
     return f"text {fill.text_fill:.1%}, tiles {fill.tile_fill:.1%}"
 
 
-def describe_json(result: Forecast) -> dict[str, object]:
-    """Return plain values for json."""
+def _describe_json(result: Forecast) -> dict[str, object]:
     derived = {
         "packs_per_epoch": result.packs_per_epoch,
         "steps_per_epoch": result.steps_per_epoch,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Index every *.tar of a folder, check its samples, and write dataset.json.
 
-    python data_tools/prepare.py shards/
-    python data_tools/prepare.py shards/ --tokenizer qwen2/ --template v3 --image-size 378
-    python data_tools/prepare.py shards/ --workers 8 +experiment=stage2 model=owl3_7b_240728 \
+    owl data prepare shards/
+    owl data prepare shards/ --tokenizer qwen2/ --template v3 --image-size 378
+    owl data prepare shards/ --workers 8 +experiment=stage2 model=owl3_7b_240728 \\
         data=own data.sources.mine.path=shards/ data.tokenizer=qwen2/ data.max_frames=8
 
 Run it again after a stop, or after adding or replacing shards: those that did not change are not
@@ -31,7 +31,7 @@ from owl.errors import OwlError
 from owl.progress import Progress, print_beside_progress
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: the options here, and the overrides of the training command."""
     parser = argparse.ArgumentParser(
         prog="owl data prepare",
@@ -56,13 +56,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the folder named on the command line; return the exit code."""
-    arguments, overrides = parse_arguments(argv)
-    problem = find_problem(arguments, overrides)
+    arguments, overrides = _parse_arguments(argv)
+    problem = _find_problem(arguments, overrides)
     if problem:
         print(f"prepare: {problem}", file=sys.stderr)
         return 2
     try:
-        countings = choose_countings(arguments, overrides)
+        countings = _choose_countings(arguments, overrides)
     except OwlError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
@@ -93,7 +93,7 @@ class ProgressPrinter:
         self._by_verb[done.verb].advance(done.path.stat().st_size, done.path.name)
 
 
-def choose_countings(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[Counting]:
+def _choose_countings(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[Counting]:
     """Choose the settings to count for: none, those of the options, or those of a run.
 
     Raises:
@@ -111,8 +111,7 @@ def choose_countings(arguments: argparse.Namespace, overrides: Sequence[str]) ->
     return countings
 
 
-def find_problem(arguments: argparse.Namespace, overrides: Sequence[str]) -> str | None:
-    """Return why the folder cannot be prepared at all, None if it can."""
+def _find_problem(arguments: argparse.Namespace, overrides: Sequence[str]) -> str | None:
     if not arguments.folder.is_dir():
         return f"{arguments.folder} is not a folder."
     if not any(arguments.folder.glob("*.tar")):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Show what the model sees: one micro-batch, or one sample, as a single HTML file.
 
-    python data_tools/preview.py                                          # the demo, step 1
-    python data_tools/preview.py --step 40 --rank 3 --dp 8 +experiment=stage2 data=mine
-    python data_tools/preview.py --sample mine:1234 data=own data.sources.mine.path=/data/mine \
+    owl data preview                                          # the demo, step 1
+    owl data preview --step 40 --rank 3 --dp 8 +experiment=stage2 data=mine
+    owl data preview --sample mine:1234 data=own data.sources.mine.path=/data/mine \\
         data.tokenizer=/data/Qwen2-7B
 
 Give it the overrides of the training command (also --config-dir, --config-name). The batch is the
@@ -35,7 +35,7 @@ EXCLUSION = "in training"
 """Label of the fact that training does not see a sample as it is shown."""
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: the options here, and the overrides of the training command."""
     parser = argparse.ArgumentParser(
         prog="owl data preview",
@@ -56,13 +56,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page that the command line asks for; return the exit code."""
-    arguments, overrides = parse_arguments(argv)
+    arguments, overrides = _parse_arguments(argv)
     try:
-        check_arguments(arguments)
+        _check_arguments(arguments)
         run = read_data_run(overrides)
         run.data.num_workers = 0  # for one batch, processes would only take time to start
         loader = open_loader(run, dp_rank=arguments.rank, dp_size=arguments.dp)
-        view = (view_sample if arguments.sample else view_step)(run, loader, arguments)
+        view = (_view_sample if arguments.sample else _view_step)(run, loader, arguments)
         page = render_page(view)
     except OwlError as error:
         print(f"preview: {error}", file=sys.stderr)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_arguments(arguments: argparse.Namespace) -> None:
+def _check_arguments(arguments: argparse.Namespace) -> None:
     """Raise UsageError for numbers out of range, and for an output that cannot be written."""
     if arguments.dp < 1 or not 0 <= arguments.rank < arguments.dp:
         raise UsageError(
@@ -96,8 +96,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--output {arguments.output}: there is no such folder. Make it first.")
 
 
-def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
-    """Arrange what a rank trains on at a step."""
+def _view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
     size = step_size(run.batch, loader, dp_size=arguments.dp)
     choice = load_step(
         loader,
@@ -111,7 +110,7 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
     return PageView(
         title=f"Step {arguments.step}, rank {arguments.rank} of {arguments.dp}, micro-batch "
         f"{arguments.microbatch} of {len(choice.step.microbatches)}",
-        facts=[*run_facts(run), *step_facts(choice, size), *batch_facts(choice.batch)],
+        facts=[*_run_facts(run), *_step_facts(choice, size), *_batch_facts(choice.batch)],
         text_tokens=choice.batch.num_tokens,
         tiles=choice.batch.num_tiles,
         text_budget=run.pack.text_tokens * len(choice.packs),
@@ -137,15 +136,14 @@ def view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> 
     )
 
 
-def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
-    """Arrange one sample by itself."""
+def _view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
     batch, planned = load_sample(loader, run.data, arguments.sample)
     source = loader.plan.sources[planned.source].name
     excluded = exclusion_note(loader, planned)
     notes = [(EXCLUSION, excluded)] if excluded else []
     return PageView(
         title=f"Sample {planned.index} of {source}: {batch.keys[0]}",
-        facts=[*notes, *run_facts(run), ("pictures cut", planned.cut.name), *batch_facts(batch)],
+        facts=[*notes, *_run_facts(run), ("pictures cut", planned.cut.name), *_batch_facts(batch)],
         text_tokens=batch.num_tokens,
         tiles=batch.num_tiles,
         text_budget=run.pack.text_tokens,
@@ -165,7 +163,7 @@ def view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -
     )
 
 
-def run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
+def _run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
     """Yield the settings of the run that decide how samples look."""
     yield "model", run.model.name
     yield "stage", run.stage.name
@@ -174,8 +172,7 @@ def run_facts(run: RunConfig) -> Iterator[tuple[str, str]]:
     yield "media position", f"offset + {run.model.enters.position_shift}"
 
 
-def step_facts(choice: StepChoice, global_batch_size: int) -> Iterator[tuple[str, str]]:
-    """Yield the place of the batch in the run."""
+def _step_facts(choice: StepChoice, global_batch_size: int) -> Iterator[tuple[str, str]]:
     cursor, report = choice.step.cursor, choice.step.report
     yield "global batch", f"{global_batch_size} packs"
     yield "micro-batch", f"{len(choice.packs)} pack(s)"
@@ -184,8 +181,7 @@ def step_facts(choice: StepChoice, global_batch_size: int) -> Iterator[tuple[str
         yield "skipped in step", ", ".join(f"{c} {n}" for c, n in report.skipped.items())
 
 
-def batch_facts(batch: PackedBatch) -> Iterator[tuple[str, str]]:
-    """Yield the size of the batch."""
+def _batch_facts(batch: PackedBatch) -> Iterator[tuple[str, str]]:
     yield "samples", f"{batch.num_samples:,}"
     yield "learned tokens", f"{int((batch.loss_weights > 0).sum()):,}"
     yield "loss weight", f"{batch.supervised_weight:,.6g}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sample the frames of video files, and write them with their texts into shards.
 
-    python data_tools/video_frames.py --input clips.jsonl --videos videos/ --output shards/
-    python data_tools/video_frames.py --input clips.jsonl --videos videos/ --output shards/ \\
+    owl data video-frames --input clips.jsonl --videos videos/ --output shards/
+    owl data video-frames --input clips.jsonl --videos videos/ --output shards/ \\
         --sampling uniform --max-frames 8
 
 A line of the input names a video and its text, in one of four ways:
@@ -38,21 +38,19 @@ from owl.curate.converters.video.video_frames import NAME, VideoClips, video_for
 from owl.curate.tools.conversion import add_running, run_job, running_problem
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="owl data video-frames",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_folders(parser)
-    add_choices(parser)
+    _add_folders(parser)
+    _add_choices(parser)
     add_running(parser)
     return parser.parse_args(argv)
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments about files and folders."""
+def _add_folders(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
     group.add_argument("--input", type=Path, required=True, help="json or jsonl, or a folder")
     group.add_argument(
@@ -63,8 +61,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--name", help=f"first part of each sample's key (default: {NAME})")
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that change the samples."""
+def _add_choices(parser: argparse.ArgumentParser) -> None:
     group, clips = parser.add_argument_group("samples"), FrameSampling()
     group.add_argument(
         "--sampling", type=SamplingMode, choices=list(SamplingMode), default=clips.mode
@@ -88,8 +85,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def make_job(arguments: argparse.Namespace) -> ConvertJob:
-    """Return the conversion that the command line asks for."""
+def _make_job(arguments: argparse.Namespace) -> ConvertJob:
     clips = VideoClips(
         folder=SourceFolder(arguments.videos),
         sampling=FrameSampling(
@@ -111,21 +107,20 @@ def make_job(arguments: argparse.Namespace) -> ConvertJob:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the conversion of the command line; return the exit code."""
-    arguments = parse_arguments(argv)
-    problem = running_problem(arguments) or find_problem(arguments)
+    arguments = _parse_arguments(argv)
+    problem = running_problem(arguments) or _find_problem(arguments)
     if problem:
         print(f"video_frames: {problem}", file=sys.stderr)
         return 2
     return run_job(
-        make_job(arguments),
+        _make_job(arguments),
         arguments.workers,
         retry_rejects=arguments.retry_rejects,
         tool="video_frames",
     )
 
 
-def find_problem(arguments: argparse.Namespace) -> str | None:
-    """Return why this conversion cannot start, None if it can."""
+def _find_problem(arguments: argparse.Namespace) -> str | None:
     if not arguments.videos.is_dir():
         return f"--videos {arguments.videos} is not a folder."
     if not 0 < arguments.fps < math.inf:

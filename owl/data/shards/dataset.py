@@ -250,8 +250,8 @@ class Dataset:
         document = parse_document(_member(data, members[0]))
         files: Mapping[str, bytes]
         if error:  # its files need not be those that the document names
-            stored = tar.member_bytes(data, tar.split_members(data, shard=name))
-            files = {file: content for file, content in stored.items() if file != "json"}
+            stored = tar.split_members(data, shard=name)
+            files = {member.file: member.read(data) for member in stored if member.file != "json"}
         else:  # the index lists them in the order in which the document names them
             files = MediaFiles(data, dict(zip(listed_files(document), members[1:], strict=True)))
         return RawSample(key=_first_key(data, name), shard=name, document=document, files=files)

@@ -177,14 +177,14 @@ def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> tuple[DataError
         DataError: the first other rule that it breaks.
     """
     by_file = {member.file: member for member in group}
-    document = parse_document(_data(view, by_file.pop("json")))
+    document = parse_document(by_file.pop("json").read(view))
     literal = None
     for problem in document_problems(document, by_file.keys()):
         error = DataError(problem.code, problem.message)
         if problem.code != LITERAL_ERROR:
             raise error
         literal = literal or error
-    sizes = {file: picture_size(_data(view, by_file[file])) for file in listed_files(document)}
+    sizes = {file: picture_size(by_file[file].read(view)) for file in listed_files(document)}
     for problem in size_problems(document, sizes):
         raise DataError(problem.code, problem.message)
     rows = [_member_row(view, group, group[0])]
@@ -200,10 +200,6 @@ def _member_row(
 ) -> Row:
     crc = crc32(view[member.data_offset : member.data_offset + member.size])
     return (member.data_offset - group[0].header_offset, member.size, crc, *size)
-
-
-def _data(view: memoryview, member: tar.Member) -> bytes:
-    return bytes(view[member.data_offset : member.data_offset + member.size])
 
 
 def content_hash(content: bytes | memoryview) -> bytes:
@@ -258,7 +254,7 @@ def _check_names(records: Sequence[ShardRecord]) -> None:
 
 def prepare_hint(folder: Path | str) -> str:
     """The next step, with which most messages about a shard end."""
-    return f"Run python data_tools/prepare.py {folder}"
+    return f"Run owl data prepare {folder}"
 
 
 class ShardIndex:
@@ -341,7 +337,7 @@ def _change(storage: Storage, record: ShardRecord) -> str | None:
         return None
     logger.warning(
         "shard %s has another time stamp than when it was indexed: comparing its content. If it is "
-        "a copy, run data_tools/prepare.py on its folder to avoid this.",
+        "a copy, run owl data prepare on its folder to avoid this.",
         record.file,
     )
     if hash_file(storage.path / record.file) == record.tar_hash:

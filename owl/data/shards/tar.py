@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,10 @@ class Member:
     def end(self) -> int:
         """First byte after the data and its padding."""
         return self.data_offset + _padded(self.size)
+
+    def read(self, data: bytes | memoryview) -> bytes:
+        """Return its content, out of the bytes in which its header was read."""
+        return bytes(data[self.data_offset : self.data_offset + self.size])
 
 
 @contextmanager
@@ -275,16 +279,3 @@ class TarWriter:
             self._temporary.replace(self.path)
         else:
             self._temporary.unlink()
-
-
-def member_bytes(data: bytes, members: Sequence[Member]) -> Mapping[str, bytes]:
-    """Return file name without the key -> contents.
-
-    Args:
-        data: of the sample.
-        members: as split_members returns them.
-    """
-    return {
-        member.file: data[member.data_offset : member.data_offset + member.size]
-        for member in members
-    }

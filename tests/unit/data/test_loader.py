@@ -319,7 +319,7 @@ def test_all_missing_folders_are_named_at_once(tmp_path):
         "data.sources.blank.path",
         "data.tokenizer",
     ]
-    assert "data_tools/prepare.py" in problems[2]
+    assert "owl data prepare" in problems[2]
     with pytest.raises(ConfigError, match="5 problems"):
         make_loader(data)
 

@@ -38,7 +38,7 @@ def test_a_good_folder_is_prepared_with_token_counts(tmp_path):
     assert len(list(folder.glob("*.tok.*"))) == 2
 
 
-def test_condemned_samples_are_named_and_give_exit_code_one(tmp_path):
+def test_invalid_samples_are_named_and_give_exit_code_one(tmp_path):
     bad = chat(pictures=1, w=999)
     write_shard(tmp_path / "s.tar", [("x", bad, files_of(bad))])
     result = prepare(tmp_path)

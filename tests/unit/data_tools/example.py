@@ -21,7 +21,7 @@ ANSWERS = ("Two.", "An owl on a branch. It looks at the camera.", "Yes: the sky 
 def make_example(folder: Path) -> None:
     """Write `owls/` (two shards of 12 chats), `damaged/` and `tokenizer/`.
 
-    `damaged/` holds the same shards, hurt after they were prepared.
+    `damaged/` has the same shards, damaged after they were prepared.
     """
     for shard in range(2):
         (folder / "owls").mkdir(parents=True, exist_ok=True)

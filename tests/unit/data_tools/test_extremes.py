@@ -34,7 +34,7 @@ def test_extremes_are_packed_trained_on_and_previewed(tmp_path):
     plan = json.loads(planned.stdout)
     assert (plan["dropped"], plan["samples_per_epoch"]) == ({}, 3003)
 
-    half = -(-plan["packs_per_epoch"] // 2)  # so two steps are the whole epoch
+    half = -(-plan["packs_per_epoch"] // 2)  # so two steps are one epoch
     words.append(f"batch.global_batch_size={half}")
     output = tmp_path / "run"
     trained = run_command(

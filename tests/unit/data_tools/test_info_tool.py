@@ -17,7 +17,7 @@ def test_pictures_are_counted_and_tokens_where_they_are_known(tmp_path):
     assert before.returncode == 0
     assert "2 shards" in before.stdout
     assert "pictures of a sample: 19 in all, 0.9 on average" in before.stdout
-    assert "tokens are not counted: run python data_tools/prepare.py" in before.stdout
+    assert "tokens are not counted: run owl data prepare" in before.stdout
 
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     run_tool("data_tools/prepare.py", folder, "--tokenizer", tokenizer, "--image-size", 16)
@@ -26,7 +26,7 @@ def test_pictures_are_counted_and_tokens_where_they_are_known(tmp_path):
     assert "tiles of a sample, pictures cut" in after.stdout
 
 
-def test_the_same_figures_come_as_json_and_condemned_samples_are_left_out(tmp_path):
+def test_the_same_figures_come_as_json_and_invalid_samples_are_left_out(tmp_path):
     bad = chat(pictures=1, w=999)
     good = chat(pictures=1)
     write_shard(tmp_path / "s.tar", [("a", good, files_of(good)), ("b", bad, files_of(bad))])
@@ -47,7 +47,7 @@ def test_histograms_are_drawn(tmp_path):
 def test_a_folder_that_is_not_prepared_gives_exit_code_two(tmp_path):
     result = info(tmp_path)
     assert result.returncode == 2
-    assert "prepare.py" in result.stderr
+    assert "Run owl data prepare" in result.stderr
 
 
 @pytest.mark.parametrize(

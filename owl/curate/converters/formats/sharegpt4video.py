@@ -8,7 +8,7 @@
         {"idx": "0", "content": "..."}, {"idx": "-1", "content": "An owl flies."}]}
 
 Frames are pictures in a folder named like the video, with or without its suffix; for video files,
-data_tools/video_frames.py reads the same records. The caption of the entire video (idx -1) becomes
+owl data video-frames reads the same records. The caption of the entire video (idx -1) becomes
 the text; the others are kept in meta.raw.
 """
 

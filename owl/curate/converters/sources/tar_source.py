@@ -54,12 +54,7 @@ def _read_sample(
 ) -> SourceRecord | Reject:
     if (size := sum(member.size for member in members)) > MAX_FILE_BYTES:
         return Reject(file, number, "E309", f"{key!r} has {size} bytes, over {MAX_FILE_BYTES}.")
-    files = {
-        member.name[len(key) + 1 :]: bytes(
-            view[member.data_offset : member.data_offset + member.size]
-        )
-        for member in members
-    }
+    files = {member.name[len(key) + 1 :]: member.read(view) for member in members}
     if len(files) < len(members):
         return Reject(file, number, "E106", f"members of {key!r} share a name.")
     return SourceRecord(file, number, {"key": key, "files": files})

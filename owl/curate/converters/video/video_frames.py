@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert records about video files: the format of `data_tools/video_frames.py`.
+"""Convert records about video files: the format of `owl data video-frames`.
 
 Conversations and captions as in sharegpt4video.py, and
 

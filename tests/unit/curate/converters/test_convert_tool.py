@@ -75,7 +75,7 @@ def test_an_option_that_would_do_nothing_is_refused(tmp_path, run, name, option,
     assert words in err
 
 
-def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(tmp_path, run, monkeypatch):
+def test_ctrl_c_gives_exit_code_130_and_how_to_resume(tmp_path, run, monkeypatch):
     def stop(*arguments, **settings):
         raise KeyboardInterrupt
 

@@ -84,7 +84,7 @@ def test_only_changed_and_new_batches_are_converted_again(tmp_path):
     assert converted.samples[4].document["turns"][1]["content"] == [{"text": "Changed."}]
 
 
-def test_a_run_stopped_in_the_middle_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+def test_a_run_stopped_in_the_middle_resumes_and_ends_the_same(tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in", *questions(10))
     straight = make_job(tmp_path / "straight", "jsonl", source, limits=FOUR_BATCHES)
     stopped = make_job(tmp_path / "stopped", "jsonl", source, limits=FOUR_BATCHES)
@@ -109,7 +109,7 @@ def test_a_run_stopped_in_the_middle_goes_on_and_ends_the_same(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_leaves_nothing_half_and_goes_on(tmp_path, workers):
+def test_a_killed_run_leaves_nothing_incomplete_and_resumes(tmp_path, workers):
     write_pictures(tmp_path / "images", "a.jpg")
     records = [record | {"image": "a.jpg"} for record in questions(1500)]
     source = write_lines(tmp_path / "in", *records)
@@ -200,7 +200,7 @@ def test_sub_folders_are_input_and_hidden_files_are_not(tmp_path):
     assert keys == ["jsonl/a-1/00000001", "jsonl/b-1/00000001"]
 
 
-def test_the_summary_lies_beside_the_shards(tmp_path):
+def test_the_summary_is_beside_the_shards(tmp_path):
     source = write_lines(tmp_path / "in", *questions(2), {"question": 1})
     run_job(make_job(tmp_path, "jsonl", source))
     summary = json.loads((tmp_path / "shards/convert.json").read_text())

@@ -57,9 +57,9 @@ def test_nothing_is_found_in_a_good_folder(folder):
 @pytest.mark.parametrize("place", [0, 3, 124, 148, 156, 257], ids="byte {}".format)
 def test_a_flipped_byte_in_any_header_costs_one_sample_and_names_it(folder, place):
     path = folder / "s-000.tar"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     for name, offset in headers(path):
-        damage(path, offset + place, bytes([whole[offset + place] ^ 1]))
+        damage(path, offset + place, bytes([content[offset + place] ^ 1]))
         report = lint(folder)
         assert (report.samples, report.good) == (SAMPLES, SAMPLES - 1), name
         (bad,) = report.shards[0].bad
@@ -67,7 +67,7 @@ def test_a_flipped_byte_in_any_header_costs_one_sample_and_names_it(folder, plac
         assert bad.key == name.partition(".")[0] or (bad.key is None and bad.offset == offset)
         assert f"no tar header at byte {offset}" in bad.problems[0].message
         assert report.shards[0].is_broken
-        damage(path, 0, whole)
+        damage(path, 0, content)
 
 
 PAX_PLACES = [0, 124, 148, 156, 512, 1024, 1024 + 3, 1024 + 124, 1024 + 148, 1024 + 257]
@@ -89,13 +89,13 @@ def test_damage_to_the_extra_headers_of_other_writers_costs_one_sample(folder, p
             target.addfile(member, source.extractfile(member))
     if is_prepared:
         assert prepare_folder(folder) == []
-    whole = path.read_bytes()
+    content = path.read_bytes()
     for name, offset in headers(path):
-        damage(path, offset + place, bytes([whole[offset + place] ^ 1]))
+        damage(path, offset + place, bytes([content[offset + place] ^ 1]))
         report = lint(folder)
         assert (report.samples, report.good) == (SAMPLES, SAMPLES - 1), name
         assert report.shards[0].bad[0].key in (name.partition(".")[0], None), name
-        damage(path, 0, whole)
+        damage(path, 0, content)
 
 
 def test_a_changed_byte_that_no_file_holds_is_named_as_training_will(tmp_path):
@@ -120,9 +120,9 @@ def test_a_changed_byte_that_no_file_holds_is_named_as_training_will(tmp_path):
 def test_a_truncated_shard_names_what_is_cut_and_what_is_lost(folder):
     path = folder / "s-000.tar"
     is_prepared = index_path(path).is_file()
-    whole = path.read_bytes()
-    for length in range(0, len(whole.rstrip(b"\0")), 700):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in range(0, len(content.rstrip(b"\0")), 700):
+        path.write_bytes(content[:length])
         report = lint(folder)
         assert "E102" in report.codes(), length
         if is_prepared:

@@ -198,7 +198,7 @@ def test_a_shard_with_other_content_of_the_same_size_is_refused(tmp_path):
     change_byte(path, 600)
     os.utime(path)
     with pytest.raises(
-        DataError, match=r"E109: shard s-000\.tar: its content changed.*prepare\.py"
+        DataError, match=r"E109: shard s-000\.tar: its content changed.*owl data prepare"
     ):
         Dataset.open(tmp_path)
 

@@ -191,7 +191,7 @@ def test_a_caption_record_teaches_the_caption_of_the_whole_video(tmp_path):
 @pytest.mark.parametrize(
     ("record", "code", "words"),
     [
-        (clip(video="film.mp4"), "E313", "data_tools/video_frames.py"),
+        (clip(video="film.mp4"), "E313", "owl data video-frames"),
         (clip(video="gone.mp4"), "E302", "not a folder"),
         (clip(video="empty"), "E312", "has no frames"),
         (clip(video="uneven"), "E312", "'uneven/2.jpg' is 64x200"),

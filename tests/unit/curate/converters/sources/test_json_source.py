@@ -45,7 +45,7 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
         (b'[{"a": 1},\n"\xff"]', 1),
     ],
 )
-def test_a_broken_array_says_from_where_on(tmp_path, content, line):
+def test_a_broken_array_is_reported_from_its_first_bad_element(tmp_path, content, line):
     *good, (number, problem) = lines_of(tmp_path, content)
     assert number == line
     assert "Nothing after it is converted" in problem

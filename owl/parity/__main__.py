@@ -89,7 +89,7 @@ def _add_layouts(commands: Any) -> None:
     layouts.add_argument(
         "--each-once", action="store_true", help="each feature once, instead of every pair: minutes"
     )
-    layouts.add_argument("--json", type=Path, help="write every figure to this file")
+    layouts.add_argument("--output", type=Path, help="write every figure to this JSON file")
     layouts.add_argument(
         "--break",
         dest="fault",
@@ -111,7 +111,7 @@ def _layout_options(options: argparse.Namespace) -> "Options":
         precision=_PRECISIONS[options.dtype],
         device=DeviceKind(options.device),
         fault=options.fault,
-        json=options.json,
+        json=options.output,
         family=options.family,
         variants=tuple(options.variant),
         each_once=options.each_once,

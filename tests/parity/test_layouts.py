@@ -21,7 +21,7 @@ def layouts(*options: str, timeout: int = 280) -> subprocess.CompletedProcess:
 
 
 def test_each_feature_computes_the_model_of_one_process(tmp_path):
-    done = layouts("--each-once", "--variant", "241101", "--json", str(tmp_path / "results.json"))
+    done = layouts("--each-once", "--variant", "241101", "--output", str(tmp_path / "results.json"))
 
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results.json").read_text())

@@ -118,6 +118,11 @@ class PackedBatch:
                 f"seqlens sum to {self.num_tokens} but the row holds {len(self.tokens)} tokens "
                 f"(samples {list(self.keys)})."
             )
+        if self.position_ids.shape[-1] != self.num_tokens:
+            raise BatchError(
+                f"seqlens sum to {self.num_tokens} but position_ids has "
+                f"{self.position_ids.shape[-1]} positions (samples {list(self.keys)})."
+            )
         if len(self.flat_media_offset) != self.num_tiles:
             raise BatchError(
                 f"media_offset names {self.num_tiles} tiles but flat_media_offset has "

@@ -169,10 +169,12 @@ def load_predictions(run: Path) -> list[Prediction]:
 
 def _extend(prompt: EncodedSample, tokens: list[int]) -> EncodedSample:
     more = torch.tensor(tokens, dtype=prompt.tokens.dtype)
+    following = prompt.positions[..., -1:] + torch.arange(1, len(tokens) + 1)
     return replace(
         prompt,
         tokens=torch.cat([prompt.tokens, more]),
         loss_weights=torch.cat([prompt.loss_weights, torch.zeros(len(tokens))]),
+        positions=torch.cat([prompt.positions, following], dim=-1),
     )
 
 

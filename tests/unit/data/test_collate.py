@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 
 from owl.data.collate import collate
 from owl.data.samples import IGNORE_INDEX, EncodedSample
-from owl.errors import DataError
+from owl.errors import BatchError, DataError
 
 
 def sample(tokens, weights, media_offset=(), tiles=None, key="k"):
@@ -77,3 +79,9 @@ def test_a_batch_without_pictures_has_tensors_without_rows():
 def test_tiles_that_do_not_fit_their_placeholders_are_refused(broken):
     with pytest.raises(DataError, match="E405"):
         collate([broken])
+
+
+def test_a_sample_with_too_few_positions_is_refused():
+    short = replace(two()[0], positions=torch.arange(3))
+    with pytest.raises(BatchError, match="position_ids has 3 positions"):
+        collate([short])

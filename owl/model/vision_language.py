@@ -81,17 +81,7 @@ class VisionLanguageModel(LanguageModule):
                 position_embedding_type="rope",
                 tp_group=pg_collection.tp,
             )
-        specs = build.decoder_layers(model)
-        self.decoder = TransformerBlock(
-            config=config,
-            spec=TransformerBlockSubmodules(
-                layer_specs=[specs[i] for i in here], layer_norm=RMSNorm
-            ),
-            pre_process=pre_process,
-            post_process=post_process,
-            pg_collection=pg_collection,
-            vp_stage=vp_stage,
-        )
+        self.decoder = self._build_decoder(here)
         if post_process:
             self.output_layer = OutputLayer(
                 model.hidden_size,
@@ -104,6 +94,20 @@ class VisionLanguageModel(LanguageModule):
             )
         if pre_process or post_process:
             self.setup_embeddings_and_output_layer()
+
+    def _build_decoder(self, here: range) -> TransformerBlock:
+        """Build the decoder layers of this stage."""
+        specs = BUILDS[self.model_config.family].decoder_layers(self.model_config)
+        return TransformerBlock(
+            config=self.config,
+            spec=TransformerBlockSubmodules(
+                layer_specs=[specs[i] for i in here], layer_norm=RMSNorm
+            ),
+            pre_process=self.pre_process,
+            post_process=self.post_process,
+            pg_collection=self.pg_collection,
+            vp_stage=self.vp_stage,
+        )
 
     def set_input_tensor(self, input_tensor: list[Tensor | None]) -> None:
         """Take what the previous pipeline stage sent (called by Megatron's schedule)."""

@@ -64,7 +64,30 @@ class Owl3PreTrainedModel(PreTrainedModel):
 
 
 class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
-    """Tower, projector, decoder and loss."""
+    """Tower, projector, decoder and loss.
+
+    Arguments of a call, for b rows of q tokens and m tiles:
+        input_ids: [b, q] tokens.
+        attention_mask: [b, cached + q], 0 at padding on either side.
+        position_ids: [b, q], within the sample; by default counted over the mask.
+        past_key_values: keys and values of earlier tokens.
+        inputs_embeds: [b, q, h] in place of input_ids.
+        labels: [b, q], the tokens themselves; -100 if not learned.
+        pixel_values: [m, 3, s, s] tiles of the whole batch in order, floats or uint8.
+        media_offset: for each sample, the index of each of its tiles' first placeholder,
+            counted from the sample's first token that is not padding; or the [b, q, 2] ranges
+            of 240728 and 241014.
+        media: of an earlier step, in place of pixel_values and media_offset.
+        use_cache: keep keys and values of the text.
+        use_media_cache: keep keys and values of the tiles too (the published code does not).
+        logits_to_keep: number of last tokens, or indices of tokens; 0 keeps all.
+        output_hidden_states: also return the input of each layer.
+        output_attentions: not supported.
+        return_dict: False for a tuple.
+        num_items_in_batch: divisor of the summed loss; by default the learned tokens.
+        cache: the name of past_key_values since transformers 5.24; either works.
+        **kwargs: ignored; transformers passes them to every model.
+    """
 
     # transformers 5 reads which weight to tie to; 4 only the names on the left.
     _tied_weights_keys = {  # noqa: RUF012
@@ -175,29 +198,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> Owl3Output | tuple[Any, ...]:
-        """Run the model.
-
-        Args:
-            input_ids: [b, q] tokens.
-            attention_mask: [b, cached + q], 0 at padding on either side.
-            position_ids: [b, q], within the sample; by default counted over the mask.
-            past_key_values: keys and values of earlier tokens.
-            inputs_embeds: [b, q, h] in place of input_ids.
-            labels: [b, q], the tokens themselves; -100 if not learned.
-            pixel_values: [m, 3, s, s] tiles of the whole batch in order, floats or uint8.
-            media_offset: for each sample, the index of each of its tiles' first placeholder,
-                counted from the sample's first token that is not padding; or the [b, q, 2] ranges
-                of 240728 and 241014.
-            media: of an earlier step, in place of pixel_values and media_offset.
-            use_cache: keep keys and values of the text.
-            use_media_cache: keep keys and values of the tiles too (the published code does not).
-            logits_to_keep: number of last tokens, or indices of tokens; 0 keeps all.
-            output_hidden_states: also return the input of each layer.
-            output_attentions: not supported.
-            return_dict: False for a tuple.
-            num_items_in_batch: divisor of the summed loss; by default the learned tokens.
-            cache: the name of past_key_values since transformers 5.24; either works.
-            **kwargs: ignored; transformers passes them to every model.
+        """Run the model; the class lists the arguments.
 
         Returns:
             An Owl3Output; its loss is the mean over labels of -log p(label | preceding tokens).
@@ -206,15 +207,9 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             ValueError: inputs do not fit together, or attention weights are requested, which the
                 fused kernels do not return.
         """
-        if output_attentions:
-            raise ValueError(
-                "output_attentions=True: torch's fused scaled_dot_product_attention returns no "
-                "weights. Leave it out."
-            )
+        _check_call(input_ids, inputs_embeds, output_attentions=bool(output_attentions))
         past = one_cache(cache, past_key_values)
         check_media(past, media, pixel_values)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if use_cache is None:
@@ -333,6 +328,18 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
 _CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
 _IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
 _SHOWN = 8
+
+
+def _check_call(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None, *, output_attentions: bool
+) -> None:
+    if output_attentions:
+        raise ValueError(
+            "output_attentions=True: torch's fused scaled_dot_product_attention returns no "
+            "weights. Leave it out."
+        )
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds.")
 
 
 def _check_loaded(

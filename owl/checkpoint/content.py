@@ -16,14 +16,14 @@ from owl.mcore.process_groups import ProcessGroups
 # each state as a tensor shaped like its parameter, so that any layout can load it.
 OPTIMIZER_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 EXTRA_STATE = "_extra_state"
-"""The end of torch's names for what a layer stores beside its weights."""
+"""Suffix of torch's names for what a layer stores in addition to its weights."""
 
 
 def weight_shards(chunks: Sequence[nn.Module], groups: ProcessGroups) -> dict[str, Any]:
     """Describe this rank's weights, chunk by chunk: local names repeat, sharded keys do not.
 
-    Leaves out what layers store beside their weights: it is empty except for 8-bit formats, which
-    are not supported here, and would tie a checkpoint to the layers of one backend.
+    Leaves out what layers store in addition: it is empty except for 8-bit formats, which are not
+    supported here, and would tie a checkpoint to the layers of one backend.
     """
     metadata = {"dp_cp_group": groups.collection.dp_cp}
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hydra in, plain dataclasses out; the only file that knows hydra.
+"""Compose a run with hydra into plain dataclasses; the only file that imports hydra.
 
 Hydra composes the YAML files; the result and the command line's overrides are then copied onto the
 schema one setting at a time. Hydra alone would stop at the first unknown key: here each value that

@@ -19,7 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from owl.config.run import RunConfig
 
 ANY_NAME = "NAME"
-"""Stands for the key of a free dictionary, as in data.sources.NAME.path."""
+"""Placeholder for the key of a free dictionary, as in data.sources.NAME.path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ ALBUM_SEED = 3
 
 
 def prepare_demo(folder: Path) -> None:
-    """Make whatever is missing in the demo's folder; takes about two minutes the first time.
+    """Make the missing parts of the demo's folder; takes about two minutes the first time.
 
     Any number of processes may call this at the same time: one makes it, the others wait.
 
@@ -120,7 +120,7 @@ def _make_tokenizer(folder: Path) -> None:
 def _make_language_model(folder: Path) -> None:
     from owl.demo.pretrain import train_language_model
 
-    torch.set_num_threads(1)  # beside the vision model
+    torch.set_num_threads(1)  # in parallel with the vision model
     _make(
         folder / "language_model",
         lambda output: train_language_model(output, folder / "tokenizer", report),
@@ -130,7 +130,7 @@ def _make_language_model(folder: Path) -> None:
 def _make_vision_model(folder: Path) -> None:
     from owl.demo.pretrain import train_vision_model
 
-    torch.set_num_threads(1)  # beside the language model
+    torch.set_num_threads(1)  # in parallel with the language model
     _make(folder / "vision_model", lambda output: train_vision_model(output, report))
 
 

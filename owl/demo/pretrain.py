@@ -29,7 +29,7 @@ LANGUAGE_SIZES: Mapping[str, Any] = {
     "max_position_embeddings": 2048,
     "rope_theta": 1e6,
     "tie_word_embeddings": False,
-    "initializer_range": 0.08,  # about 1/sqrt(128); with 0.02 it learns far more slowly
+    "initializer_range": 0.08,  # about 1/sqrt(128); with 0.02 it learns much more slowly
     "bos_token_id": None,
     "eos_token_id": VOCABULARY.index("<|im_end|>"),
 }
@@ -49,7 +49,7 @@ VISION_BATCH = 128
 PROMPT_WEIGHT = 0.05
 """Weight in the loss of text other than answers: it is random, so there is little to learn."""
 PATCH_WEIGHT = 0.3
-"""Weight of the loss on each patch alone, beside the loss on their mean: Owl3 reads patches."""
+"""Weight of the loss on each patch relative to that on their mean: Owl3 reads patches."""
 REPORT_EVERY = 100
 
 Report = Callable[[str], None]

@@ -128,7 +128,5 @@ def encode_text(encoder: SampleEncoder, dialogue: Dialogue, *, blank: bool) -> E
 def _in_words(part: Json, names: list[str]) -> Json:
     if "media" not in part:
         return part
-    return {
-        "text": f"<|{names[part['media']]}|>",
-        "loss": False,
-    }  # as the placeholder it stands for
+    text = f"<|{names[part['media']]}|>"
+    return {"text": text, "loss": False}  # like the placeholder in its place

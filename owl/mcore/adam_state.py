@@ -38,7 +38,7 @@ class TorchAdamState(DistributedOptimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what state_dict returned, and the per-parameter tensors beside it."""
+        """Load what state_dict returned, and the per-parameter tensors with it."""
         super().load_state_dict(state_dict)
         for state in self.optimizer.state.values():
             state["step"] = state["step"].clone()

@@ -39,7 +39,7 @@ def log_run_overview(
     Args:
         run: its settings.
         sizes: from parameter_sizes.
-        global_batch_size: packs of a step; None where it depends on data that is not there yet.
+        global_batch_size: packs of a step; None where it depends on data that does not exist yet.
         dp_size: data-parallel ranks.
     """
     parallel = run.parallel
@@ -102,7 +102,7 @@ def batch_lines(run: RunConfig, *, global_batch_size: int | None, dp_size: int) 
     if global_batch_size is None:
         return (
             f"batch: about {run.batch.samples_per_step:,} samples a step, in {packing}; the number "
-            f"of packs follows from the data, which is not there yet"
+            f"of packs depends on the data, which does not exist yet"
         )
     per_rank = run.batch.micro_batch_size * dp_size
     return (

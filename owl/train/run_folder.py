@@ -22,8 +22,8 @@ def sole_run(folder: Path) -> Iterator[None]:
 
     The lock is the system's: it is released however the process ends, and forked data workers do
     not inherit it, so that neither a crash nor a worker left behind locks the next start out.
-    On a disk without such locks training goes on without one: a lock made of a file alone would
-    survive a crash on a node that the restart cannot ask.
+    On a disk without such locks training continues without one: a lock that is only a file would
+    outlast a crash on another node, where the restart cannot see that its holder is gone.
 
     Raises:
         ConfigError: another run holds the folder.

@@ -93,13 +93,13 @@ def test_a_run_goes_on_in_another_layout_with_the_same_losses(alone, tmp_path, f
 
     run_in_processes(train, 4, replace(run, parallel=parallel(first)))
     output = Path(run.output)
-    whole = losses(output)
+    straight = losses(output)
     newest = checkpoint_path(output, STEPS)
     newest.rename(newest.with_name("elsewhere"))
     run_in_processes(train, 4, replace(run, parallel=parallel(second)))
 
     assert len(set(expected)) == STEPS, "the losses do not move: nothing is compared"
-    assert whole == pytest.approx(expected, rel=1e-10)
+    assert straight == pytest.approx(expected, rel=1e-10)
     assert losses(output) == pytest.approx(expected, rel=1e-10)
     degrees = LAYOUTS[second]
     assert training_state(newest)["layout"] == {

@@ -27,12 +27,12 @@ def sizes(tied: bool):
     return tiny_model(num_kv_heads=4, tie_word_embeddings=tied, vision_tower=tower)
 
 
-def build_all(whole: Path, seed: int) -> None:
-    """Build this rank's share in each layout and compare it with its cut of the whole weights."""
+def build_all(full: Path, seed: int) -> None:
+    """Build this rank's shard in each layout and compare it with its cut of the full weights."""
     with job(parallel({})) as device:
         for degrees, tied in product(LAYOUTS, (False, True)):
             with layout(parallel(degrees), device, seed=seed) as groups:
-                reference = torch.load(whole)[tied]
+                reference = torch.load(full)[tied]
                 if tied:
                     reference["output_layer.weight"] = reference["embedding.word_embeddings.weight"]
                 chunks = build_model(sizes(tied), parallel(degrees), Precision.fp32, groups)
@@ -46,21 +46,21 @@ def parallel(degrees: dict) -> ParallelConfig:
     return ParallelConfig(device=DeviceKind.cpu, timeout_minutes=1, **degrees)
 
 
-def draw_whole(tied: bool, seed: int) -> dict[str, torch.Tensor]:
+def draw_full(tied: bool, seed: int) -> dict[str, torch.Tensor]:
     with process_groups(parallel({}), seed=seed, alone=True) as groups:
         chunks = build_model(sizes(tied), parallel({}), Precision.fp32, groups)
         return {name: parameter.detach().clone() for name, parameter in global_names(chunks)}
 
 
 def test_every_layout_starts_with_the_same_weights(tmp_path):
-    whole = tmp_path / "whole.pt"
-    torch.save({tied: draw_whole(tied, seed=7) for tied in (False, True)}, whole)
+    full = tmp_path / "full.pt"
+    torch.save({tied: draw_full(tied, seed=7) for tied in (False, True)}, full)
 
-    run_in_processes(build_all, 4, whole, 7)
+    run_in_processes(build_all, 4, full, 7)
 
 
 def test_a_start_is_small_and_its_seed_matters():
-    first, second = draw_whole(False, seed=7), draw_whole(False, seed=8)
+    first, second = draw_full(False, seed=7), draw_full(False, seed=8)
 
     same = {name for name, weight in first.items() if torch.equal(weight, second[name])}
     assert all("norm" in name or "gate" in name or name.endswith("bias") for name in same)

@@ -38,11 +38,11 @@ def test_the_newest_checkpoint_has_the_highest_step(tmp_path):
 
 
 def test_what_a_killed_save_left_behind_is_no_checkpoint(tmp_path):
-    (whole,) = make_checkpoints(tmp_path, 10)
+    (complete,) = make_checkpoints(tmp_path, 10)
     make_leftover(tmp_path, 20)
     (tmp_path / "checkpoints/notes").mkdir()
 
-    assert complete_checkpoints(tmp_path) == [whole]
+    assert complete_checkpoints(tmp_path) == [complete]
 
 
 def test_a_fresh_run_has_no_checkpoint(tmp_path):

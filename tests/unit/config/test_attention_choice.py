@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention backends that cannot run where the run would run are said before it starts."""
+"""Attention backends that cannot run on the run's device are reported before it starts."""
 
 import pytest
 

@@ -8,14 +8,14 @@ STAGE1 = Trainable()
 
 
 def tensors(**changes):
-    whole = {
+    tensors_of_model = {
         "vision_tower.patch_embedding.bias": torch.zeros(3),
         "projector.linear.bias": torch.zeros(3),
         "decoder.layers.1.self_attention.linear_media_kv.bias": torch.zeros(3),
         "decoder.layers.1.self_attention.fusion.bias": torch.zeros(3),
         "output_layer.weight": torch.zeros(63, 2),
     }
-    return whole | changes
+    return tensors_of_model | changes
 
 
 def test_what_learns_may_change():

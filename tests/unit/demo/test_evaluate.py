@@ -31,7 +31,7 @@ def tokenizer_folder(tmp_path):
 
 
 class Scripted:
-    """Stands for a model: continues the sample `k` with the words of scripts[k]."""
+    """In place of a model: continues the sample `k` with the words of scripts[k]."""
 
     def __init__(self, scripts, prompts):
         self.scripts = scripts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A demo checkpoint, exported: owl.hf says what the trainer says, and a fault is seen."""
+"""A demo checkpoint, exported: owl.hf gives the trainer's results, and an error is noticed."""
 
 from pathlib import Path
 

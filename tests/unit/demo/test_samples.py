@@ -13,8 +13,8 @@ def exchanges(dialogue):
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def said(dialogue):
-    """A document's text, with `#i` where picture i stands."""
+def text_of(dialogue):
+    """A document's text, with `#i` in the place of picture i."""
     (turn,) = dialogue.turns
     return "".join(part.get("text") or f"#{part['media']}" for part in turn["content"])
 
@@ -45,14 +45,16 @@ def test_each_finding_question_is_answered_by_the_place_of_the_digit():
 
 
 def test_documents_name_their_pictures_in_order():
-    assert said(make_dialogue(Kind.captions, (8, 2), Random(0))) == (
+    assert text_of(make_dialogue(Kind.captions, (8, 2), Random(0))) == (
         "#0This is an eight.#1This is a two."
     )
-    assert said(make_dialogue(Kind.listing, (8, 2), Random(0))) == "#0#1The digits are eight, two."
+    assert (
+        text_of(make_dialogue(Kind.listing, (8, 2), Random(0))) == "#0#1The digits are eight, two."
+    )
 
 
 def test_places_say_where_each_digit_is():
-    text = said(make_dialogue(Kind.places, (8, 2), Random(0)))
+    text = text_of(make_dialogue(Kind.places, (8, 2), Random(0)))
     assert text in (
         "#0#1the eight is first, the two is second.",
         "#0#1the two is second, the eight is first.",

@@ -30,13 +30,13 @@ def row_of(file):
 def test_every_picture_of_a_sample_shows_what_its_answers_say(album):
     for sample in draw_samples(ALL_KINDS, album, Random(0)):
         shown = [WORDS[row_of(file) % 10] for file in sample.files.values()]
-        said = " ".join(
+        written = " ".join(
             part["text"]
             for turn in sample.document["turns"]
             for part in turn["content"]
             if "text" in part
         )
-        assert all(word in said for word in shown)
+        assert all(word in written for word in shown)
 
 
 def test_the_same_seed_draws_the_same_samples(album):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock measures what lies between start and stop, whenever it is read."""
+"""The clock measures the time between start and stop, whenever it is read."""
 
 import time
 

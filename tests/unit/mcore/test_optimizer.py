@@ -46,7 +46,7 @@ def rates_of(make):
 
 
 def rates(optimizer: Optimizer, steps: int) -> list[float]:
-    """Step without gradients, and tell the rates that AdamW really used."""
+    """Step without gradients, and return the rates that AdamW used."""
     used = []
     for _ in range(steps):
         used += {group["lr"] for group in optimizer.megatron.param_groups}

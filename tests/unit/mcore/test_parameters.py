@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole tensors to a rank's share and back."""
+"""Full tensors to a rank's shard and back."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ def sharded_parameter(shape: tuple[int, ...], *, dim: int, stride: int = 1) -> n
     return parameter
 
 
-def shares_of(whole: torch.Tensor, parameter: nn.Parameter, tp_size: int) -> list[torch.Tensor]:
-    return [shard_of(whole, parameter, tp_rank=r, tp_size=tp_size) for r in range(tp_size)]
+def shards_of(full: torch.Tensor, parameter: nn.Parameter, tp_size: int) -> list[torch.Tensor]:
+    return [shard_of(full, parameter, tp_rank=r, tp_size=tp_size) for r in range(tp_size)]
 
 
 @given(
@@ -37,47 +37,47 @@ def test_shares_put_together_are_the_whole(tp_size, dim, stride, piece):
     )
     shape = list(parameter.shape)
     shape[dim] *= tp_size
-    whole = torch.randn(shape)
+    full = torch.randn(shape)
 
-    shares = shares_of(whole, parameter, tp_size)
+    shards = shards_of(full, parameter, tp_size)
 
-    assert all(share.shape == parameter.shape for share in shares)
-    assert torch.equal(merge_shards(shares, parameter), whole)
+    assert all(shard.shape == parameter.shape for shard in shards)
+    assert torch.equal(merge_shards(shards, parameter), full)
 
 
 def test_each_rank_gets_its_part_of_both_halves_of_swiglu():
     gate, up = torch.arange(4), torch.arange(4) + 100
     parameter = sharded_parameter((4,), dim=0, stride=2)
 
-    shares = shares_of(torch.cat([gate, up]), parameter, tp_size=2)
+    shards = shards_of(torch.cat([gate, up]), parameter, tp_size=2)
 
-    assert [share.tolist() for share in shares] == [[0, 1, 100, 101], [2, 3, 102, 103]]
+    assert [shard.tolist() for shard in shards] == [[0, 1, 100, 101], [2, 3, 102, 103]]
 
 
 def test_the_vocabulary_is_padded_with_zero_rows():
     embedding = torch.arange(1.0, 8)[:, None]  # 7 words
     parameter = sharded_parameter((4, 1), dim=0)
 
-    shares = shares_of(embedding, parameter, tp_size=2)
+    shards = shards_of(embedding, parameter, tp_size=2)
 
-    assert [share.squeeze(1).tolist() for share in shares] == [[1, 2, 3, 4], [5, 6, 7, 0]]
+    assert [shard.squeeze(1).tolist() for shard in shards] == [[1, 2, 3, 4], [5, 6, 7, 0]]
 
 
 def test_a_tensor_that_is_much_too_short_is_not_taken_for_an_unpadded_vocabulary():
     parameter = sharded_parameter((4, 1), dim=0)
 
-    share = shard_of(torch.ones(4, 1), parameter, tp_rank=1, tp_size=2)
+    shard = shard_of(torch.ones(4, 1), parameter, tp_rank=1, tp_size=2)
 
-    assert share.shape != parameter.shape
+    assert shard.shape != parameter.shape
 
 
 def test_a_parameter_that_is_not_shared_is_whole_everywhere():
-    parameter, whole = nn.Parameter(torch.zeros(3)), torch.randn(3)
+    parameter, full = nn.Parameter(torch.zeros(3)), torch.randn(3)
 
-    shares = shares_of(whole, parameter, tp_size=2)
+    shards = shards_of(full, parameter, tp_size=2)
 
-    assert all(torch.equal(share, whole) for share in shares)
-    assert torch.equal(merge_shards(shares, parameter), whole)
+    assert all(torch.equal(shard, full) for shard in shards)
+    assert torch.equal(merge_shards(shards, parameter), full)
 
 
 @pytest.fixture(scope="module")

@@ -88,10 +88,10 @@ def test_half_the_weight_counts_half(start):
 
 def test_a_step_over_two_packs_is_the_step_over_one(start):
     (one, one_weights), (two, two_weights) = start(), start()
-    whole = make_pack(SAMPLES)
-    parts = split(whole, samples=1)
+    joined = make_pack(SAMPLES)
+    parts = split(joined, samples=1)
 
-    first, second = one(step_batch(whole)), two(step_batch(*parts))
+    first, second = one(step_batch(joined)), two(step_batch(*parts))
 
     assert second.loss == pytest.approx(first.loss, rel=1e-6)
     assert second.grad_norm == pytest.approx(first.grad_norm, rel=1e-5)

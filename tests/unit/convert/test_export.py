@@ -325,6 +325,19 @@ def test_weights_that_do_not_fit_the_architecture_are_named(checkpoint, hf, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_checkpoint_older_than_the_family_setting_is_an_owl3(hf, tmp_path):
+    import_checkpoint(hf, tmp_path / "old")
+    about = tmp_path / "old" / "model.json"
+    values = json.loads(about.read_text())
+    assert values.pop("family") == "owl3"
+    about.write_text(json.dumps(values))
+
+    exported = export(tmp_path / "old", tmp_path / "out")
+
+    assert_same_bytes(read_weights(exported), random_weights("240728", CONFIG))
+    assert "family" not in json.loads((exported / "config.json").read_text())
+
+
 def test_a_damaged_checkpoint_is_refused_and_leaves_nothing(hf, tmp_path):
     import_checkpoint(hf, tmp_path / "damaged")
     for file in (tmp_path / "damaged").glob("*.distcp"):

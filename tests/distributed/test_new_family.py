@@ -128,15 +128,16 @@ def train(checkout: Path, folder: Path, name: str, steps: int, *, tensor: int, p
 def test_a_family_in_one_folder_trains_resumes_exports_and_imports(checkout, tmp_path):
     alone = train(checkout, tmp_path, "alone", 5, tensor=1, pipeline=1)
     stages = train(checkout, tmp_path, "stages", 5, tensor=1, pipeline=2)
-    first = train(checkout, tmp_path, "tensor", 3, tensor=2, pipeline=1)
+    tensor = train(checkout, tmp_path, "tensor", 5, tensor=2, pipeline=1)
+    for step in (4, 5):
+        shutil.rmtree(tmp_path / f"tensor/checkpoints/step_{step:08}")
     resumed = train(checkout, tmp_path, "tensor", 5, tensor=2, pipeline=1)
 
     assert len(alone) == 5
-    # Megatron measures the norm to clip by in float32.
+    # In float64 Megatron still measures the norm to clip by, and stores Adam's state, in float32.
     assert stages == pytest.approx(alone, rel=1e-9)
-    assert resumed == pytest.approx(alone, rel=1e-9)
-    assert len(first) == 3
-    assert resumed[:3] == first
+    assert tensor == pytest.approx(alone, rel=1e-9)
+    assert resumed == pytest.approx(tensor, rel=1e-9)
 
     convert = ("-m", "owl.convert")
     exported, imported, again = (tmp_path / name for name in ("exported", "imported", "again"))

@@ -143,10 +143,8 @@ class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
         dataset, encoder = self._datasets[planned.source], self._encoders[planned.source]
         source = self._names[planned.source]
         if not self.read_pixels:
-            raw, sizes = dataset.read_text(planned.index)
-            return encoder.encode_text(
-                raw, sizes, source=source, cut=planned.cut, excerpt=planned.excerpt
-            )
+            raw = dataset.read_text(planned.index)
+            return encoder.encode_text(raw, source=source, cut=planned.cut, excerpt=planned.excerpt)
         raw = dataset.read(planned.index)
         try:
             return encoder.encode(raw, source=source, cut=planned.cut, excerpt=planned.excerpt)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from owl.data.shards.document import Document
+from owl.data.shown import Sizes
 from owl.errors import BatchError
 
 IGNORE_INDEX = -100
@@ -21,12 +23,13 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSample:
-    """One sample as it lies in a shard: its document and the bytes of its media files."""
+    """One sample as a shard stores it: its document and the bytes of its media files."""
 
     key: str
     shard: str
-    document: Mapping[str, Any]  # the parsed json, owl3-sample/1
+    document: Document
     files: Mapping[str, bytes]  # media file name (without the key) -> bytes
+    sizes: Sizes = field(default_factory=dict)  # of its pictures; empty where they are not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,9 +46,10 @@ def picture_size(data: bytes) -> tuple[int, int]:
         DataError: E307 not a picture of a known format, E308 a damaged header, E309 a size or
             E310 a pixel format that is refused.
     """
-    width, height = _plain_jpeg_size(data) or _pillow_size(data)
-    check_size(width, height)
-    return width, height
+    if size := _plain_jpeg_size(data):
+        return size
+    with _open(data) as image:
+        return _checked_size(image)
 
 
 def check_size(width: int, height: int) -> None:
@@ -82,7 +83,6 @@ def decode_picture(data: bytes, library: ImageLibrary = ImageLibrary.fast) -> Pi
     Raises:
         DataError: E307, E308 undecodable, E309, E310 a pixel format that has no RGB meaning.
     """
-    picture_size(data)  # before any memory is spent on pixels
     if library == ImageLibrary.fast and _plain_jpeg_size(data):
         try:
             pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -95,7 +95,11 @@ def decode_picture(data: bytes, library: ImageLibrary = ImageLibrary.fast) -> Pi
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that can be decoded as it lies, None for anything else."""
+    """Width and height of a JPEG that needs no conversion or turning, None for anything else.
+
+    Raises:
+        DataError: E309, its size is refused.
+    """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
@@ -103,7 +107,10 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     is_plain = colorspace in ("YCbCr", "Gray", "RGB") and not _is_turned(data)
-    return (width, height) if is_plain else None
+    if not is_plain:
+        return None
+    check_size(width, height)
+    return width, height
 
 
 def _is_turned(jpeg: bytes) -> bool:
@@ -114,11 +121,12 @@ def _is_turned(jpeg: bytes) -> bool:
         return _orientation(image) != 1
 
 
-def _pillow_size(data: bytes) -> tuple[int, int]:
-    with _open(data) as image:
-        check_mode(image)
-        width, height = image.size
-        return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
+def _checked_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as displayed. Raises DataError E309, E310."""
+    check_mode(image)
+    width, height = image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
+    check_size(width, height)
+    return width, height
 
 
 def _orientation(image: Image.Image) -> int:
@@ -147,6 +155,7 @@ def _open(data: bytes) -> Image.Image:
 
 def _decode_with_pillow(data: bytes) -> Pixels:
     with _open(data) as image:
+        _checked_size(image)  # before any memory is spent on pixels
         orientation = _orientation(image)
         try:
             image.load()

@@ -90,13 +90,13 @@ def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
 
 def count_sample(dataset: Dataset, sample: int, encoder: SampleEncoder) -> list[tuple[int, int]]:
     """Text tokens and tiles of one sample, for each CutChoice."""
-    document, sizes = dataset.read_document(sample)
+    raw = dataset.read_text(sample)
     # Most samples look the same under every choice.
     by_places: dict[Sequence[Shown], tuple[int, int]] = {}
     counts = []
     for cut in CutChoice:
-        places = tuple(encoder.places(document, sizes, cut))
+        places = tuple(encoder.places(raw.document, raw.sizes, cut))
         if places not in by_places:
-            by_places[places] = encoder.measure(document, sizes, cut)
+            by_places[places] = encoder.measure(raw.document, raw.sizes, cut)
         counts.append(by_places[places])
     return counts

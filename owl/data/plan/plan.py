@@ -301,10 +301,10 @@ class Plan:
         self, source: int, index: int, cut: CutChoice, code: str
     ) -> tuple[list[Fitted], Mapping[str, int]]:
         chosen = self.sources[source]
-        document, sizes = chosen.dataset.read_document(index)
+        raw, encoder = chosen.dataset.read_text(index), chosen.lengths.encoder
         shortener = Shortener(
-            document,
-            lambda excerpt: chosen.lengths.encoder.measure(document, sizes, cut, excerpt),
+            raw.document,
+            lambda excerpt: encoder.measure(raw.document, raw.sizes, cut, excerpt),
             max_tokens=self._pack.text_tokens,
             max_tiles=self._pack.tiles,
             code=code,

@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from owl.data.samples import RawSample
 from owl.data.shards import tar
 from owl.data.shards.checksum import crc32
+from owl.data.shards.document import Document, parse_document
 from owl.data.shards.index import (
     INDEX_SUFFIX,
     LITERAL_ERROR,
@@ -28,12 +29,12 @@ from owl.data.shards.index import (
     ShardIndex,
     ShardRecord,
     check_unchanged,
-    listed_files,
     prepare_hint,
     read_records,
 )
 from owl.data.shards.retry import READ_ATTEMPTS, Retry
-from owl.data.shards.schema import Json, document_problems, parse_document
+from owl.data.shards.rules import validate
+from owl.data.shards.schema import Json
 from owl.data.shards.storage import LocalFolder, Storage, open_storage
 from owl.errors import DataError
 
@@ -72,14 +73,16 @@ class ShardWriter:
         shard = self.path.name
         if key.casefold() in self._keys:
             raise DataError("E106", "the key is already in the shard.", shard=shard, key=key)
-        for problem in document_problems(document, files.keys()):
+        typed, problems = validate(document, files.keys())
+        for problem in problems:
             if problem.code not in self._forgiven:
                 raise DataError(problem.code, problem.message, shard=shard, key=key)
         for file in ("json", *files):
             tar.check_name(key, file, shard=shard)
         self._keys.add(key.casefold())
         self._tar.write(f"{key}.json", _json_bytes(document, shard=shard, key=key))
-        for file in listed_files(document):
+        assert typed is not None, "a document of the wrong shape has a problem that is not allowed"
+        for file in typed.files:
             self._tar.write(f"{key}.{file}", files[file])
 
     def __enter__(self) -> Self:
@@ -247,14 +250,19 @@ class Dataset:
         offset, length, error, members = self.index(shard).place(local)
         data = self._read_checked(shard, offset, length, members)
         name = self.records[shard].file
-        document = parse_document(_member(data, members[0]))
-        files: Mapping[str, bytes]
+        key, document = _first_key(data, name), parse_document(_member(data, members[0]))
         if error:  # its files need not be those that the document names
             stored = tar.split_members(data, shard=name)
             files = {member.file: member.read(data) for member in stored if member.file != "json"}
-        else:  # the index lists them in the order in which the document names them
-            files = MediaFiles(data, dict(zip(listed_files(document), members[1:], strict=True)))
-        return RawSample(key=_first_key(data, name), shard=name, document=document, files=files)
+            return RawSample(key=key, shard=name, document=document, files=files)
+        rows = _rows_by_file(document, members)
+        return RawSample(
+            key=key,
+            shard=name,
+            document=document,
+            files=MediaFiles(data, rows),
+            sizes={file: (width, height) for file, (*_, width, height) in rows.items()},
+        )
 
     def read_members(self, sample: int) -> list[memoryview]:
         """Read the bytes of each file of a sample, the json first, and look at none of them.
@@ -269,30 +277,25 @@ class Dataset:
         view = memoryview(self._read_checked(shard, offset, length, ()))
         return [view[start : start + size] for start, size, _, _, _ in members]
 
-    def read_document(self, sample: int) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
-        """Read only a sample's json, and look up the size of each of its pictures.
+    def read_text(self, sample: int) -> RawSample:
+        """Read a sample without its media files; the sizes of its pictures are known.
 
-        Returns:
-            The document, and file name -> (width, height).
-        """
-        raw, sizes = self.read_text(sample)
-        return dict(raw.document), sizes
-
-    def read_text(self, sample: int) -> tuple[RawSample, dict[str, tuple[int, int]]]:
-        """Read a sample without its media files, and look up the size of each of its pictures.
-
-        Returns:
-            The sample with no files, and file name -> (width, height).
+        Raises:
+            DataError, OSError: as `read`.
         """
         shard, local = self.locate(sample)
         start, _, _, members = self.index(shard).place(local)
         offset, size, *_ = members[0]
         data = self._read_checked(shard, start, offset + size, members[:1])
-        document = parse_document(_member(data, members[0]))
-        sizes = [(width, height) for *_, width, height in members[1:]]
-        name = self.records[shard].file
-        raw = RawSample(key=_first_key(data, name), shard=name, document=document, files={})
-        return raw, dict(zip(listed_files(document), sizes, strict=True))
+        name, document = self.records[shard].file, parse_document(_member(data, members[0]))
+        rows = _rows_by_file(document, members)
+        return RawSample(
+            key=_first_key(data, name),
+            shard=name,
+            document=document,
+            files={},
+            sizes={file: (width, height) for file, (*_, width, height) in rows.items()},
+        )
 
     def _read_checked(
         self, shard: int, offset: int, length: int, members: Sequence[MemberRow]
@@ -360,6 +363,11 @@ class MediaFiles(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def _rows_by_file(document: Document, members: Sequence[MemberRow]) -> dict[str, MemberRow]:
+    """The index lists a sample's media in the order in which its document names them."""
+    return dict(zip(document.files, members[1:], strict=True))
 
 
 def _member(data: bytes, row: MemberRow) -> bytes:

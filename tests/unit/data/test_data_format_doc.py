@@ -39,7 +39,8 @@ def stations() -> list[str]:
         files = {"m0000.png": picture(64, 64, codec="PNG")}
         write_shard(Path(folder) / "owls-000.tar", [("owls/000123", DOCUMENT, files)])
         assert prepare_folder(Path(folder)) == []
-        raw = Dataset.open(folder).read(0)
+        dataset = Dataset.open(folder)
+        raw, stored = dataset.read(0), json.loads(bytes(dataset.read_members(0)[0]))
     tokenizer = load_tokenizer(QWEN2)
     encoder = SampleEncoder(tokenizer, Owl3Reading("v3", 378))
     encoded = encoder.encode(raw, source="owls", cut=CutChoice.marked)
@@ -49,7 +50,7 @@ def stations() -> list[str]:
     text = "".join(names.get(t) or tokenizer.decode([t]) for t in encoded.tokens.tolist())
     learned = [t for t in batch.labels.tolist() if t >= 0]
     return [
-        "{\n" + ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in raw.document.items()) + "\n}",
+        "{\n" + ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in stored.items()) + "\n}",
         "\n".join(
             [
                 f"RawSample.key         {raw.key!r}",

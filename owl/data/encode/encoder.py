@@ -118,8 +118,8 @@ class SampleEncoder:
     def empty(self) -> EncodedSample:
         """One token that teaches nothing, for a micro-batch whose samples were all skipped.
 
-        Every rank must run every micro-batch, or the others would wait for it for ever, and no
-        other sample may replace a skipped one, or the stream would depend on the damage.
+        Every rank must run every micro-batch, or the other ranks would wait for it endlessly, and
+        no other sample may replace a skipped one, or the stream would depend on the damage.
         """
         row = TokenRow()
         row.add([self.tokenizer.control_id(self.reading.controls[-1])], CONTEXT)

@@ -53,7 +53,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise E309 for a picture too small, too large or too long to be one."""
+    """Raise E309 for a picture that is too small, too large or too long."""
     long, short = max(width, height), min(width, height)
     if short < MIN_SIDE or long > MAX_SIDE:
         raise DataError(
@@ -88,7 +88,7 @@ def decode_picture(data: bytes, library: ImageLibrary = ImageLibrary.fast) -> Pi
             pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
             return pixels
         except ValueError:
-            # It objects to every blemish. Pillow reads over stray bytes, which are common in
+            # It rejects every irregularity. Pillow skips stray bytes, which are common in
             # pictures from the web, and refuses a file that ends too early.
             pass
     return _decode_with_pillow(data)
@@ -114,7 +114,7 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_turned(jpeg: bytes) -> bool:
-    """Whether EXIF says so; Pillow is only asked when there is an EXIF block."""
+    """Whether EXIF turns it; Pillow only opens it when there is an EXIF block."""
     if b"Exif\x00\x00" not in jpeg[: 1 << 16]:
         return False
     with _open(jpeg) as image:
@@ -136,7 +136,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block: show the picture as it lies, as browsers do
+    except Exception:  # a broken EXIF block: show the picture as it is stored, as browsers do
         return 1
 
 
@@ -170,7 +170,7 @@ def _decode_with_pillow(data: bytes) -> Pixels:
 
 
 def check_mode(image: Image.Image) -> None:
-    """Raise E310 for float and 32-bit pictures, whose range is anybody's guess."""
+    """Raise E310 for float and 32-bit pictures, whose range is not defined."""
     if image.mode in pixels_owl.MODES_WITHOUT_RANGE:
         raise DataError(
             "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
@@ -178,7 +178,7 @@ def check_mode(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode with an obvious meaning to RGB; alpha is laid on white.
+    """Convert any mode with an obvious meaning to RGB; transparent pixels become white.
 
     Raises:
         DataError: E310, see check_mode.

@@ -3,8 +3,8 @@
 
 A sample is only ever shortened where one of its units ends: a question with its answer in a chat, a
 content part in a document (a text part of more than UNIT_CHARACTERS counts as several). So no
-placeholder is torn, and every answer that is learned is whole. What was cut is an Excerpt: a few
-numbers from which the encoder finds the same tokens and tiles again.
+placeholder is split, and every answer that is learned is complete. What is left is an Excerpt: a
+few numbers from which the encoder finds the same tokens and tiles again.
 """
 
 from collections import Counter
@@ -104,7 +104,7 @@ class Shortener:
         measure: tokens and tiles of an excerpt.
         max_tokens: of a pack.
         max_tiles: of a pack.
-        code: E401 or E402, whichever budget the whole sample exceeds.
+        code: E401 or E402, whichever budget the complete sample exceeds.
     """
 
     def __init__(
@@ -128,14 +128,14 @@ class Shortener:
             nothing fits, else for each unit that is too long for a pack by itself; E204 for parts
             of a document that would teach nothing.
         """
-        whole = Excerpt(code=self._code, frames=self._fewer_frames())
-        tokens, tiles = self._measure(whole)
+        complete = Excerpt(code=self._code, frames=self._fewer_frames())
+        tokens, tiles = self._measure(complete)
         if self._fits(tokens, tiles):
-            return [Fitted(whole, tokens, tiles)], Counter()
+            return [Fitted(complete, tokens, tiles)], Counter()
         is_split = policy == OversizePolicy.split and self._document.kind == "document"
         fitted: list[Fitted] = []
         lost: Counter[str] = Counter()
-        for excerpt in self._excerpts(whole):
+        for excerpt in self._excerpts(complete):
             if not is_split and fitted:
                 break
             if excerpt is None:
@@ -176,24 +176,24 @@ class Shortener:
             if isinstance(media, FramesMedia):
                 yield len(part.frame_range(media))
 
-    def _excerpts(self, whole: Excerpt) -> Iterator[Excerpt | None]:
+    def _excerpts(self, complete: Excerpt) -> Iterator[Excerpt | None]:
         """Yield excerpts one after the other, each as long as fits; None for a too long unit."""
         lengths = [
-            self._measure(replace(whole, first=unit, end=unit + 1))
+            self._measure(replace(complete, first=unit, end=unit + 1))
             for unit in range(len(self._units))
         ]
         first = 0
         while first < len(self._units):
-            end = self._furthest(whole, first, lengths)
+            end = self._furthest(complete, first, lengths)
             if end > first:
-                yield replace(whole, first=first, end=end)
+                yield replace(complete, first=first, end=end)
             elif first == 0 and self._document.kind != "document":
-                return  # a chat makes no sense from its second question on
+                return  # a chat without its first question makes no sense
             else:
                 yield None
             first = max(end, first + 1)
 
-    def _furthest(self, whole: Excerpt, first: int, lengths: Sequence[tuple[int, int]]) -> int:
+    def _furthest(self, complete: Excerpt, first: int, lengths: Sequence[tuple[int, int]]) -> int:
         """The last unit before which an excerpt from `first` may end; `first` if none fits.
 
         A guess from the lengths of the units alone, then corrected by measuring the excerpt itself:
@@ -201,7 +201,7 @@ class Shortener:
         """
 
         def fits(end: int) -> bool:
-            return self._fits(*self._measure(replace(whole, first=first, end=end)))
+            return self._fits(*self._measure(replace(complete, first=first, end=end)))
 
         sums = accumulate(lengths[first:], lambda a, b: (a[0] + b[0], a[1] + b[1]))
         end = first + sum(1 for total in sums if self._fits(*total))

@@ -77,7 +77,7 @@ Part = TextPart | MediaPart
 
 
 class Turn(NamedTuple):
-    """What one speaker says."""
+    """One turn of a conversation, or all of a document."""
 
     role: str  # system, user, assistant or document
     content: Sequence[Part]
@@ -95,7 +95,7 @@ class Turn(NamedTuple):
         return self._weight(self.loss, self.weight)
 
     def _weight(self, loss: bool | None, weight: float | None) -> float:
-        """Answers and documents are learned unless it is said otherwise, with weight 1."""
+        """Answers and documents are learned by default, with weight 1."""
         learned = self.role in ("assistant", "document") if loss is None else loss
         return float(1.0 if weight is None else weight) if learned else 0.0
 

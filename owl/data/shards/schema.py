@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""owl3-sample/1: what a sample on disk may say, and the code of each rule it can break.
+"""owl3-sample/1: the shape of a sample on disk, and the literals that its text may not contain.
 
 A sample stores nothing that belongs to a model: no placeholder, no grid, no token ids. Text is kept
-character for character; media are referenced by index from where they stand in the text.
+character for character; media are referenced by index where the text shows them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ MARKUP_LITERALS = (
     "<|start_video_frame|>",
     "<|end_video_frame|>",
 )
-"""What the templates write. To the tokenizer it is plain text, so a copy in user text would pass
-for the real thing."""
+"""What the templates write. The tokenizer reads it as plain text, so a copy in user text
+would be taken for markup."""
 LEFTOVER_LITERALS = ("<image>",)
 """Placeholder of other formats (LLaVA) that a converter forgot to replace."""
 FORBIDDEN_LITERALS = CONTROL_LITERALS + MARKUP_LITERALS + LEFTOVER_LITERALS

@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from owl.config.run import ImageLibrary
 from owl.errors import DataError
-from owl.portable import pixels_owl
-from owl.portable.pixels_owl import Pixels
+from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, Pixels, to_rgb
 
 MIN_SIDE = 4
 MAX_SIDE = 16384
@@ -122,8 +121,11 @@ def _is_turned(jpeg: bytes) -> bool:
 
 
 def _checked_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as displayed. Raises DataError E309, E310."""
-    check_mode(image)
+    """Width and height as displayed. Raises DataError E309, and E310 for a mode without a range."""
+    if image.mode in MODES_WITHOUT_RANGE:
+        raise DataError(
+            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
+        )
     width, height = image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
     check_size(width, height)
     return width, height
@@ -160,28 +162,8 @@ def _decode_with_pillow(data: bytes) -> Pixels:
         try:
             image.load()
             upright = to_rgb(image)
-        except DataError:
-            raise
         except Exception as error:  # damaged bytes: Pillow raises whatever its parsers meet
             raise DataError("E308", f"the picture cannot be decoded: {error}.") from error
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
         return np.array(upright)
-
-
-def check_mode(image: Image.Image) -> None:
-    """Raise E310 for float and 32-bit pictures, whose range is not defined."""
-    if image.mode in pixels_owl.MODES_WITHOUT_RANGE:
-        raise DataError(
-            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
-        )
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode with an obvious meaning to RGB; transparent pixels become white.
-
-    Raises:
-        DataError: E310, see check_mode.
-    """
-    check_mode(image)
-    return pixels_owl.to_rgb(image)

@@ -18,7 +18,7 @@ from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
 from owl.hf import Owl3Processor
 from owl.portable.pictures_owl import MediaError
 from owl.portable.requests_owl import RequestError
-from owl.portable.tokenizer_owl import load_tokenizer as load_hf_tokenizer
+from owl.portable.tokenizer_owl import load_hf_tokenizer
 from tests.unit.data.shard_factory import QWEN2, chat, files_of, picture
 
 SIZE = 28

@@ -65,6 +65,8 @@ def stations() -> list[str]:
                 f"{encoded.tokens.tolist()[:8]}...",
                 f"EncodedSample.loss_weights  {shape(encoded.loss_weights)}  "
                 f"...{encoded.loss_weights.tolist()[-8:]}",
+                f"EncodedSample.positions     {shape(encoded.positions)}  "
+                f"{encoded.positions.tolist()[:8]}...",
                 f"EncodedSample.tiles         {shape(encoded.tiles)}",
                 f"EncodedSample.media_offset  {encoded.media_offset}",
             ]

@@ -294,18 +294,8 @@ def build_loader(
     tokenizer = load_tokenizer(data.tokenizer, reading.controls)
     quarantine = read_quarantine(data.quarantine)
 
-    def encoder(source: SourceConfig) -> SampleEncoder:
-        frames = source.max_frames if source.max_frames is not None else data.max_frames
-        return SampleEncoder(
-            tokenizer,
-            reading,
-            max_frames=frames,
-            literals=data.special_literals,
-            images=data.images,
-        )
-
     sources = [
-        open_source(name, source, data, encoder(source), quarantine)
+        open_source(name, source, data, make_encoder(source, data, tokenizer, reading), quarantine)
         for name, source in sorted(data.sources.items())
     ]
     quarantine.check_shards({shard for source in sources for shard in source.dataset.listed})
@@ -322,6 +312,19 @@ def build_loader(
         tile_cost=pack.tile_cost if pack.tile_cost is not None else tile_cost,
         share_skips=share_skips,
         gather_faults=gather_faults,
+    )
+
+
+def make_encoder(
+    source: SourceConfig, data: DataConfig, tokenizer: Tokenizer, reading: Reading
+) -> SampleEncoder:
+    """Make the encoder of one source, which may set its own max_frames."""
+    return SampleEncoder(
+        tokenizer,
+        reading,
+        max_frames=source.max_frames if source.max_frames is not None else data.max_frames,
+        literals=data.special_literals,
+        images=data.images,
     )
 
 

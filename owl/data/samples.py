@@ -166,7 +166,7 @@ class DataReport:
     skipped: Mapping[str, int] = field(default_factory=dict)  # code -> samples, of all ranks
     work: float = 0.0  # in text tokens: those there are, and pack.tile_cost for each tile
     read_retries: int = 0  # reads that failed and were repeated
-    # Of the whole global batch, as planned: every rank knows these.
+    # Of the global batch over all ranks, as planned: every rank knows these.
     imbalance: float = 0.0  # predicted work of the busiest rank over the average, minus 1
     source_samples: Mapping[str, int] = field(default_factory=dict)  # source -> samples
     shortened: Mapping[str, int] = field(default_factory=dict)  # E401, E402 -> shortened samples

@@ -24,8 +24,8 @@ from owl.portable.pieces_owl import CONTEXT, Control, Piece, Text, Tile, join_te
 ENCODING_VERSION = 1
 """Raised when the same sample would give other tokens or tiles: it names cached lengths."""
 
-WHOLE = Excerpt()
-"""A sample as it is."""
+COMPLETE = Excerpt()
+"""The entire sample."""
 
 EMPTY_KEY = "(empty)"
 """Key of the sample in a micro-batch whose samples were all skipped."""
@@ -85,7 +85,7 @@ class SampleEncoder:
         return f"{ENCODING_VERSION} {self.tokenizer.content_hash} {settings}{frames}{escaped}"
 
     def encode(
-        self, raw: RawSample, *, source: str, cut: CutChoice, excerpt: Excerpt = WHOLE
+        self, raw: RawSample, *, source: str, cut: CutChoice, excerpt: Excerpt = COMPLETE
     ) -> EncodedSample:
         """Encode a sample, or an excerpt of it, for training.
 
@@ -96,7 +96,7 @@ class SampleEncoder:
         return self._finish(raw, excerpt.name(raw.key), source, row, places)
 
     def encode_text(
-        self, raw: RawSample, *, source: str, cut: CutChoice, excerpt: Excerpt = WHOLE
+        self, raw: RawSample, *, source: str, cut: CutChoice, excerpt: Excerpt = COMPLETE
     ) -> EncodedSample:
         """Encode a sample whose pictures another rank reads: all but `tiles`, which is [0, ...].
 
@@ -126,7 +126,7 @@ class SampleEncoder:
         return self._sample(EMPTY_KEY, "", row, self.reading.no_pixels())
 
     def measure(
-        self, document: Document, sizes: Sizes, cut: CutChoice, excerpt: Excerpt = WHOLE
+        self, document: Document, sizes: Sizes, cut: CutChoice, excerpt: Excerpt = COMPLETE
     ) -> tuple[int, int]:
         """Count a sample's text tokens (placeholders included) and tiles, without its pixels."""
         _, row = self._write(document, sizes, cut, excerpt)

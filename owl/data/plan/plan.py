@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig
-from owl.data.encode.encoder import WHOLE
+from owl.data.encode.encoder import COMPLETE
 from owl.data.encode.oversize import Excerpt, Fitted, Shortener
 from owl.data.plan.lengths import SampleLengths
 from owl.data.plan.mixture import epoch_quotas, repeated_quotas, taken_before
@@ -58,7 +58,7 @@ class PlannedSample:
     cut: CutChoice
     tokens: int
     tiles: int
-    excerpt: Excerpt = WHOLE  # which part of it
+    excerpt: Excerpt = COMPLETE  # which part of it
 
 
 Pack = tuple[PlannedSample, ...]

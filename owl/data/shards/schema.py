@@ -159,7 +159,7 @@ def _field_problems(
 
 
 def _is_a(value: object, kind: type | tuple[type, ...]) -> bool:
-    """Like isinstance, but a bool is not a number (json tells them apart, Python does not)."""
+    """Like isinstance, but a bool is not a number (json distinguishes them, Python does not)."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, kind)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/data_format.md shows what the code really does: its blocks are made again here.
 
-Print them anew with `python -m tests.unit.data.test_data_format_doc`.
+Print them again with `python -m tests.unit.data.test_data_format_doc`.
 """
 
 import json

@@ -176,7 +176,7 @@ def test_data_after_the_end_and_things_that_are_no_files_are_refused(tmp_path):
         index_shard(tmp_path / "d.tar")
 
 
-def test_a_sample_that_breaks_a_rule_is_condemned_by_name_and_the_rest_is_kept(tmp_path):
+def test_a_sample_that_breaks_a_rule_is_named_as_invalid_and_the_rest_is_kept(tmp_path):
     (tmp_path / "data").mkdir()
     good, bad = triples(2)
     bad[1]["media"][0]["w"] = 999

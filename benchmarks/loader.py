@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast samples come from a shard: ours against the webdataset library and against Pillow.
+"""How fast samples are read from a shard: owl against the webdataset library and against Pillow.
 
     python -m benchmarks.loader                 # prints the table below
     python -m benchmarks.loader --check         # and exits 1 when a target is missed
@@ -17,8 +17,8 @@ on the web (made from scikit-learn's photographs where it is installed, else fro
     reading+check   the same against Dataset.read, as training reads: CRC-32 of every member
                     compared and the json parsed (webdataset does neither; a tar has no CRC)
     same decode     webdataset or Dataset.read, then simplejpeg and torch to a tile of 378 pixels
-    end to end      webdataset, then Pillow decode and bicubic resize, against ours
-    decoding        Pillow against ours on bytes in memory
+    end to end      webdataset, then Pillow decode and bicubic resize, against owl
+    decoding        Pillow against owl on bytes in memory
 """
 
 import argparse
@@ -68,21 +68,21 @@ class Duel:
     items: int
     unit: str
     theirs: Seconds
-    ours: Seconds
+    owl: Seconds
 
     @property
     def ratio(self) -> float:
-        """How many times faster ours is, undisturbed."""
-        return min(self.theirs) / min(self.ours)
+        """How many times faster owl is in the fastest rounds."""
+        return min(self.theirs) / min(self.owl)
 
     @property
     def median_ratio(self) -> float:
-        """How many times faster ours was in a middling round."""
-        return statistics.median(t / o for t, o in zip(self.theirs, self.ours, strict=True))
+        """How many times faster owl was in the median round."""
+        return statistics.median(t / o for t, o in zip(self.theirs, self.owl, strict=True))
 
     def line(self) -> str:
         """Write rates and ratios."""
-        rates = [self.items / min(times) for times in (self.theirs, self.ours)]
+        rates = [self.items / min(times) for times in (self.theirs, self.owl)]
         return (
             f"{self.name:24} {rates[0]:9.1f} -> {rates[1]:9.1f} {self.unit + '/s':10}"
             f"{self.ratio:6.2f} x ({self.median_ratio:.2f})"
@@ -94,14 +94,14 @@ def duel(
     items: int,
     unit: str,
     theirs: Callable[[], object],
-    ours: Callable[[], object],
+    owl: Callable[[], object],
     rounds: int,
 ) -> Duel:
     """Let both take turns."""
-    theirs(), ours()  # warm caches and lazy imports
+    theirs(), owl()  # warm caches and lazy imports
     times: tuple[Seconds, Seconds] = ([], [])
     for _ in range(rounds):
-        for run, taken in zip((theirs, ours), times, strict=True):
+        for run, taken in zip((theirs, owl), times, strict=True):
             begin = time.process_time()
             run()
             taken.append(time.process_time() - begin)
@@ -168,7 +168,7 @@ def write_samples(folder: Path, jpegs: Sequence[bytes], images: int, samples: in
 def read_back(shard: Path) -> None:
     """Put a shard into the page cache from the disk, as training finds it.
 
-    What was just written lies there in pieces as small as the writes, and a large read of it takes
+    What was just written is cached in pieces as small as the writes, and a large read of it takes
     twice as long.
     """
     with shard.open("r+b") as file:
@@ -183,7 +183,7 @@ def shuffled(dataset: Dataset) -> list[int]:
     return order
 
 
-def read_ours(dataset: Dataset, order: Sequence[int]) -> Iterator[Collection[bytes]]:
+def read_owl(dataset: Dataset, order: Sequence[int]) -> Iterator[Collection[bytes]]:
     """Pictures of each sample, in a given order."""
     for index in order:
         yield dataset.read(index).files.values()
@@ -251,7 +251,7 @@ def reading_duels(shard: Path, about: str, rounds: int) -> list[Duel]:
     contenders: dict[str, Callable[[], object]] = {
         "bare pread": partial(pread_alone, shard, dataset, order),
         "reading": lambda: count_members(read_raw(dataset, order)),
-        "reading+check": lambda: drain(read_ours(dataset, order), None),
+        "reading+check": lambda: drain(read_owl(dataset, order), None),
     }
     return [
         duel(
@@ -259,10 +259,10 @@ def reading_duels(shard: Path, about: str, rounds: int) -> list[Duel]:
             len(dataset),
             "samples",
             lambda: drain(read_webdataset(shard), None),
-            ours,
+            owl,
             rounds,
         )
-        for name, ours in contenders.items()
+        for name, owl in contenders.items()
     ]
 
 
@@ -277,7 +277,7 @@ def decoding_duels(shard: Path, about: str, rounds: int) -> list[Duel]:
             len(dataset),
             "samples",
             partial(_decode_webdataset, shard, theirs),
-            lambda: drain(read_ours(dataset, order), tile),
+            lambda: drain(read_owl(dataset, order), tile),
             rounds,
         )
         for name, theirs in contenders.items()

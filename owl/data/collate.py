@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoded samples to one packed batch: laid end to end, labels shifted, boundaries derived once.
+"""Encoded samples to one packed batch: concatenated, labels shifted, boundaries derived once.
 
 The labels of a row are the *next* tokens. The shift happens here, sample by sample, so that the
 last token of a sample never predicts the first of its neighbour.
@@ -16,12 +16,12 @@ from owl.errors import DataError
 
 
 def collate(samples: Sequence[EncodedSample], *, with_pixels: bool = True) -> PackedBatch:
-    """Lay samples end to end in one row.
+    """Concatenate samples to one row.
 
     Args:
         samples: at least one; those of several packs, when a micro-batch holds several.
         with_pixels: False on a rank that encodes no pictures. Its samples hold no tiles and
-            pixel_values is [0, 3, s, s]; media_offset and all that follows from it is whole.
+            pixel_values is [0, 3, s, s]; media_offset and all that is derived from it is complete.
 
     Raises:
         DataError: E405, a sample's tiles and placeholders do not belong together.
@@ -90,6 +90,6 @@ def check_media(sample: EncodedSample, *, num_tiles: int) -> None:
     if not increasing or any(not 0 <= offset < sample.num_tokens for offset in offsets):
         raise DataError(
             "E405",
-            f"media offsets {offsets} must increase and lie within 0..{sample.num_tokens - 1}.",
+            f"media offsets {offsets} must increase and be within 0..{sample.num_tokens - 1}.",
             key=sample.key,
         )

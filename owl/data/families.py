@@ -12,7 +12,7 @@ from torch import Tensor
 from owl.config.run import FamilyKind, ImageLibrary, ModelConfig, Trainable
 from owl.data.encode.tokenizer import Tokenizer
 from owl.data.samples import PackedBatch
-from owl.data.shards.schema import Json
+from owl.data.shards.document import Media, MediaPart
 from owl.data.shown import CutChoice, Shown, Sizes
 from owl.families.owl3 import work as owl3_work
 from owl.families.owl3.reading import Owl3Reading
@@ -56,8 +56,8 @@ class Reading(Protocol):
 
     def show(
         self,
-        media: Json,
-        part: Json,
+        media: Media,
+        part: MediaPart,
         sizes: Sizes,
         cut: CutChoice,
         *,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole pipeline on one screen: plan, read, encode, collate; and its cursor.
+"""The data pipeline: plan, read, encode, collate; and its cursor.
 
 The plan is computed alike on every rank, in the trainer's process. Loader workers only get tasks
 ("these packs") and hold no state, so the batches depend neither on the number of workers nor on the
@@ -52,11 +52,11 @@ from owl.errors import ConfigError
 logger = logging.getLogger("owl")
 
 ShareSkips = Callable[[list[Skipped]], list[Skipped]]
-"""Tells the ranks of one replica what was skipped from each micro-batch of a step: takes what this
-rank skipped, returns what the rank that reads the pixels did."""
+"""Shares what was skipped from each micro-batch of a step with the ranks of one replica: takes what
+this rank skipped, returns what the rank that reads the pixels did."""
 
 GatherFaults = Callable[[list[Fault]], list[Fault]]
-"""Tells data-parallel ranks what each skipped in a step: takes this rank's, returns everyone's."""
+"""Gathers what each data-parallel rank skipped in a step: takes this rank's, returns all ranks'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,11 @@ class Loader:
         *,
         samples_per_step: int | None = None,
     ) -> Iterator[StepBatch]:
-        """Yield this rank's part of every global batch, for ever.
+        """Yield this rank's part of every global batch, endlessly.
 
         Args:
             global_batch_size: packs per step over all ranks.
-            start: where an earlier run stood; the beginning when None.
+            start: where an earlier run stopped; the beginning when None.
             samples_per_step: what the size was chosen for, if the user did not set it: goes into
                 the cursor, so that a resumed run keeps the size (owl.data.open_run).
 
@@ -141,8 +141,8 @@ class Loader:
         return self._run(global_batch_size, checked_start(start, stream, self._data.on_change))
 
     def _run(self, global_batch_size: int, start: Cursor) -> Iterator[StepBatch]:
-        under_way: deque[RankStep] = deque()  # steps whose micro-batches are being loaded
-        loaded = iter(self._torch_loader(self._tasks(global_batch_size, start, under_way)))
+        pending: deque[RankStep] = deque()  # steps whose micro-batches are being loaded
+        loaded = iter(self._torch_loader(self._tasks(global_batch_size, start, pending)))
         names = SkipNames()
         budget = SkipBudget(
             self._data.max_skipped_fraction, self._data.max_skipped_samples, start.skips
@@ -152,10 +152,10 @@ class Loader:
             begin = time.perf_counter()
             microbatches = [check_loaded(next(loaded)) for _ in range(num_microbatches)]
             waited = time.perf_counter() - begin
-            step = under_way.popleft()
-            microbatches = self._agreed(step, microbatches)
+            step = pending.popleft()
+            microbatches = self._reconcile(step, microbatches)
             mine = [fault for m in microbatches for fault in m.skipped.values()]
-            names.tell(mine)
+            names.log_new(mine)
             faults = self._gather_faults(mine)
             budget.count(self._samples_of_sources(step.planned), faults)
             yield StepBatch(
@@ -164,13 +164,13 @@ class Loader:
                 report=self._report(step, microbatches, faults, waited),
             )
 
-    def _agreed(
+    def _reconcile(
         self, step: RankStep, microbatches: list[LoadedMicrobatch]
     ) -> list[LoadedMicrobatch]:
         """Leave out what the rank that decodes the pictures could not use.
 
         All ranks of a replica must hold the same rows. A bad picture is only found where it is
-        decoded, so the others hear of it here and load the micro-batch again without its sample.
+        decoded, so the other ranks are informed here and reload the micro-batch without its sample.
         """
         if self._share_skips is None:
             return microbatches
@@ -181,16 +181,16 @@ class Loader:
         ]
 
     def _tasks(
-        self, global_batch_size: int, start: Cursor, under_way: deque[RankStep]
+        self, global_batch_size: int, start: Cursor, pending: deque[RankStep]
     ) -> Iterator[Sequence[Pack]]:
-        """Yield this rank's micro-batches; note each step in `under_way` when it is begun."""
+        """Yield this rank's micro-batches; record each step in `pending` when it begins."""
         size = self._micro_batch_size
         for planned in self.plan.steps(global_batch_size, start):
             shares = self.shares(planned)
             mine = shares[self._dp_rank]
             microbatches = [mine[first : first + size] for first in range(0, len(mine), size)]
             loads = [sum(predicted_cost(pack, self.tile_cost) for pack in s) for s in shares]
-            under_way.append(RankStep(planned, microbatches, imbalance(loads)))
+            pending.append(RankStep(planned, microbatches, imbalance(loads)))
             yield from microbatches
 
     def shares(self, planned: PlannedStep) -> list[list[Pack]]:
@@ -203,12 +203,12 @@ class Loader:
         return DataLoader(
             self._reader,
             batch_size=None,
-            sampler=tasks,  # any iterable of what __getitem__ takes will do
+            sampler=tasks,  # any iterable of arguments for __getitem__
             num_workers=self._data.num_workers,
             prefetch_factor=self._data.prefetch if self._data.num_workers else None,
             pin_memory=torch.cuda.is_available(),
-            # A generator of its own: torch would otherwise draw from the global one and so change
-            # dropout with the number of times a loader is made.
+            # A separate generator: otherwise torch draws from the global one, and dropout would
+            # depend on how many loaders were made.
             generator=torch.Generator().manual_seed(self._data.seed),
         )
 
@@ -279,9 +279,9 @@ def build_loader(
         tile_cost: text tokens that one tile weighs, unless pack.tile_cost is set.
         read_pixels: False for a rank that encodes no pictures (a later pipeline stage). All else in
             its batches is the same; pixel_values is [0, 3, s, s].
-        share_skips: how such a rank hears of samples whose pictures are damaged. Called once a
+        share_skips: informs such a rank of samples whose pictures are damaged. Called once a
             step, on every rank of the replica.
-        gather_faults: how data-parallel ranks hear of what the others skipped, so that all end the
+        gather_faults: shares what each data-parallel rank skipped, so that all end the
             run at the same step. Called once a step, on every rank.
 
     Raises:
@@ -294,18 +294,8 @@ def build_loader(
     tokenizer = load_tokenizer(data.tokenizer, reading.controls)
     quarantine = read_quarantine(data.quarantine)
 
-    def encoder(source: SourceConfig) -> SampleEncoder:
-        frames = source.max_frames if source.max_frames is not None else data.max_frames
-        return SampleEncoder(
-            tokenizer,
-            reading,
-            max_frames=frames,
-            literals=data.special_literals,
-            images=data.images,
-        )
-
     sources = [
-        open_source(name, source, data, encoder(source), quarantine)
+        open_source(name, source, data, make_encoder(source, data, tokenizer, reading), quarantine)
         for name, source in sorted(data.sources.items())
     ]
     quarantine.check_shards({shard for source in sources for shard in source.dataset.listed})
@@ -322,6 +312,19 @@ def build_loader(
         tile_cost=pack.tile_cost if pack.tile_cost is not None else tile_cost,
         share_skips=share_skips,
         gather_faults=gather_faults,
+    )
+
+
+def make_encoder(
+    source: SourceConfig, data: DataConfig, tokenizer: Tokenizer, reading: Reading
+) -> SampleEncoder:
+    """Make the encoder of one source, which may set its own max_frames."""
+    return SampleEncoder(
+        tokenizer,
+        reading,
+        max_frames=source.max_frames if source.max_frames is not None else data.max_frames,
+        literals=data.special_literals,
+        images=data.images,
     )
 
 
@@ -360,7 +363,7 @@ def open_source(
 def _check_invalid_share(
     name: str, dataset: Dataset, data: DataConfig, allowed_codes: frozenset[str]
 ) -> None:
-    """Raise DataError when prepare.py invalid too much of a source."""
+    """Raise DataError when prepare.py found too much of a source invalid."""
     errors = Counter({code: n for code, n in dataset.errors.items() if code not in allowed_codes})
     if not errors:
         return

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One micro-batch: read, encode, collate; and what to do with a sample that cannot be used.
 
-Only errors that lie in a sample's content may be skipped, because they are the same on every read
-and every rank. The sample leaves its pack, which keeps its place in the stream.
+Only content errors may be skipped, because they are the same on every read and every rank. The
+sample is removed from its pack, and the pack keeps its place in the stream.
 """
 
 import logging
@@ -22,20 +22,20 @@ from owl.errors import DataError
 logger = logging.getLogger("owl")
 
 CONTENT_ERRORS = ("E2", "E3")
-"""Codes that lie in the sample itself: the same on every rank and every read, so it may be skipped.
+"""Codes of the sample's own content: the same on every rank and every read, so it may be skipped.
 Anything else (a changed shard, a failing disk) ends the run."""
 
 
 SPAN = 10_000
-"""Samples of a source after which SkipBudget begins to forget."""
+"""Samples of a source after which SkipBudget starts to drop old counts."""
 
 READ_FAILED = ""
-"""Stands where a code stands, for a read that failed on its way (OSError)."""
+"""Replaces the code of a fault when a read failed (OSError)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What an error says, in a form that survives the way out of a worker process."""
+    """An error in a form that a worker process can return."""
 
     code: str
     message: str
@@ -45,13 +45,13 @@ class Fault:
 
     @classmethod
     def of(cls, error: DataError | OSError, source: str = "") -> "Fault":
-        """Take an error apart."""
+        """Convert an error."""
         if isinstance(error, DataError):
             return cls(error.code, error.message, error.shard, error.key, source)
         return cls(READ_FAILED, str(error), None, None, source)
 
     def error(self) -> DataError | OSError:
-        """Put it together again."""
+        """Convert back to an error."""
         if self.code == READ_FAILED:
             return OSError(self.message)
         return DataError(self.code, self.message, shard=self.shard, key=self.key)
@@ -77,7 +77,7 @@ class LoadedMicrobatch:
         return sum(self.read.values()) - len(self.skipped)
 
     def pin_memory(self) -> "LoadedMicrobatch":
-        """Move the tensors where a GPU can fetch them by itself (called by torch's DataLoader)."""
+        """Copy the tensors to pinned memory for async copies (called by torch's DataLoader)."""
         pinned: dict[str, Any] = {
             name: value.pin_memory()
             for name in self.batch.__dataclass_fields__
@@ -87,7 +87,7 @@ class LoadedMicrobatch:
 
 
 class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
-    """Turns the packs of a micro-batch into tensors; "index" is the tuple of packs itself.
+    """Turns the packs of a micro-batch into tensors; its "index" is the tuple of packs.
 
     Args:
         sources: where the samples are, and how each is encoded.
@@ -143,10 +143,8 @@ class MicrobatchReader(TorchDataset[LoadedMicrobatch | Fault]):
         dataset, encoder = self._datasets[planned.source], self._encoders[planned.source]
         source = self._names[planned.source]
         if not self.read_pixels:
-            raw, sizes = dataset.read_text(planned.index)
-            return encoder.encode_text(
-                raw, sizes, source=source, cut=planned.cut, excerpt=planned.excerpt
-            )
+            raw = dataset.read_text(planned.index)
+            return encoder.encode_text(raw, source=source, cut=planned.cut, excerpt=planned.excerpt)
         raw = dataset.read(planned.index)
         try:
             return encoder.encode(raw, source=source, cut=planned.cut, excerpt=planned.excerpt)
@@ -161,8 +159,8 @@ class SkipBudget:
     """Counts skipped samples of each source, and ends the run when there are too many.
 
     Counted over all ranks and kept in the cursor, so that neither the layout nor a restart changes
-    when a run ends. A long run does not forgive a bad stretch: of each source only the last SPAN to
-    2 x SPAN samples count.
+    when a run ends. So that a long run does not make up for a bad stretch, only the last SPAN
+    to 2 x SPAN samples of each source count.
 
     Args:
         max_fraction: data.max_skipped_fraction.
@@ -212,13 +210,13 @@ class SkipBudget:
 
 
 class SkipNames:
-    """Says each skipped sample of this rank once, however often it comes."""
+    """Logs each skipped sample of this rank once, however often it comes."""
 
     def __init__(self) -> None:
         self._named: set[tuple[str, str | None, str | None]] = set()
 
-    def tell(self, faults: Sequence[Fault]) -> None:
-        """Log those that are new."""
+    def log_new(self, faults: Sequence[Fault]) -> None:
+        """Log those that were not logged before."""
         for fault in faults:
             sample = (fault.source, fault.shard, fault.key)
             if sample not in self._named:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a run's settings to its loader and its global batch, for whatever looks at a run's data."""
+"""From a run's settings to its loader and its global batch."""
 
 from owl.config.run import BatchConfig, RunConfig
 from owl.data.families import WORK, reading_of
@@ -47,7 +47,7 @@ def open_loader(
 
 
 def check_vocabulary(run: RunConfig, loader: Loader) -> None:
-    """Raise ConfigError when the tokenizer writes ids that the model has no embedding for."""
+    """Raise ConfigError when the tokenizer has ids without an embedding in the model."""
     rows = loader.tokenizer.vocab_size
     if rows > run.model.vocab_size:
         raise ConfigError(
@@ -84,7 +84,7 @@ def step_size(
         batch: its settings.
         loader: of any rank.
         dp_size: data-parallel ranks.
-        start: where an earlier run of it stood. A size that was chosen then, for the same
+        start: where an earlier run of it stopped. A size that was chosen then, for the same
             samples_per_step, is kept if these ranks can share it; Loader.steps refuses another.
     """
     kept = kept_packs_per_step(start, chosen_for(batch), loader.fingerprint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps the data of a run from being opened, all at once and in the user's words."""
+"""Everything that prevents the data of a run from being opened, as sentences for the user."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from owl.errors import ConfigError
 
 
 def data_problems(data: DataConfig) -> Iterator[str]:
-    """Yield a sentence for everything that keeps the data from being opened; never raises.
+    """Yield a sentence for everything that prevents the data from being opened; never raises.
 
     Folders that the embedded demo makes on first use may be missing.
     """
@@ -42,11 +42,11 @@ def data_problems(data: DataConfig) -> Iterator[str]:
 
 
 def _blend_problems(data: DataConfig) -> Iterator[str]:
-    """Shares and passes cannot be mixed: a share of what, when the others say how often?"""
+    """Weights and epochs cannot be mixed: a weight has no meaning beside a number of passes."""
     without = [name for name, source in data.sources.items() if source.epochs is None]
     if without and len(without) < len(data.sources):
         yield (
-            f"data.sources.{without[0]}.epochs is not set, but other sources say their epochs. Set "
+            f"data.sources.{without[0]}.epochs is not set, but other sources set theirs. Set "
             "it too (1 passes over it once an epoch), or blend all by weight."
         )
 

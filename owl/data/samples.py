@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from owl.data.shards.document import Document
+from owl.data.shown import Sizes
 from owl.errors import BatchError
 
 IGNORE_INDEX = -100
@@ -21,12 +23,13 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSample:
-    """One sample as it lies in a shard: its document and the bytes of its media files."""
+    """One sample as a shard stores it: its document and the bytes of its media files."""
 
     key: str
     shard: str
-    document: Mapping[str, Any]  # the parsed json, owl3-sample/1
+    document: Document
     files: Mapping[str, bytes]  # media file name (without the key) -> bytes
+    sizes: Sizes = field(default_factory=dict)  # of its pictures; empty where they are not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class EncodedSample:
     """One sample as the model reads it, before packing.
 
     `media_offset[i]` is the index, within this sample, of the first placeholder token of tile i.
-    `loss_weights[i]` says how much token i counts *as a prediction target*; 0 means it is context.
+    `loss_weights[i]` is the weight of token i *as a prediction target*; 0 means it is context.
     """
 
     key: str
@@ -58,10 +61,10 @@ class EncodedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
-    """One micro-batch: several samples laid end to end in a single row, with no padding.
+    """One micro-batch: several samples concatenated in a single row, with no padding.
 
-    `seqlens` and `media_offset` are the truth, kept on the host; every tensor below them that says
-    where something starts is derived from them once, by `owl.data.collate`.
+    `seqlens` and `media_offset` are authoritative and kept on the host; tensors of boundaries are
+    derived from them once, by `owl.data.collate`.
     """
 
     tokens: Tensor  # [t] int64
@@ -132,7 +135,7 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """Where training stands in the data: everything before it has been consumed by the optimizer.
+    """Position of training in the data: everything before it has been consumed by the optimizer.
 
     The position is counted in packs of the stateless plan, so it does not depend on the number of
     ranks or loader workers. `fingerprint` names what the plan was made from (data, tokenizer,
@@ -153,7 +156,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataReport:
-    """What one step's data was like on this rank."""
+    """Statistics of one step's data on this rank."""
 
     samples: int
     text_tokens: int
@@ -163,10 +166,10 @@ class DataReport:
     skipped: Mapping[str, int] = field(default_factory=dict)  # code -> samples, of all ranks
     work: float = 0.0  # in text tokens: those there are, and pack.tile_cost for each tile
     read_retries: int = 0  # reads that failed and were repeated
-    # Of the whole global batch, as planned: every rank knows these.
+    # Of the global batch over all ranks, as planned: every rank knows these.
     imbalance: float = 0.0  # predicted work of the busiest rank over the average, minus 1
     source_samples: Mapping[str, int] = field(default_factory=dict)  # source -> samples
-    shortened: Mapping[str, int] = field(default_factory=dict)  # E401, E402 -> samples not whole
+    shortened: Mapping[str, int] = field(default_factory=dict)  # E401, E402 -> shortened samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,5 +177,5 @@ class StepBatch:
     """One optimizer step's data for one data-parallel rank."""
 
     microbatches: Sequence[PackedBatch]
-    cursor: Cursor  # where the data stands once this step has been applied
+    cursor: Cursor  # position in the data after this step
     report: DataReport

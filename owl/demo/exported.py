@@ -11,8 +11,8 @@ from torch import Tensor
 
 from owl.checkpoint.inference import LoadedModel
 from owl.data.collate import collate
-from owl.data.encode.template import prompt_turns
 from owl.data.samples import EncodedSample, RawSample
+from owl.data.shards.document import Part, TextPart
 from owl.demo.evaluate import MAX_ANSWER_TOKENS, PROMPTS_PER_PACK, Answerer, in_groups
 from owl.demo.text import open_encoder
 from owl.hf import Owl3ForConditionalGeneration, Owl3Processor
@@ -43,15 +43,15 @@ class Exported:
 def to_conversation(sample: RawSample) -> list[dict[str, Any]]:
     """Write a sample's question as transformers' content lists, pictures as bytes."""
 
-    def entry(part: dict[str, Any]) -> dict[str, Any]:
-        if "text" in part:
-            return {"type": "text", "text": part["text"]}
-        file = sample.document["media"][part["media"]]["file"]
+    def entry(part: Part) -> dict[str, Any]:
+        if isinstance(part, TextPart):
+            return {"type": "text", "text": part.text}
+        (file,) = sample.document.media[part.media].files
         return {"type": "image", "image": sample.files[file]}
 
     return [
-        {"role": turn["role"], "content": [entry(part) for part in turn["content"]]}
-        for turn in prompt_turns(dict(sample.document))
+        {"role": turn.role, "content": [entry(part) for part in turn.content]}
+        for turn in sample.document.prompt().turns
     ]
 
 

@@ -11,6 +11,7 @@ import torch
 from owl.curate.prepare import Counting, prepare_folder
 from owl.data.samples import RawSample
 from owl.data.shards.dataset import ShardWriter
+from owl.data.shards.document import Document
 from owl.data.shards.schema import Json
 from owl.demo.digits import IMAGE_SIZE, WORDS, Digits, distort, png_bytes
 from owl.demo.samples import Dialogue, Kind, draw_kind, draw_labels, make_dialogue, to_document
@@ -66,25 +67,31 @@ class Album:
 
 def picture_sample(key: str, dialogue: Dialogue, pictures: Sequence[bytes]) -> RawSample:
     """Build a sample from a dialogue and PNG files for its pictures."""
-    names = [f"m{place:04}.png" for place in range(len(pictures))]
+    document, files = _with_pictures(key, dialogue, pictures)
+    return RawSample(key=key, shard="", document=Document.from_json(document), files=files)
+
+
+def _with_pictures(
+    key: str, dialogue: Dialogue, pictures: Sequence[bytes]
+) -> tuple[Json, dict[str, bytes]]:
+    """Write a dialogue as owl3-sample/1, and name the pictures that it shows."""
+    files = {f"m{place:04}.png": picture for place, picture in enumerate(pictures)}
     media: list[Json] = [
-        {"type": "image", "file": name, "w": IMAGE_SIZE, "h": IMAGE_SIZE} for name in names
+        {"type": "image", "file": name, "w": IMAGE_SIZE, "h": IMAGE_SIZE} for name in files
     ]
-    return RawSample(
-        key=key,
-        shard="",
-        document=to_document(dialogue, f"digits/{key}", media),
-        files=dict(zip(names, pictures, strict=True)),
-    )
+    return to_document(dialogue, f"digits/{key}", media), files
 
 
-def draw_samples(data: StageData, album: Album, rng: Random) -> Iterator[RawSample]:
-    """Draw a stage's samples."""
+def draw_samples(
+    data: StageData, album: Album, rng: Random
+) -> Iterator[tuple[str, Json, Mapping[str, bytes]]]:
+    """Draw a stage's samples: key, document and picture files of each."""
     for number in range(data.samples):
         kind = draw_kind(data.mixture, rng)
         labels = draw_labels(kind, rng)
         pictures = [album.draw(label, rng) for label in labels]
-        yield picture_sample(f"{kind}_{number:06}", make_dialogue(kind, labels, rng), pictures)
+        key = f"{kind}_{number:06}"
+        yield key, *_with_pictures(key, make_dialogue(kind, labels, rng), pictures)
 
 
 def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
@@ -101,7 +108,7 @@ def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
     for start in range(0, len(samples), SAMPLES_PER_SHARD):
         with ShardWriter(folder / f"{name}-{start // SAMPLES_PER_SHARD:06}.tar") as shard:
             for sample in samples[start : start + SAMPLES_PER_SHARD]:
-                shard.write(sample.key, sample.document, sample.files)
+                shard.write(*sample)
     counting = Counting(tokenizer, demo_reading())
     problems = prepare_folder(folder, countings=[counting])
     if problems:

@@ -13,6 +13,7 @@ from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.families import Reading, reading_of
 from owl.data.samples import EncodedSample, RawSample
+from owl.data.shards.document import Document
 from owl.data.shards.schema import CONTROL_LITERALS, Json
 from owl.data.shown import CutChoice
 from owl.demo.digits import IMAGE_SIZE, WORDS
@@ -121,7 +122,8 @@ def encode_text(encoder: SampleEncoder, dialogue: Dialogue, *, blank: bool) -> E
         for turn in dialogue.turns
     ]
     worded = Dialogue(kind=dialogue.kind, labels=dialogue.labels, turns=turns)
-    raw = RawSample(key="text", shard="", document=to_document(worded, "text", []), files={})
+    document = Document.from_json(to_document(worded, "text", []))
+    raw = RawSample(key="text", shard="", document=document, files={})
     return encoder.encode(raw, source="text", cut=CutChoice.none)
 
 

@@ -20,7 +20,7 @@ QWEN2_PATTERN = (
 """How Qwen2 splits text before merging: published with its tokenizer."""
 
 
-def load_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+def load_hf_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
     """Load a folder's tokenizer, even if tokenizer_config.json is missing.
 
     Raises:

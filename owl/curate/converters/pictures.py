@@ -20,7 +20,7 @@ from owl.curate.converters.records import (
     MissingPictures,
 )
 from owl.data.encode.images import decode_picture, picture_size
-from owl.data.shards.declared_sizes import uneven_frames
+from owl.data.shards.rules import uneven_frames
 from owl.errors import DataError
 
 MAX_FILE_BYTES = 256 << 20

@@ -22,7 +22,7 @@ from owl.data.encode.images import decode_picture, picture_size
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.families import Reading
 from owl.data.shards import tar
-from owl.data.shards.declared_sizes import size_problems
+from owl.data.shards.document import Document, VideoMedia, parse_json
 from owl.data.shards.index import (
     DATASET_FILE,
     LITERAL_ERROR,
@@ -30,12 +30,10 @@ from owl.data.shards.index import (
     prepare_hint,
     read_records,
 )
-from owl.data.shards.schema import Json, SampleProblem, document_problems, parse_document
+from owl.data.shards.rules import size_problems, validate
+from owl.data.shards.schema import SampleProblem
 from owl.data.shown import CutChoice, Sizes
 from owl.errors import DataError
-
-SHAPE_CODES = frozenset({"E202", "E203"})
-"""A document with one of these cannot be checked any further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,42 +184,38 @@ def _content_problems(
     if "json" not in files:
         return
     try:
-        document = parse_document(files.pop("json"))
+        json = parse_json(files.pop("json"))
     except DataError as error:
         yield SampleProblem(error.code, error.message)
         return
-    problems = list(document_problems(document, files.keys()))
+    document, problems = validate(json, files.keys())
     if checks.escape:
         problems = [problem for problem in problems if problem.code != LITERAL_ERROR]
     yield from problems
-    is_shaped = not any(problem.code in SHAPE_CODES for problem in problems)
-    videos = _video_files(document) if is_shaped else set()
+    media = document.media if document else ()
+    videos = {entry.file for entry in media if isinstance(entry, VideoMedia)}
     sizes: dict[str, tuple[int, int]] = {}
     for file in sorted(files.keys() - videos):
         try:
             sizes[file] = _check_picture(files[file], checks)
         except DataError as error:
             yield SampleProblem(error.code, f"{file!r}: {error.message}")
-    if is_shaped:
-        yield from size_problems(document, sizes)
+    if document is None:
+        return
+    yield from size_problems(document, sizes)
     if checks.budgets and not problems and len(sizes) == len(files):
         yield from _budget_problems(document, sizes, checks.budgets)
 
 
-def _video_files(document: Json) -> set[str]:
-    """Files that are not pictures, which E313 reports already."""
-    return {m["file"] for m in document.get("media", []) if m["type"] == "video"}
-
-
 def _check_picture(picture: bytes, checks: Checks) -> tuple[int, int]:
     """Check a picture; return its width and height. Raises DataError E307..E310."""
-    size = picture_size(picture)
-    if checks.pixels:
-        decode_picture(picture)
-    return size
+    if not checks.pixels:
+        return picture_size(picture)
+    height, width, _ = decode_picture(picture).shape
+    return width, height
 
 
-def _budget_problems(document: Json, sizes: Sizes, budgets: Budgets) -> Iterator[SampleProblem]:
+def _budget_problems(document: Document, sizes: Sizes, budgets: Budgets) -> Iterator[SampleProblem]:
     """Yield E401, E402 and E405 for a sample that does not fit the budgets of a run."""
     encoder = budget_encoder(budgets)
     cut, assumed = ASSUMED[budgets.cut]

@@ -9,10 +9,11 @@ characters, and a placeholder's ids can only come from the template.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 
-from owl.data.shards.schema import Json
+from owl.data.shards.document import Document, TextPart, Turn
 
 BREAK = "\x00"
 """Marks where text is tokenised apart. No sample contains it: E208 refuses it."""
@@ -21,13 +22,10 @@ _INSIDE = 4
 """Characters of a literal before its break: within the word of `<|image|>`, as of all others."""
 
 
-def escape_literals(document: Json, literals: Sequence[str]) -> Json:
+def escape_literals(document: Document, literals: Sequence[str]) -> Document:
     """Put a break inside every literal of a document's text."""
     pattern = _pattern(tuple(literals))
-    turns = [
-        {**turn, "content": _escaped_parts(turn["content"], pattern)} for turn in document["turns"]
-    ]
-    return {**document, "turns": turns}
+    return replace(document, turns=[_escape_turn(turn, pattern) for turn in document.turns])
 
 
 @lru_cache(maxsize=8)
@@ -35,18 +33,19 @@ def _pattern(literals: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, literals)))
 
 
-def _escaped_parts(content: Sequence[Json], pattern: re.Pattern[str]) -> list[Json]:
-    """Look for literals in the joined text: neighbouring parts are read as one."""
-    texts = [part.get("text", "\n") for part in content]
-    joined = "".join(texts)
-    breaks = {match.start() + _INSIDE for match in pattern.finditer(joined)}
+def _escape_turn(turn: Turn, pattern: re.Pattern[str]) -> Turn:
+    texts = turn.texts
+    breaks = {match.start() + _INSIDE for match in pattern.finditer("".join(texts))}
     if not breaks:
-        return list(content)
+        return turn
     starts = accumulate(map(len, texts), initial=0)
-    return [
-        {**part, "text": "".join(_with_breaks(text, start, breaks))} if "text" in part else part
-        for part, text, start in zip(content, texts, starts, strict=False)
+    content = [
+        part._replace(text="".join(_with_breaks(part.text, start, breaks)))
+        if isinstance(part, TextPart)
+        else part
+        for part, start in zip(turn.content, starts, strict=False)
     ]
+    return turn._replace(content=content)
 
 
 def _with_breaks(text: str, start: int, breaks: set[int]) -> Iterator[str]:

@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from owl.config.run import ImageLibrary
 from owl.errors import DataError
-from owl.portable import pixels_owl
-from owl.portable.pixels_owl import Pixels
+from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, Pixels, to_rgb
 
 MIN_SIDE = 4
 MAX_SIDE = 16384
@@ -46,13 +45,14 @@ def picture_size(data: bytes) -> tuple[int, int]:
         DataError: E307 not a picture of a known format, E308 a damaged header, E309 a size or
             E310 a pixel format that is refused.
     """
-    width, height = _plain_jpeg_size(data) or _pillow_size(data)
-    check_size(width, height)
-    return width, height
+    if size := _plain_jpeg_size(data):
+        return size
+    with _open(data) as image:
+        return _checked_size(image)
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise E309 for a picture too small, too large or too long to be one."""
+    """Raise E309 for a picture that is too small, too large or too long."""
     long, short = max(width, height), min(width, height)
     if short < MIN_SIDE or long > MAX_SIDE:
         raise DataError(
@@ -82,20 +82,23 @@ def decode_picture(data: bytes, library: ImageLibrary = ImageLibrary.fast) -> Pi
     Raises:
         DataError: E307, E308 undecodable, E309, E310 a pixel format that has no RGB meaning.
     """
-    picture_size(data)  # before any memory is spent on pixels
     if library == ImageLibrary.fast and _plain_jpeg_size(data):
         try:
             pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
             return pixels
         except ValueError:
-            # It objects to every blemish. Pillow reads over stray bytes, which are common in
+            # It rejects every irregularity. Pillow skips stray bytes, which are common in
             # pictures from the web, and refuses a file that ends too early.
             pass
     return _decode_with_pillow(data)
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that can be decoded as it lies, None for anything else."""
+    """Width and height of a JPEG that needs no conversion or turning, None for anything else.
+
+    Raises:
+        DataError: E309, its size is refused.
+    """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
@@ -103,22 +106,29 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     is_plain = colorspace in ("YCbCr", "Gray", "RGB") and not _is_turned(data)
-    return (width, height) if is_plain else None
+    if not is_plain:
+        return None
+    check_size(width, height)
+    return width, height
 
 
 def _is_turned(jpeg: bytes) -> bool:
-    """Whether EXIF says so; Pillow is only asked when there is an EXIF block."""
+    """Whether EXIF turns it; Pillow only opens it when there is an EXIF block."""
     if b"Exif\x00\x00" not in jpeg[: 1 << 16]:
         return False
     with _open(jpeg) as image:
         return _orientation(image) != 1
 
 
-def _pillow_size(data: bytes) -> tuple[int, int]:
-    with _open(data) as image:
-        check_mode(image)
-        width, height = image.size
-        return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
+def _checked_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as displayed. Raises DataError E309, and E310 for a mode without a range."""
+    if image.mode in MODES_WITHOUT_RANGE:
+        raise DataError(
+            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
+        )
+    width, height = image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
+    check_size(width, height)
+    return width, height
 
 
 def _orientation(image: Image.Image) -> int:
@@ -128,7 +138,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block: show the picture as it lies, as browsers do
+    except Exception:  # a broken EXIF block: show the picture as it is stored, as browsers do
         return 1
 
 
@@ -147,32 +157,13 @@ def _open(data: bytes) -> Image.Image:
 
 def _decode_with_pillow(data: bytes) -> Pixels:
     with _open(data) as image:
+        _checked_size(image)  # before any memory is spent on pixels
         orientation = _orientation(image)
         try:
             image.load()
             upright = to_rgb(image)
-        except DataError:
-            raise
         except Exception as error:  # damaged bytes: Pillow raises whatever its parsers meet
             raise DataError("E308", f"the picture cannot be decoded: {error}.") from error
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
         return np.array(upright)
-
-
-def check_mode(image: Image.Image) -> None:
-    """Raise E310 for float and 32-bit pictures, whose range is anybody's guess."""
-    if image.mode in pixels_owl.MODES_WITHOUT_RANGE:
-        raise DataError(
-            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
-        )
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode with an obvious meaning to RGB; alpha is laid on white.
-
-    Raises:
-        DataError: E310, see check_mode.
-    """
-    check_mode(image)
-    return pixels_owl.to_rgb(image)

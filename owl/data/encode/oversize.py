@@ -3,17 +3,17 @@
 
 A sample is only ever shortened where one of its units ends: a question with its answer in a chat, a
 content part in a document (a text part of more than UNIT_CHARACTERS counts as several). So no
-placeholder is torn, and every answer that is learned is whole. What was cut is an Excerpt: a few
-numbers from which the encoder finds the same tokens and tiles again.
+placeholder is split, and every answer that is learned is complete. What is left is an Excerpt: a
+few numbers from which the encoder finds the same tokens and tiles again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from owl.config.run import OversizePolicy
-from owl.data.shards.schema import Json, frame_range, media_use, part_weight
+from owl.data.shards.document import Document, FramesMedia, MediaPart, Part, TextPart, Turn
 
 UNIT_CHARACTERS = 2000
 """Text parts longer than this may be cut inside, after a line's end or before a space."""
@@ -45,42 +45,42 @@ class Fitted:
     tiles: int
 
 
-def excerpt_document(document: Json, excerpt: Excerpt) -> tuple[Json, slice]:
+def excerpt_document(document: Document, excerpt: Excerpt) -> tuple[Document, slice]:
     """Cut an excerpt out of a document.
 
     Returns:
-        What is left, and which of the whole document's places with media it keeps.
+        What is left, and which of the complete document's places with media it keeps.
     """
     if excerpt.end is None:
         return document, slice(None)
     head, units = _units(document)
-    kept = [*head, *_chained(units[excerpt.first : excerpt.end])]
-    is_text = document["kind"] == "document"  # its units are parts of one turn
-    turns = [{**document["turns"][0], "content": kept}] if is_text else kept
-    left = {**document, "turns": turns}
-    before = sum(map(_places, units[: excerpt.first]))
-    return left, slice(before, before + len(list(media_use(left))))
+    kept = [*head, *chain.from_iterable(units[excerpt.first : excerpt.end])]
+    if document.kind == "document":  # its units are parts of one turn
+        kept = [kept[0]._replace(content=[part for turn in kept for part in turn.content])]
+    left = replace(document, turns=kept)
+    before = len(replace(document, turns=[*chain.from_iterable(units[: excerpt.first])]).places)
+    return left, slice(before, before + len(left.places))
 
 
-def _units(document: Json) -> tuple[list[Json], list[list[Json]]]:
+def _units(document: Document) -> tuple[Sequence[Turn], list[Sequence[Turn]]]:
     """What every excerpt keeps (a system turn), and what it may leave out.
 
-    A chat's units are lists of turns, a document's are lists of one content part.
+    A chat's units are a question and its answer; a document's are turns of one content part.
     """
-    turns = list(document["turns"])
-    if document["kind"] == "document":
-        return [], [[part] for part in _small_parts(turns[0]["content"])]
-    head = turns[:1] if turns[0]["role"] == "system" else []
-    spoken = turns[len(head) :]
-    return head, [spoken[first : first + 2] for first in range(0, len(spoken), 2)]
+    if document.kind == "document":
+        (turn,) = document.turns
+        return [], [[turn._replace(content=[part])] for part in _small_parts(turn.content)]
+    head = document.turns[:1] if document.turns[0].role == "system" else []
+    others = document.turns[len(head) :]
+    return head, [others[first : first + 2] for first in range(0, len(others), 2)]
 
 
-def _small_parts(content: Sequence[Json]) -> Iterator[Json]:
+def _small_parts(content: Iterable[Part]) -> Iterator[Part]:
     for part in content:
-        if len(part.get("text", "")) <= UNIT_CHARACTERS:
-            yield part
+        if isinstance(part, TextPart) and len(part.text) > UNIT_CHARACTERS:
+            yield from (part._replace(text=text) for text in break_text(part.text))
         else:
-            yield from ({**part, "text": text} for text in break_text(part["text"]))
+            yield part
 
 
 def break_text(text: str) -> Iterator[str]:
@@ -96,17 +96,6 @@ def break_text(text: str) -> Iterator[str]:
         yield text
 
 
-def _chained(units: Sequence[list[Json]]) -> Iterator[Json]:
-    for unit in units:
-        yield from unit
-
-
-def _places(unit: Sequence[Json]) -> int:
-    """Places with media in one unit: turns have contents, parts have media."""
-    parts = [part for thing in unit for part in thing.get("content", [thing])]
-    return sum(1 for part in parts if "media" in part)
-
-
 class Shortener:
     """Finds the excerpts of one sample that keep both budgets.
 
@@ -115,12 +104,12 @@ class Shortener:
         measure: tokens and tiles of an excerpt.
         max_tokens: of a pack.
         max_tiles: of a pack.
-        code: E401 or E402, whichever budget the whole sample exceeds.
+        code: E401 or E402, whichever budget the complete sample exceeds.
     """
 
     def __init__(
         self,
-        document: Json,
+        document: Document,
         measure: Callable[[Excerpt], tuple[int, int]],
         *,
         max_tokens: int,
@@ -139,14 +128,14 @@ class Shortener:
             nothing fits, else for each unit that is too long for a pack by itself; E204 for parts
             of a document that would teach nothing.
         """
-        whole = Excerpt(code=self._code, frames=self._fewer_frames())
-        tokens, tiles = self._measure(whole)
+        complete = Excerpt(code=self._code, frames=self._fewer_frames())
+        tokens, tiles = self._measure(complete)
         if self._fits(tokens, tiles):
-            return [Fitted(whole, tokens, tiles)], Counter()
-        is_split = policy == OversizePolicy.split and self._document["kind"] == "document"
+            return [Fitted(complete, tokens, tiles)], Counter()
+        is_split = policy == OversizePolicy.split and self._document.kind == "document"
         fitted: list[Fitted] = []
         lost: Counter[str] = Counter()
-        for excerpt in self._excerpts(whole):
+        for excerpt in self._excerpts(complete):
             if not is_split and fitted:
                 break
             if excerpt is None:
@@ -182,29 +171,29 @@ class Shortener:
         return max(frames, 1)
 
     def _clip_lengths(self) -> Iterator[int]:
-        for index, part in media_use(self._document):
-            media = self._document["media"][index]
-            if media["type"] == "frames":
-                yield len(frame_range(part, media))
+        for part in self._document.places:
+            media = self._document.media[part.media]
+            if isinstance(media, FramesMedia):
+                yield len(part.frame_range(media))
 
-    def _excerpts(self, whole: Excerpt) -> Iterator[Excerpt | None]:
+    def _excerpts(self, complete: Excerpt) -> Iterator[Excerpt | None]:
         """Yield excerpts one after the other, each as long as fits; None for a too long unit."""
         lengths = [
-            self._measure(replace(whole, first=unit, end=unit + 1))
+            self._measure(replace(complete, first=unit, end=unit + 1))
             for unit in range(len(self._units))
         ]
         first = 0
         while first < len(self._units):
-            end = self._furthest(whole, first, lengths)
+            end = self._furthest(complete, first, lengths)
             if end > first:
-                yield replace(whole, first=first, end=end)
-            elif first == 0 and self._document["kind"] != "document":
-                return  # a chat makes no sense from its second question on
+                yield replace(complete, first=first, end=end)
+            elif first == 0 and self._document.kind != "document":
+                return  # a chat without its first question makes no sense
             else:
                 yield None
             first = max(end, first + 1)
 
-    def _furthest(self, whole: Excerpt, first: int, lengths: Sequence[tuple[int, int]]) -> int:
+    def _furthest(self, complete: Excerpt, first: int, lengths: Sequence[tuple[int, int]]) -> int:
         """The last unit before which an excerpt from `first` may end; `first` if none fits.
 
         A guess from the lengths of the units alone, then corrected by measuring the excerpt itself:
@@ -212,7 +201,7 @@ class Shortener:
         """
 
         def fits(end: int) -> bool:
-            return self._fits(*self._measure(replace(whole, first=first, end=end)))
+            return self._fits(*self._measure(replace(complete, first=first, end=end)))
 
         sums = accumulate(lengths[first:], lambda a, b: (a[0] + b[0], a[1] + b[1]))
         end = first + sum(1 for total in sums if self._fits(*total))
@@ -225,18 +214,19 @@ class Shortener:
     def _without_trailing_media(self, first: int, end: int) -> int:
         """Leave a picture at the end to the excerpt that has the text after it."""
         kept = end
-        while end < len(self._units) and kept > first and "media" in self._units[kept - 1][0]:
+        while end < len(self._units) and kept > first and self._is_media(kept - 1):
             kept -= 1
         return kept if kept > first else end
+
+    def _is_media(self, unit: int) -> bool:
+        """Whether a unit of a document is a picture or a clip."""
+        is_part = self._document.kind == "document"
+        return is_part and isinstance(self._units[unit][0].content[0], MediaPart)
 
     def _teaches(self, excerpt: Excerpt) -> bool:
         """Whether a token of the excerpt is learned; its first one is never predicted."""
         document, _ = excerpt_document(self._document, excerpt)
-        return any(
-            part.get("text") and part_weight(turn, part) > 0
-            for turn in document["turns"]
-            for part in turn["content"]
-        )
+        return any(turn.is_learned for turn in document.turns)
 
 
 def choose_frames(frames: range, limit: int | None) -> list[int]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from owl.data.plan.plan import TILE_COST, Pack, predicted_cost
 
 MAX_SWAPS = 256
-"""At most so many swaps even out the ranks' work of one global batch."""
+"""Most swaps that even out the ranks' work of one global batch."""
 
 SWAP_PARTNERS = 8
 """Idlest ranks that the busiest one tries to swap a pack with."""
@@ -92,7 +92,7 @@ def _best_swap(
     """Find which of two ranks' packs to swap: how much work leaves the busier one, and both places.
 
     Moving half of the gap makes the two alike, so each heavy pack's best partner is the one nearest
-    to its cost less that half: beside the place where that would stand in the sorted light ones.
+    to its cost less that half: next to where that would be inserted among the sorted light ones.
     """
     half = (loads[busy] - loads[idle]) / 2
     heavy, light = costs[shares[busy]], costs[shares[idle]][::-1]  # light ascending

@@ -2,7 +2,8 @@
 """How many tokens and tiles each sample will give, known before any picture is read.
 
 Counted once per shard, tokenizer, template and tile size, and kept next to the shard as
-`shard.tar.tok.<hash8>`; prepare.py with the run's words writes the same files ahead of time.
+`shard.tar.tok.<hash8>`; prepare.py with the training command's overrides writes the same
+files ahead of time.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ logger = logging.getLogger("owl")
 MAGIC = b"OWL3TOK1"
 
 Counts = NDArray[np.int32]
-"""[n, 3, 2]: per sample and CutChoice, text tokens and tiles. Zero for a invalid sample."""
+"""[n, 3, 2]: per sample and CutChoice, text tokens and tiles. Zero for an invalid sample."""
 
 
 class SampleLengths:
@@ -57,7 +58,10 @@ def load_counts(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
     if content.startswith(prefix) and len(content) == len(prefix) + num_samples * 3 * 2 * 4:
         flat = np.frombuffer(content, "<i4", offset=len(prefix))
         return flat.reshape(num_samples, len(CutChoice), 2)
-    logger.info("counting tokens of %s; prepare.py with the run's words does it ahead", name)
+    logger.info(
+        "counting tokens of %s; prepare.py with the training command's overrides does it earlier",
+        name,
+    )
     counts = count_shard(dataset, shard, encoder)
     if isinstance(dataset.storage, LocalFolder):
         try:
@@ -90,13 +94,13 @@ def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
 
 def count_sample(dataset: Dataset, sample: int, encoder: SampleEncoder) -> list[tuple[int, int]]:
     """Text tokens and tiles of one sample, for each CutChoice."""
-    document, sizes = dataset.read_document(sample)
+    raw = dataset.read_text(sample)
     # Most samples look the same under every choice.
     by_places: dict[Sequence[Shown], tuple[int, int]] = {}
     counts = []
     for cut in CutChoice:
-        places = tuple(encoder.places(document, sizes, cut))
+        places = tuple(encoder.places(raw.document, raw.sizes, cut))
         if places not in by_places:
-            by_places[places] = encoder.measure(document, sizes, cut)
+            by_places[places] = encoder.measure(raw.document, raw.sizes, cut)
         counts.append(by_places[places])
     return counts

@@ -3,8 +3,8 @@
 
 By weight, an epoch of the blend has as many samples as its sources have together, shared out by the
 weights. By epochs, each source gives so many passes over itself, fractions included. When a quota
-is more or less than the source holds, its own passes go on across epochs of the blend, so no sample
-is favoured.
+is more or less than the source holds, its own passes continue across epochs of the blend, so no
+sample is favoured.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ def repeated_quotas(epochs: Sequence[float], sizes: Sequence[int]) -> list[int]:
 
 
 def taken_before(quota: int, position: int, samples: int) -> int:
-    """Count the samples a source has given when the blend stands at `position` of its epoch.
+    """Count the samples a source has given when the blend is at `position` of its epoch.
 
-    Rounded, not truncated, and monotone in position: the parts of consecutive windows are whole
-    numbers that sum to the quota exactly, however small the quota is.
+    Rounded, not truncated, and monotone in position: the parts of consecutive windows are
+    integers that sum to the quota exactly, however small the quota is.
     """
     return (2 * position * quota + samples) // (2 * samples)

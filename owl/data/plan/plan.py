@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which samples make which pack, and which packs make which step: functions of (seed, position).
 
-Nothing here remembers what it gave out before. An epoch is a fixed list of windows, a window a
+Nothing here keeps state between calls. An epoch is a fixed list of windows, a window a
 fixed list of packs, and a step the next `global_batch_size` packs of that stream; ranks and loader
 workers only decide who computes what. So a cursor of three numbers resumes training anywhere, on
 any number of ranks.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig
-from owl.data.encode.encoder import WHOLE
+from owl.data.encode.encoder import COMPLETE
 from owl.data.encode.oversize import Excerpt, Fitted, Shortener
 from owl.data.plan.lengths import SampleLengths
 from owl.data.plan.mixture import epoch_quotas, repeated_quotas, taken_before
@@ -42,7 +42,7 @@ ESTIMATE_WINDOWS = 4
 """Windows that mean_samples_per_pack looks at."""
 
 QUARANTINED = "quarantine"
-"""Stands where an error code stands, for samples that data.quarantine leaves out."""
+"""Replaces the error code for samples that data.quarantine leaves out."""
 
 SHORTENED_KEPT = 8192
 """Oversize samples whose excerpts are remembered, so that an epoch finds them once."""
@@ -58,7 +58,7 @@ class PlannedSample:
     cut: CutChoice
     tokens: int
     tiles: int
-    excerpt: Excerpt = WHOLE  # which part of it
+    excerpt: Excerpt = COMPLETE  # which part of it
 
 
 Pack = tuple[PlannedSample, ...]
@@ -92,9 +92,7 @@ class PlannedSource:
     lengths: SampleLengths
     epochs: float | None = None  # passes over it in an epoch of the blend, instead of the weight
     oversize: OversizePolicy = OversizePolicy.drop
-    allowed_codes: frozenset[str] = (
-        frozenset()
-    )  # codes of invalid samples that may be used all the same
+    allowed_codes: frozenset[str] = frozenset()  # codes of invalid samples that are used anyway
     left_out: frozenset[int] = frozenset()  # samples that data.quarantine names
 
     @property
@@ -191,9 +189,9 @@ class Plan:
             raise ConfigError(problems)
 
     def steps(self, global_batch_size: int, start: Cursor) -> Iterator[PlannedStep]:
-        """Yield global batches from a cursor on, for ever.
+        """Yield global batches from a cursor on, endlessly.
 
-        A batch that an epoch cannot fill goes on with the next epoch's packs: none is lost, and
+        A batch that an epoch cannot fill continues with the next epoch's packs: none is lost, and
         none is padded.
         """
         packs: list[Pack] = []
@@ -249,7 +247,7 @@ class Plan:
         code = max(dropped, key=lambda code: dropped[code], default="E401")
         raise DataError(
             code,
-            f"a whole epoch of {self.samples_per_epoch} samples gave no pack; dropped: "
+            f"an entire epoch of {self.samples_per_epoch} samples gave no pack; dropped: "
             f"{dict(dropped)}. Raise pack.text_tokens={self._pack.text_tokens} (E401) or "
             f"pack.tiles={self._pack.tiles} (E402), or correct the samples that prepare.py names.",
         )
@@ -279,7 +277,7 @@ class Plan:
     def _plan_sample(
         self, source: int, epoch: int, index: int
     ) -> tuple[list[PlannedSample], Mapping[str, int]]:
-        """What becomes of one sample: itself, excerpts of it, or a code for which it is dropped."""
+        """Plan one sample: itself, excerpts of it, or the code for which it is dropped."""
         chosen = self.sources[source]
         exclusion_code = chosen.exclusion_code(index)
         if exclusion_code:
@@ -301,10 +299,10 @@ class Plan:
         self, source: int, index: int, cut: CutChoice, code: str
     ) -> tuple[list[Fitted], Mapping[str, int]]:
         chosen = self.sources[source]
-        document, sizes = chosen.dataset.read_document(index)
+        raw, encoder = chosen.dataset.read_text(index), chosen.lengths.encoder
         shortener = Shortener(
-            document,
-            lambda excerpt: chosen.lengths.encoder.measure(document, sizes, cut, excerpt),
+            raw.document,
+            lambda excerpt: encoder.measure(raw.document, raw.sizes, cut, excerpt),
             max_tokens=self._pack.text_tokens,
             max_tiles=self._pack.tiles,
             code=code,
@@ -344,6 +342,6 @@ def predicted_cost(pack: Pack, tile_cost: float = TILE_COST) -> float:
 
 
 def imbalance(loads: Sequence[float]) -> float:
-    """How much longer the busiest rank works than the average: 0 where all work alike."""
+    """How much longer the busiest rank works than the average: 0 where all work equally long."""
     mean = sum(loads) / len(loads)
     return max(loads) / mean - 1 if mean else 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a stream of steps goes on: the cursor of an earlier run, if this run may follow it.
+"""Where a stream of steps resumes: the cursor of an earlier run, if this run may follow it.
 
 Two things must agree: what the stream of packs is made from (the fingerprint), and how many of them
 make a step. What differs is refused, or begins at the next window with data.on_change=next_window.
@@ -47,14 +47,14 @@ def checked_start(start: Cursor | None, stream: Stream, on_change: ChangePolicy)
     listed = "\n  ".join(serious)
     if on_change == ChangePolicy.refuse:
         raise CheckpointError(
-            "the data cursor belongs to other data or settings, so the stream cannot go on "
-            f"where it stood:\n  {listed}\nRestore them; or let the new ones begin at their "
+            "the data cursor belongs to other data or settings, so the stream cannot resume "
+            f"where it stopped:\n  {listed}\nRestore them; or let the new ones begin at their "
             "next window with data.on_change=next_window; or start a new run from the weights "
             "alone with checkpoint.start_from."
         )
     cursor = _next_window(cursor, stream.windows_per_epoch)
     logger.warning(
-        "data or settings have changed:\n  %s\nGoing on with the new ones at epoch %d, window "
+        "data or settings have changed:\n  %s\nContinuing with the new ones at epoch %d, window "
         "%d (data.on_change=next_window). Samples may come twice, or not, in this epoch.",
         listed,
         cursor.epoch,
@@ -69,7 +69,7 @@ def kept_packs_per_step(
     """Packs of a step that a resumed run keeps; None where it has to choose.
 
     What `samples_per_step` gives depends on the ranks, by rounding, so it is asked only once: a run
-    that goes on elsewhere takes the same global batches. New data or budgets give another choice.
+    that resumes elsewhere takes the same global batches. New data or budgets give another choice.
     """
     if start is None or samples_per_step is None or start.samples_per_step != samples_per_step:
         return None

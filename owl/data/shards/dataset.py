@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from owl.data.samples import RawSample
 from owl.data.shards import tar
 from owl.data.shards.checksum import crc32
+from owl.data.shards.document import parse_document
 from owl.data.shards.index import (
     INDEX_SUFFIX,
     LITERAL_ERROR,
@@ -28,12 +29,12 @@ from owl.data.shards.index import (
     ShardIndex,
     ShardRecord,
     check_unchanged,
-    listed_files,
     prepare_hint,
     read_records,
 )
 from owl.data.shards.retry import READ_ATTEMPTS, Retry
-from owl.data.shards.schema import Json, document_problems, parse_document
+from owl.data.shards.rules import validate
+from owl.data.shards.schema import Json
 from owl.data.shards.storage import LocalFolder, Storage, open_storage
 from owl.errors import DataError
 
@@ -54,7 +55,7 @@ class ShardWriter:
 
     def __init__(self, path: Path, *, keep_literals: bool = False) -> None:
         self.path = path
-        self._forgiven = {LITERAL_ERROR} if keep_literals else set()
+        self._allowed_codes = {LITERAL_ERROR} if keep_literals else set()
         self._keys: set[str] = set()
         self._tar = tar.TarWriter(path)
 
@@ -72,14 +73,16 @@ class ShardWriter:
         shard = self.path.name
         if key.casefold() in self._keys:
             raise DataError("E106", "the key is already in the shard.", shard=shard, key=key)
-        for problem in document_problems(document, files.keys()):
-            if problem.code not in self._forgiven:
+        typed, problems = validate(document, files.keys())
+        for problem in problems:
+            if problem.code not in self._allowed_codes:
                 raise DataError(problem.code, problem.message, shard=shard, key=key)
         for file in ("json", *files):
             tar.check_name(key, file, shard=shard)
         self._keys.add(key.casefold())
         self._tar.write(f"{key}.json", _json_bytes(document, shard=shard, key=key))
-        for file in listed_files(document):
+        assert typed is not None, "a document of the wrong shape has a problem that is not allowed"
+        for file in typed.files:
             self._tar.write(f"{key}.{file}", files[file])
 
     def __enter__(self) -> Self:
@@ -98,7 +101,7 @@ class ShardWriter:
 def _json_bytes(document: Json, *, shard: str, key: str) -> bytes:
     try:
         return json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # in meta, say: the text itself has been checked
+    except UnicodeEncodeError as error:  # in meta, for example: the text itself has been checked
         raise DataError(
             "E208", f"the json holds an unpaired surrogate: {error}.", shard=shard, key=key
         ) from error
@@ -107,12 +110,11 @@ def _json_bytes(document: Json, *, shard: str, key: str) -> bytes:
 class Dataset:
     """The samples of a prepared folder, by number.
 
-    Files are opened when first read, by the process that reads them, so that a loader worker never
-    shares a file position with its parent.
+    Files are opened by the process that reads them: a loader worker never shares a file position.
 
     Args:
-        folder: where the shards lie.
-        records: what dataset.json says of those to use.
+        folder: that holds the shards.
+        records: lines of dataset.json for the shards to use.
         retry: how often a failing read is tried.
     """
 
@@ -143,7 +145,7 @@ class Dataset:
         """Open a folder, or a URL that fsspec reads, that prepare.py has indexed.
 
         Args:
-            folder: where the shards lie.
+            folder: that holds the shards.
             without_shards: file names of shards to leave out; they are not looked at.
             read_attempts: times that a failing read is tried.
 
@@ -186,7 +188,7 @@ class Dataset:
 
     @property
     def errors(self) -> Counter[str]:
-        """Samples that prepare.py invalid, by code."""
+        """Samples that prepare.py found invalid, by code."""
         total: Counter[str] = Counter()
         for record in self.records:
             total.update(record.errors)
@@ -224,7 +226,7 @@ class Dataset:
         return loaded
 
     def error(self, sample: int) -> str | None:
-        """Code for which prepare.py invalid a sample."""
+        """Code for which prepare.py marked a sample invalid; None for a valid one."""
         shard, local = self.locate(sample)
         number = int(self.index(shard).samples["error"][local])
         return f"E{number}" if number else None
@@ -246,20 +248,20 @@ class Dataset:
         shard, local = self.locate(sample)
         offset, length, error, members = self.index(shard).place(local)
         data = self._read_checked(shard, offset, length, members)
+        if not error:
+            return self._parse(shard, data, members, with_files=True)
+        # Its files need not be those that the document names.
         name = self.records[shard].file
-        document = parse_document(_member(data, members[0]))
-        files: Mapping[str, bytes]
-        if error:  # its files need not be those that the document names
-            stored = tar.split_members(data, shard=name)
-            files = {member.file: member.read(data) for member in stored if member.file != "json"}
-        else:  # the index lists them in the order in which the document names them
-            files = MediaFiles(data, dict(zip(listed_files(document), members[1:], strict=True)))
-        return RawSample(key=_first_key(data, name), shard=name, document=document, files=files)
+        stored = tar.split_members(data, shard=name)
+        return RawSample(
+            key=_first_key(data, name),
+            shard=name,
+            document=parse_document(_member(data, members[0])),
+            files={member.file: member.read(data) for member in stored if member.file != "json"},
+        )
 
     def read_members(self, sample: int) -> list[memoryview]:
-        """Read the bytes of each file of a sample, the json first, and look at none of them.
-
-        What `read` builds on, with a single pread; here no checksum is compared.
+        """Read the bytes of each file of a sample, the json first; no checksum is compared.
 
         Raises:
             OSError: the read failed again and again.
@@ -269,30 +271,30 @@ class Dataset:
         view = memoryview(self._read_checked(shard, offset, length, ()))
         return [view[start : start + size] for start, size, _, _, _ in members]
 
-    def read_document(self, sample: int) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
-        """Read only a sample's json, and look up the size of each of its pictures.
+    def read_text(self, sample: int) -> RawSample:
+        """Read a sample without its media files, with the sizes of its pictures.
 
-        Returns:
-            The document, and file name -> (width, height).
-        """
-        raw, sizes = self.read_text(sample)
-        return dict(raw.document), sizes
-
-    def read_text(self, sample: int) -> tuple[RawSample, dict[str, tuple[int, int]]]:
-        """Read a sample without its media files, and look up the size of each of its pictures.
-
-        Returns:
-            The sample with no files, and file name -> (width, height).
+        It raises what `read` raises.
         """
         shard, local = self.locate(sample)
         start, _, _, members = self.index(shard).place(local)
         offset, size, *_ = members[0]
         data = self._read_checked(shard, start, offset + size, members[:1])
-        document = parse_document(_member(data, members[0]))
-        sizes = [(width, height) for *_, width, height in members[1:]]
-        name = self.records[shard].file
-        raw = RawSample(key=_first_key(data, name), shard=name, document=document, files={})
-        return raw, dict(zip(listed_files(document), sizes, strict=True))
+        return self._parse(shard, data, members, with_files=False)
+
+    def _parse(
+        self, shard: int, data: bytes, members: Sequence[MemberRow], *, with_files: bool
+    ) -> RawSample:
+        name, document = self.records[shard].file, parse_document(_member(data, members[0]))
+        # The index lists a sample's media in the order in which its document names them.
+        rows = dict(zip(document.files, members[1:], strict=True))
+        return RawSample(
+            key=_first_key(data, name),
+            shard=name,
+            document=document,
+            files=MediaFiles(data, rows) if with_files else {},
+            sizes={file: (width, height) for file, (*_, width, height) in rows.items()},
+        )
 
     def _read_checked(
         self, shard: int, offset: int, length: int, members: Sequence[MemberRow]
@@ -340,12 +342,12 @@ class Dataset:
 class MediaFiles(Mapping[str, bytes]):
     """The media files of a sample, each cut out of its bytes when it is asked for.
 
-    Cut out all at once, the pictures of a large sample would lie in memory twice, and half the time
+    Cut out all at once, the pictures of a large sample would be in memory twice, and half the time
     of reading it would go into fresh pages for them.
 
     Args:
-        data: the sample as it lies in the shard.
-        rows: file name -> where it lies.
+        data: the bytes of the sample in the shard.
+        rows: file name -> where it is stored.
     """
 
     def __init__(self, data: bytes, rows: Mapping[str, MemberRow]) -> None:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from owl.data.encode.images import picture_size
 from owl.data.shards import tar
 from owl.data.shards.checksum import crc32
-from owl.data.shards.declared_sizes import size_problems
+from owl.data.shards.document import parse_json
 from owl.data.shards.retry import Retry
-from owl.data.shards.schema import Json, document_problems, media_files, parse_document
+from owl.data.shards.rules import size_problems, validate
 from owl.data.shards.storage import LocalFolder, Storage
 from owl.errors import DataError
 
@@ -69,12 +69,6 @@ MEMBER_STRUCT = struct.Struct("<IIIHH")
 Rows = NDArray[np.void]
 MemberRow = tuple[int, int, int, int, int]
 """Offset within the sample, size, checksum, width and height of one file."""
-
-
-def listed_files(document: Json) -> list[str]:
-    """Return the media files that a document names, each once, in order."""
-    names = [file for media in document.get("media", []) for file in media_files(media)]
-    return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,14 +171,15 @@ def _good_rows(view: memoryview, group: Sequence[tar.Member]) -> tuple[DataError
         DataError: the first other rule that it breaks.
     """
     by_file = {member.file: member for member in group}
-    document = parse_document(by_file.pop("json").read(view))
+    document, problems = validate(parse_json(by_file.pop("json").read(view)), by_file.keys())
     literal = None
-    for problem in document_problems(document, by_file.keys()):
+    for problem in problems:
         error = DataError(problem.code, problem.message)
         if problem.code != LITERAL_ERROR:
             raise error
         literal = literal or error
-    sizes = {file: picture_size(by_file[file].read(view)) for file in listed_files(document)}
+    assert document is not None, "the wrong shape is a problem"
+    sizes = {file: picture_size(by_file[file].read(view)) for file in document.files}
     for problem in size_problems(document, sizes):
         raise DataError(problem.code, problem.message)
     rows = [_member_row(view, group, group[0])]

@@ -23,7 +23,8 @@ from owl.config.run import ImageLibrary, ModelConfig
 from owl.data.encode.images import decode_picture
 from owl.data.encode.oversize import choose_frames
 from owl.data.encode.tokenizer import Tokenizer
-from owl.data.shards.schema import CONTROL_LITERALS, FORBIDDEN_LITERALS, Json, frame_range
+from owl.data.shards.document import FramesMedia, ImageMedia, Media, MediaPart
+from owl.data.shards.schema import CONTROL_LITERALS, FORBIDDEN_LITERALS
 from owl.data.shown import CutChoice, Sizes
 from owl.errors import DataError
 from owl.families.owl3.markup_owl3 import TEMPLATES, start_turn, write_turns
@@ -108,8 +109,8 @@ class Owl3Reading:
 
     def show(
         self,
-        media: Json,
-        part: Json,
+        media: Media,
+        part: MediaPart,
         sizes: Sizes,
         cut: CutChoice,
         *,
@@ -117,14 +118,15 @@ class Owl3Reading:
         max_frames: int | None,
     ) -> Picture | Clip:
         """Show a clip as frames, and a picture as one tile or, if it is to be cut, as a grid."""
-        if media["type"] == "frames":
-            frames = choose_frames(frame_range(part, media), max_frames)
-            return Clip(tuple(media["files"][frame] for frame in frames))
-        file, mode = media["file"], media.get("cut", "auto")
-        wanted = (mode == "on" and cut >= CutChoice.marked) or (
-            mode == "auto" and alone and cut == CutChoice.single
+        if isinstance(media, FramesMedia):
+            frames = choose_frames(part.frame_range(media), max_frames)
+            return Clip(tuple(media.files[frame] for frame in frames))
+        assert isinstance(media, ImageMedia), "video files are refused (E313)"
+        wanted = (media.cut == "on" and cut >= CutChoice.marked) or (
+            media.cut == "auto" and alone and cut == CutChoice.single
         )
-        return Picture(file, choose_grid(*sizes[file], self.image_size) if wanted else None)
+        size = sizes[media.file] if wanted else None
+        return Picture(media.file, choose_grid(*size, self.image_size) if size else None)
 
     def write(self, shown: Picture | Clip) -> Iterator[Piece]:
         """Yield a tile, or tiles with what the template writes around them."""

@@ -78,10 +78,10 @@ def make_tiles(
     Returns:
         [m, 3, s, s] uint8; the cells row by row, then the global view.
     """
-    whole = resize(pixels, image_size, image_size)[None]
+    overview = resize(pixels, image_size, image_size)[None]
     if grid is None:
-        return whole
+        return overview
     large = resize(pixels, grid.rows * image_size, grid.columns * image_size)
     cells = large.unflatten(2, (grid.columns, image_size)).unflatten(1, (grid.rows, image_size))
     in_order = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)  # [rows * columns, 3, s, s]
-    return torch.cat([in_order, whole])
+    return torch.cat([in_order, overview])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/data_format.md shows what the code really does: its blocks are made again here.
 
-Print them anew with `python -m tests.unit.data.test_data_format_doc`.
+Print them again with `python -m tests.unit.data.test_data_format_doc`.
 """
 
 import json
@@ -39,7 +39,8 @@ def stations() -> list[str]:
         files = {"m0000.png": picture(64, 64, codec="PNG")}
         write_shard(Path(folder) / "owls-000.tar", [("owls/000123", DOCUMENT, files)])
         assert prepare_folder(Path(folder)) == []
-        raw = Dataset.open(folder).read(0)
+        dataset = Dataset.open(folder)
+        raw, stored = dataset.read(0), json.loads(bytes(dataset.read_members(0)[0]))
     tokenizer = load_tokenizer(QWEN2)
     encoder = SampleEncoder(tokenizer, Owl3Reading("v3", 378))
     encoded = encoder.encode(raw, source="owls", cut=CutChoice.marked)
@@ -49,7 +50,7 @@ def stations() -> list[str]:
     text = "".join(names.get(t) or tokenizer.decode([t]) for t in encoded.tokens.tolist())
     learned = [t for t in batch.labels.tolist() if t >= 0]
     return [
-        "{\n" + ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in raw.document.items()) + "\n}",
+        "{\n" + ",\n".join(f'  "{k}": {json.dumps(v)}' for k, v in stored.items()) + "\n}",
         "\n".join(
             [
                 f"RawSample.key         {raw.key!r}",
@@ -64,6 +65,8 @@ def stations() -> list[str]:
                 f"{encoded.tokens.tolist()[:8]}...",
                 f"EncodedSample.loss_weights  {shape(encoded.loss_weights)}  "
                 f"...{encoded.loss_weights.tolist()[-8:]}",
+                f"EncodedSample.positions     {shape(encoded.positions)}  "
+                f"{encoded.positions.tolist()[:8]}...",
                 f"EncodedSample.tiles         {shape(encoded.tiles)}",
                 f"EncodedSample.media_offset  {encoded.media_offset}",
             ]

@@ -66,7 +66,7 @@ def straight(tmp_path_factory, folders):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("dp_size", [1, 2])
-def test_other_ranks_and_workers_go_on_with_the_same_global_batches(
+def test_other_ranks_and_workers_continue_with_the_same_global_batches(
     tmp_path, folders, straight, dp_size, workers
 ):
     config = blend(tmp_path, folders, num_workers=workers)

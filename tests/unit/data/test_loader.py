@@ -223,7 +223,7 @@ def test_too_many_corrupt_samples_end_the_run(tmp_path, workers):
         take(make_loader(config, PackConfig(enabled=False, text_tokens=200)), 2, size=8)
 
 
-def test_too_many_condemned_samples_keep_the_run_from_starting(tmp_path):
+def test_too_many_invalid_samples_keep_the_run_from_starting(tmp_path):
     bad = chat(pictures=1, w=999)
     write_shard(tmp_path / "a/s.tar", [("x", bad, files_of(bad)), ("y", chat(), {})])
     prepare_folder(tmp_path / "a")
@@ -232,7 +232,7 @@ def test_too_many_condemned_samples_keep_the_run_from_starting(tmp_path):
         make_loader(config)
 
 
-def test_condemned_samples_are_not_read_but_counted(tmp_path):
+def test_invalid_samples_are_not_read_but_counted(tmp_path):
     bad = chat(pictures=1, w=999)
     write_shard(tmp_path / "a/s.tar", [("x", bad, files_of(bad)), ("y", chat(), {})])
     prepare_folder(tmp_path / "a")

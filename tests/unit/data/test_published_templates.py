@@ -14,6 +14,7 @@ from owl.data.collate import collate
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
+from owl.data.shards.document import Document
 from owl.data.shown import CutChoice
 from owl.families.owl3.reading import Owl3Reading
 from tests.unit.data.shard_factory import QWEN2, chat, picture
@@ -86,7 +87,7 @@ def raw(document, **options):
         for number, media in enumerate(document["media"])
         for file in media.get("files", [media.get("file")])
     }
-    return RawSample(key="k", shard="s.tar", document=document, files=files)
+    return RawSample(key="k", shard="s.tar", document=Document.from_json(document), files=files)
 
 
 def agrees(version, document, text, cut=CutChoice.none, **options):

@@ -28,13 +28,10 @@ def row_of(file):
 
 
 def test_every_picture_of_a_sample_shows_what_its_answers_say(album):
-    for sample in draw_samples(ALL_KINDS, album, Random(0)):
-        shown = [WORDS[row_of(file) % 10] for file in sample.files.values()]
+    for _, document, files in draw_samples(ALL_KINDS, album, Random(0)):
+        shown = [WORDS[row_of(file) % 10] for file in files.values()]
         written = " ".join(
-            part["text"]
-            for turn in sample.document["turns"]
-            for part in turn["content"]
-            if "text" in part
+            part["text"] for turn in document["turns"] for part in turn["content"] if "text" in part
         )
         assert all(word in written for word in shown)
 

@@ -19,7 +19,7 @@ from owl.portable.pieces_owl import Text, Tile
 from owl.portable.pixels_owl import resize_with_pillow
 from owl.portable.processing_owl import IGNORE_INDEX, OwlProcessor
 from owl.portable.rotary_owl import TextContext, causal_mask, rotary
-from owl.portable.tokenizer_owl import load_tokenizer
+from owl.portable.tokenizer_owl import load_hf_tokenizer
 from tests.unit.data.shard_factory import write_tokenizer
 
 
@@ -75,7 +75,7 @@ class ToyProcessor(OwlProcessor):
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs):
-        return cls(load_tokenizer(folder))
+        return cls(load_hf_tokenizer(folder))
 
     def write_picture(self, source, options, row):
         pixels = torch.tensor(list(load_picture(source).tobytes()), dtype=torch.uint8)

@@ -23,7 +23,7 @@ from owl.portable.pixels_owl import Resize, resize_with_pillow, resize_with_torc
 from owl.portable.processing_owl import OwlProcessor, Row
 from owl.portable.requests_owl import RequestError
 from owl.portable.tensor_names_owl import HUB_OPTIONS
-from owl.portable.tokenizer_owl import load_tokenizer
+from owl.portable.tokenizer_owl import load_hf_tokenizer
 
 RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
 """The resizing of pictures for each value of the setting parity."""
@@ -84,7 +84,7 @@ class Owl3Processor(OwlProcessor):
             config = Owl3Config.from_pretrained(folder, **hub)
             settings.setdefault("image_size", config.vision_config.image_size)
             settings.setdefault("template", config.template)
-        return cls(load_tokenizer(folder, **kwargs), **settings)
+        return cls(load_hf_tokenizer(folder, **kwargs), **settings)
 
     def write_picture(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Show a picture as one tile, or cut into the published grid closest to its shape."""

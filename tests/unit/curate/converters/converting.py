@@ -3,7 +3,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,17 @@ from owl.curate.converters.job import REJECTS_FILE, ConvertJob, ConvertReport, c
 from owl.curate.converters.records import ConvertOptions, escape_text
 from owl.curate.converters.shard_series import ShardLimits
 from owl.curate.prepare import prepare_folder
-from owl.data.samples import RawSample
 from owl.data.shards.dataset import Dataset
 from tests.unit.data.shard_factory import picture
+
+
+@dataclass
+class StoredSample:
+    """A sample of a shard, its document as json."""
+
+    key: str
+    document: dict
+    files: Mapping[str, bytes]
 
 
 @dataclass
@@ -22,7 +30,7 @@ class Converted:
     """What came out of a source."""
 
     report: ConvertReport
-    samples: list[RawSample]
+    samples: list[StoredSample]
     rejects: list[dict]
 
     @property
@@ -73,10 +81,14 @@ def run_job(job: ConvertJob, **settings) -> Converted:
     return Converted(report, read_samples(job.output), [json.loads(line) for line in lines])
 
 
-def read_samples(folder: Path) -> list[RawSample]:
+def read_samples(folder: Path) -> list[StoredSample]:
     assert prepare_folder(folder) == []  # what a converter writes, prepare.py accepts
     dataset = Dataset.open(folder)
-    return [dataset.read(index) for index in range(len(dataset))]
+    return [
+        StoredSample(raw.key, json.loads(bytes(dataset.read_members(index)[0])), raw.files)
+        for index in range(len(dataset))
+        for raw in [dataset.read(index)]
+    ]
 
 
 def convert_lines(tmp_path: Path, name: str, *records, **options) -> Converted:

@@ -2,10 +2,8 @@
 import pytest
 
 from owl.curate.converters.formats.registry import FORMATS
-from owl.curate.prepare import prepare_folder
 from owl.curate.tools import conversion, convert
-from owl.data.shards.dataset import Dataset
-from tests.unit.curate.converters.converting import write_lines, write_pictures
+from tests.unit.curate.converters.converting import read_samples, write_lines, write_pictures
 from tests.unit.data.shard_factory import picture
 
 GOOD = {"question": "?", "answer": "!"}
@@ -111,7 +109,6 @@ def test_lines_about_one_picture_become_one_conversation_that_can_be_prepared(tm
     )
     assert (code, err) == (0, "")
     assert "wrote 3 samples" in out
-    assert prepare_folder(output) == []
-    samples = [Dataset.open(output).read(index) for index in range(3)]
+    samples = read_samples(output)
     assert [len(sample.document["turns"]) for sample in samples] == [2, 6, 2]
     assert list(samples[2].files) == ["m0000.png"]

@@ -16,7 +16,7 @@ from owl.curate.converters.records import (
     escape_text,
     finish_draft,
 )
-from owl.data.shards.schema import check_document
+from owl.data.shards.rules import validate
 from owl.errors import DataError
 from tests.unit.curate.converters.converting import (
     assert_nothing_lost,
@@ -56,7 +56,8 @@ def convert(name, value, store):
     try:
         draft = FORMATS[name].to_draft(record, store)
         sample = finish_draft(draft, record, "k", source=name, escape=store.options.escape)
-        check_document(sample.document, sample.files.keys(), shard="s", key="k")
+        for problem in validate(sample.document, sample.files.keys())[1]:
+            return None, problem.code
     except DataError as error:
         return None, error.code
     assert_nothing_lost(value, sample.document)

@@ -7,6 +7,7 @@ from owl.data.encode.encoder import EMPTY_KEY, SampleEncoder
 from owl.data.encode.images import picture_size
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
+from owl.data.shards.document import Document
 from owl.data.shown import CutChoice, choose_cut
 from owl.errors import DataError
 from owl.families.owl3.reading import Owl3Reading
@@ -33,7 +34,12 @@ def placeholder_of(encoder):
 
 
 def raw(document, **options):
-    return RawSample(key="k", shard="s.tar", document=document, files=files_of(document, **options))
+    return RawSample(
+        key="k",
+        shard="s.tar",
+        document=Document.from_json(document),
+        files=files_of(document, **options),
+    )
 
 
 def document(*content, media=(), **turn):
@@ -121,14 +127,14 @@ def test_a_clip_shows_the_frames_it_is_asked_for(encoder):
     media = clip("f0.jpg", "f1.jpg", "f2.jpg")
     sample = document({"media": 0, "frames": [1, 3]}, {"text": "x"}, media=[media])
     files = {name: picture(seed=number) for number, name in enumerate(media["files"])}
-    whole = RawSample(key="k", shard="s", document=sample, files=files)
+    whole = RawSample(key="k", shard="s", document=Document.from_json(sample), files=files)
     result = encoded(encoder, whole)
     assert readable(encoder, result) == "<|image|><|image|>[x<|endoftext|>]"
     alone = RawSample(
         key="k",
         shard="s",
         files={"m0.jpg": files["f2.jpg"]},
-        document=document({"media": 0}, {"text": "x"}, media=[image()]),
+        document=Document.from_json(document({"media": 0}, {"text": "x"}, media=[image()])),
     )
     assert result.tiles[1].equal(encoded(encoder, alone).tiles[0])
 
@@ -304,10 +310,10 @@ def test_a_clip_shows_no_more_frames_than_its_budget(tmp_path, encoder):
     media = clip("f0.jpg", "f1.jpg", "f2.jpg", "f3.jpg")
     sample = document({"media": 0}, {"text": "x"}, media=[media])
     files = {name: picture(seed=number) for number, name in enumerate(media["files"])}
-    whole = RawSample(key="k", shard="s", document=sample, files=files)
+    whole = RawSample(key="k", shard="s", document=Document.from_json(sample), files=files)
     all_tiles = encoded(encoder, whole).tiles
     assert encoded(few, whole).tiles.equal(all_tiles[[1, 3]])
-    assert few.measure(sample, {}, CutChoice.none) == (2 * 9 + 2, 2)
+    assert few.measure(Document.from_json(sample), {}, CutChoice.none) == (2 * 9 + 2, 2)
 
 
 def test_an_empty_sample_is_one_token_that_teaches_nothing(encoder):

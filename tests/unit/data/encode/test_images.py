@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from owl.config.run import ImageLibrary
+from owl.curate.prepare import prepare_folder
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.images import decode_picture, picture_size
+from owl.data.encode.tokenizer import load_tokenizer
+from owl.data.shards.dataset import Dataset
+from owl.data.shown import CutChoice
 from owl.errors import DataError
-from owl.families.owl3.reading import read_tiles
+from owl.families.owl3.reading import Owl3Reading, read_tiles
 from owl.families.owl3.tiles_owl3 import Grid, choose_grid, make_tiles
-from tests.unit.data.shard_factory import picture
+from tests.unit.data.shard_factory import chat, files_of, picture, write_shard, write_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -199,3 +204,20 @@ def test_damaged_bytes_give_a_picture_or_a_code_and_nothing_else(codec, data):
 
 ORIENTED = Image.Exif()
 ORIENTED[0x0112] = 6
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG"])
+def test_a_picture_of_a_shard_has_its_header_read_once(tmp_path, monkeypatch, codec):
+    document = chat(pictures=1)
+    write_shard(tmp_path / "a/s.tar", [("k", document, files_of(document, codec=codec))])
+    assert prepare_folder(tmp_path / "a") == []
+    raw = Dataset.open(tmp_path / "a").read(0)
+    headers = []
+    for module, name in ((simplejpeg, "decode_jpeg_header"), (Image, "open")):
+        read = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, read=read, **k: headers.append(1) or read(*a, **k)
+        )
+    encoder = SampleEncoder(load_tokenizer(write_tokenizer(tmp_path)), Owl3Reading("v2", 16))
+    assert encoder.encode(raw, source="a", cut=CutChoice.single).num_tiles > 1
+    assert len(headers) == 1

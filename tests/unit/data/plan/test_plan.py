@@ -100,7 +100,7 @@ def test_budgets_that_fit_nothing_are_an_error_and_not_a_hang(tmp_path, folder):
         next(plan.steps(1, Cursor()))
 
 
-def test_a_batch_that_an_epoch_cannot_fill_goes_on_with_the_next(tmp_path, folder):
+def test_a_batch_that_an_epoch_cannot_fill_continues_with_the_next(tmp_path, folder):
     plan = plan_of(tmp_path, folder)
     stream = [pack for pack, _, _ in islice(plan.stream(Cursor()), 35)]
     steps = list(islice(plan.steps(7, Cursor()), 5))

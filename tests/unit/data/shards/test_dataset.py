@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from owl.curate.prepare import prepare_folder
 from owl.data.shards import retry
 from owl.data.shards.dataset import Dataset, ShardWriter
+from owl.data.shards.document import Document, parse_document
 from owl.data.shards.index import index_path, index_shard, write_dataset
 from owl.errors import DataError
 from tests.unit.data.shard_factory import chat, files_of, picture, write_chats, write_shard
@@ -55,15 +55,19 @@ def test_samples_come_back_as_they_were_written(tmp_path):
     for number, (key, document, files) in enumerate(written):
         sample = dataset.read(number)
         assert (sample.key, sample.shard) == (key, "s.tar")
-        assert sample.document == document
+        assert sample.document == Document.from_json(document)
         assert sample.files == files
 
 
 def test_sizes_of_pictures_are_known_without_reading_them(tmp_path):
     write_shard(tmp_path / "s.tar", triples())
     prepare_folder(tmp_path)
-    _, sizes = Dataset.open(tmp_path).read_document(2)
-    assert sizes == {"m0000.jpg": (22, 12), "m0001.jpg": (22, 12)}
+    dataset = Dataset.open(tmp_path)
+    assert (
+        dataset.read_text(2).sizes
+        == dataset.read(2).sizes
+        == {"m0000.jpg": (22, 12), "m0001.jpg": (22, 12)}
+    )
 
 
 def test_webdataset_reads_our_shards(tmp_path):
@@ -172,7 +176,7 @@ def test_data_after_the_end_and_things_that_are_no_files_are_refused(tmp_path):
         index_shard(tmp_path / "d.tar")
 
 
-def test_a_sample_that_breaks_a_rule_is_condemned_by_name_and_the_rest_is_kept(tmp_path):
+def test_a_sample_that_breaks_a_rule_is_named_as_invalid_and_the_rest_is_kept(tmp_path):
     (tmp_path / "data").mkdir()
     good, bad = triples(2)
     bad[1]["media"][0]["w"] = 999
@@ -287,6 +291,6 @@ def test_members_are_the_bytes_of_every_file_the_json_first(tmp_path):
     dataset = Dataset.open(write_chats(tmp_path, shards=1, samples=4))
     sample = dataset.read(2)
     document, *pictures = dataset.read_members(2)
-    assert json.loads(bytes(document)) == sample.document
+    assert parse_document(bytes(document)) == sample.document
     assert [bytes(picture) for picture in pictures] == list(sample.files.values())
     assert dataset.retries == 0

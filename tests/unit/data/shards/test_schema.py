@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from owl.data.shards.schema import document_problems, parse_document, part_weight
+from owl.data.shards.document import TextPart, Turn, parse_document, parse_json
+from owl.data.shards.rules import validate
 from owl.errors import DataError
 from tests.unit.data.shard_factory import chat
 
 
 def codes(document, files=("m0000.jpg",)):
-    return [problem.code for problem in document_problems(document, files)]
+    return [problem.code for problem in validate(document, files)[1]]
 
 
 def changed(**changes):
@@ -102,17 +104,25 @@ def test_weights_must_be_finite_and_neither_negative_nor_huge():
 
 
 def test_a_part_overrides_its_turn_and_a_turn_its_role():
-    assert part_weight({"role": "user"}, {}) == 0.0
-    assert part_weight({"role": "user", "loss": True}, {}) == 1.0
-    assert part_weight({"role": "assistant", "weight": 0.5}, {}) == 0.5
-    assert part_weight({"role": "assistant", "weight": 0.5}, {"weight": 2.0}) == 2.0
-    assert part_weight({"role": "assistant"}, {"loss": False, "weight": 2.0}) == 0.0
+    plain = TextPart("x")
+    assert Turn("user", [plain]).weight_of(plain) == 0.0
+    assert Turn("user", [plain], loss=True).weight_of(plain) == 1.0
+    half = Turn("assistant", [plain], weight=0.5)
+    assert half.weight_of(plain) == half.end_weight == 0.5
+    assert half.weight_of(TextPart("x", weight=2.0)) == 2.0
+    assert Turn("assistant", []).weight_of(TextPart("x", loss=False, weight=2.0)) == 0.0
 
 
 def test_bytes_that_are_no_json_object_are_refused():
     for data in (b"\xff{}", b"{", b"[1]"):
         with pytest.raises(DataError, match="E201"):
-            parse_document(data)
+            parse_json(data)
+
+
+def test_a_document_of_the_wrong_shape_is_an_error_and_not_half_read():
+    for broken in (changed(turns="none"), changed(media=[3]), changed(turns=[{"role": "user"}])):
+        with pytest.raises(DataError, match="E203"):
+            parse_document(json.dumps(broken).encode())
 
 
 JSON = st.recursive(
@@ -143,5 +153,6 @@ def test_any_json_gives_problems_and_never_an_exception(data):
     assert codes(document, files) == []
     container, key = data.draw(st.sampled_from(list(places(document))))
     container[key] = data.draw(JSON | st.just(10**400))
-    for problem in document_problems(document, files):
-        assert problem.code.startswith(("E2", "E3"))
+    typed, problems = validate(document, files)
+    assert all(problem.code.startswith(("E2", "E3")) for problem in problems)
+    assert typed is not None or problems

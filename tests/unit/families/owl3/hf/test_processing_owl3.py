@@ -10,6 +10,7 @@ from transformers import pipeline
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.samples import RawSample
+from owl.data.shards.document import Document
 from owl.data.shown import CutChoice
 from owl.families.owl3.hf.processing_owl3 import grids_within
 from owl.families.owl3.reading import Owl3Reading
@@ -17,7 +18,7 @@ from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid
 from owl.hf import Owl3Processor
 from owl.portable.pictures_owl import MediaError
 from owl.portable.requests_owl import RequestError
-from owl.portable.tokenizer_owl import load_tokenizer as load_hf_tokenizer
+from owl.portable.tokenizer_owl import load_hf_tokenizer
 from tests.unit.data.shard_factory import QWEN2, chat, files_of, picture
 
 SIZE = 28
@@ -63,7 +64,12 @@ def roads(request, folder):
 
 
 def raw(document) -> RawSample:
-    return RawSample(key="a", shard="s", document=document, files=files_of(document, codec="PNG"))
+    return RawSample(
+        key="a",
+        shard="s",
+        document=Document.from_json(document),
+        files=files_of(document, codec="PNG"),
+    )
 
 
 def as_messages(document, *, answered: bool) -> list[dict]:

@@ -5,6 +5,7 @@ import pytest
 from jinja2 import Environment
 
 from owl.data.encode.template import render_prompt, render_sample
+from owl.data.shards.document import Document
 from owl.families.owl3.hf.template_owl3 import CHAT_TEMPLATE, parse_rendered, render
 from owl.families.owl3.markup_owl3 import TEMPLATES
 from owl.families.owl3.reading import Clip, Owl3Reading, Picture
@@ -24,7 +25,7 @@ def to_turns(conversation) -> list[Turn]:
     return [Turn(role, split_marks(text)) for role, text in conversation]
 
 
-def to_document(conversation) -> tuple[dict, list]:
+def to_document(conversation) -> tuple[Document, list]:
     """Write the same as an owl3-sample/1, with a grid for pictures and three frames a video."""
     turns, places = [], []
     for role, text in conversation:
@@ -37,7 +38,7 @@ def to_document(conversation) -> tuple[dict, list]:
             else:
                 content.append({"text": part})
         turns.append({"role": role, "content": content})
-    return {"kind": "chat", "turns": turns}, places
+    return Document.from_json({"kind": "chat", "turns": turns}), places
 
 
 def with_media(pieces, version):

@@ -50,7 +50,7 @@ class ToyReading:
 
     def show(self, media: Any, *_: Any, **__: Any) -> Picture:
         """Show every picture as one tile."""
-        return Picture((media["file"],))
+        return Picture((media.file,))
 
     def write(self, shown: Picture) -> Iterator[Piece]:
         """Yield a tile."""

@@ -123,7 +123,7 @@ def wrap_for_training(
 
 
 @contextmanager
-def whole_weights(chunks: list[nn.Module]) -> Iterator[None]:
+def synchronized_weights(chunks: list[nn.Module]) -> Iterator[None]:
     """Finish what `overlap_param_gather` still has under way, so that weights can be read."""
     waiting = [chunk for chunk in chunks if chunk.ddp_config.overlap_param_gather]
     for chunk in waiting:

@@ -88,8 +88,8 @@ def _losses(outcome: Outcome) -> dict[str, Tensor]:
 def _gradients(outcome: Outcome) -> dict[str, Tensor]:
     return {
         f"{name} in {step}": gradient
-        for step, whole in outcome.gradients.items()
-        for name, gradient in whole.items()
+        for step, gradients in outcome.gradients.items()
+        for name, gradient in gradients.items()
     }
 
 

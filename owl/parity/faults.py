@@ -99,10 +99,10 @@ def unsharded_relayout() -> Iterator[None]:
     from owl.mcore import parameters
 
     def contiguous(cut: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(whole: Tensor, parameter: Any, *, tp_rank: int, tp_size: int) -> Tensor:
+        def wrapped(full: Tensor, parameter: Any, *, tp_rank: int, tp_size: int) -> Tensor:
             if getattr(parameter, "partition_stride", 1) > 1:
-                return whole.chunk(tp_size, parameter.partition_dim)[tp_rank]
-            return cut(whole, parameter, tp_rank=tp_rank, tp_size=tp_size)
+                return full.chunk(tp_size, parameter.partition_dim)[tp_rank]
+            return cut(full, parameter, tp_rank=tp_rank, tp_size=tp_size)
 
         return wrapped
 

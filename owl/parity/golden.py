@@ -249,10 +249,10 @@ def published_gradients(
         if not parameter.requires_grad:
             continue
         share = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-        whole = gather_full(share, parameter, tp_group)
+        full = gather_full(share, parameter, tp_group)
         if entry.ours in VOCABULARY_TABLES:
-            whole = whole[: config.vocab_size]
-        yield from zip(entry.published, entry.to_published(whole), strict=True)
+            full = full[: config.vocab_size]
+        yield from zip(entry.published, entry.to_published(full), strict=True)
 
 
 def report(name: str, differences: list[Difference] | None) -> str:

@@ -20,7 +20,7 @@ from owl.data.samples import PackedBatch
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_full, merge_shards
 from owl.mcore.process_groups import ProcessGroups
-from owl.mcore.provider import build_model, whole_weights, wrap_for_training
+from owl.mcore.provider import build_model, synchronized_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
 from owl.parity.layouts import TRAINABLE, Layout
 from owl.parity.packs import make_packs
@@ -104,7 +104,7 @@ def run_trial(
                     chunks, model, groups, gradients=True
                 )
             optimizer.step()
-        with whole_weights(chunks):
+        with synchronized_weights(chunks):
             parameters[kind] = _gather(chunks, model, groups, gradients=False)
     return Outcome(losses, token_losses, gradients, parameters)
 
@@ -196,12 +196,12 @@ def _gather(
     # Everything at once: tensor by tensor, the collectives would cost more than the training.
     ranks: list[FullTensors] = [{} for _ in range(groups.tp_size)]
     dist.all_gather_object(ranks, mine, group=groups.collection.tp)
-    whole = {
+    full = {
         name: merge_shards([rank[name] for rank in ranks], parameter)
         for name, parameter in parameters.items()
     }
     stages: list[FullTensors] = [{} for _ in range(groups.pp_size)]
-    dist.all_gather_object(stages, whole, group=groups.collection.pp)
+    dist.all_gather_object(stages, full, group=groups.collection.pp)
     if not groups.is_writer:
         return {}
     ours: FullTensors = {}
@@ -215,7 +215,7 @@ def _published(ours: FullTensors, model: ModelConfig) -> list[tuple[str, Tensor]
     for entry in PUBLISHED[model.family].entries(model):
         if entry.ours not in ours:
             continue
-        whole = ours[entry.ours]
-        whole = whole[: model.vocab_size] if entry.ours in VOCABULARY_TABLES else whole
-        pairs.extend(zip(entry.published, entry.to_published(whole), strict=True))
+        full = ours[entry.ours]
+        full = full[: model.vocab_size] if entry.ours in VOCABULARY_TABLES else full
+        pairs.extend(zip(entry.published, entry.to_published(full), strict=True))
     return pairs

@@ -130,7 +130,7 @@ class OwlProcessor(ProcessorMixin):
 
         Returns:
             input_ids and attention_mask [b, t]; labels [b, t] with inference_mode=False; and if
-            there are pictures pixel_values [m, 3, s, s] float32 of the whole batch, and
+            there are pictures pixel_values [m, 3, s, s] float32 of the entire batch, and
             media_offset, for each row the index of each tile's first placeholder, padding not
             counted.
 

@@ -11,7 +11,7 @@ from owl.config.run import RunConfig
 from owl.data.families import WORK
 from owl.mcore.optimizer import Optimizer
 from owl.mcore.process_groups import ProcessGroups
-from owl.mcore.provider import whole_weights
+from owl.mcore.provider import synchronized_weights
 from owl.train.hooks.checkpoint import CheckpointHook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import Hook
@@ -43,7 +43,7 @@ def build_hooks(
     folder = Path(run.output)
 
     def save(state: TrainState) -> Path:
-        with whole_weights(chunks):
+        with synchronized_weights(chunks):
             return save_checkpoint(
                 folder,
                 chunks,

@@ -73,7 +73,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         past_key_values: keys and values of earlier tokens.
         inputs_embeds: [b, q, h] in place of input_ids.
         labels: [b, q], the tokens themselves; -100 if not learned.
-        pixel_values: [m, 3, s, s] tiles of the whole batch in order, floats or uint8.
+        pixel_values: [m, 3, s, s] tiles of the entire batch in order, floats or uint8.
         media_offset: for each sample, the index of each of its tiles' first placeholder,
             counted from the sample's first token that is not padding; or the [b, q, 2] ranges
             of 240728 and 241014.

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode frames of video files with PyAV, which is imported only when a video is read."""
 
+import errno
 import io
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
@@ -82,12 +85,13 @@ class VideoFile:
     def __enter__(self) -> "VideoFile":
         self._stream_file = self._path.open("rb")
         try:
-            self._container = self._av.open(self._stream_file, options=OPEN_OPTIONS)
-        except self._av.FFmpegError as error:
+            with self._readable("E307", "is not a video in a known container"):
+                self._container = self._av.open(
+                    self._stream_file, options=OPEN_OPTIONS, metadata_errors="replace"
+                )
+        except BaseException:
             self._stream_file.close()
-            raise DataError(
-                "E307", f"{self._path.name!r} is not a video in a known container: {error}."
-            ) from error
+            raise
         try:
             self._video = self._find_stream()
             self.frames = self._scan()
@@ -106,15 +110,31 @@ class VideoFile:
         Raises:
             DataError: E308 a frame cannot be decoded.
         """
-        try:
+        with self._readable("E308", "cannot be decoded"):
             yield from self._decode([self.frames.stamps[index] for index in indices])
+
+    @contextmanager
+    def _readable(self, code: str, problem: str) -> Iterator[None]:
+        """Raise DataError for what FFmpeg refuses; a failing disk is an OSError as ever."""
+        try:
+            yield
         except self._av.FFmpegError as error:
-            raise DataError("E308", f"{self._path.name!r} cannot be decoded: {error}.") from error
+            raise DataError(code, f"{self._path.name!r} {problem}: {error}.") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a place before the start of an empty or short file
+                raise
+            size = os.fstat(self._stream_file.fileno()).st_size
+            raise DataError(code, f"{self._path.name!r} {problem}: it has {size} bytes.") from error
 
     def _find_stream(self) -> Any:
         if not self._container.streams.video:
             raise DataError("E313", f"{self._path.name!r} has no video stream.")
         stream = self._container.streams.video[0]
+        if stream.codec_context is None:
+            raise DataError(
+                "E307",
+                f"{self._path.name!r} has a codec that FFmpeg does not know. Convert it to H.264.",
+            )
         check_size(stream.codec_context.width, stream.codec_context.height)
         # Frame threads dead-lock in worker processes (PyAV-Org/PyAV#1962).
         stream.codec_context.thread_count = 1
@@ -122,10 +142,8 @@ class VideoFile:
 
     def _scan(self) -> VideoFrames:
         """Read the time stamps of all packets, without decoding them."""
-        try:
+        with self._readable("E308", "is damaged"):
             packets = [packet for packet in self._container.demux(self._video) if packet.size]
-        except self._av.FFmpegError as error:
-            raise DataError("E308", f"{self._path.name!r} is damaged: {error}.") from error
         # Only some containers, such as mp4, record the number of frames; otherwise it is 0.
         if len(packets) < self._video.frames or any(packet.is_corrupt for packet in packets):
             raise DataError(

@@ -30,12 +30,15 @@ def shade(index: int) -> int:
     return 10 + 4 * index
 
 
-def write_video(path: Path, *, frames=50, size=(96, 64), codec="libx264", layout=None) -> Path:
+def write_video(
+    path: Path, *, frames=50, size=(96, 64), codec="libx264", layout=None, title=""
+) -> Path:
     """Write a video of plain grey frames, with key frames and frames that come out of order."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=layout or {}) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=FPS)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -221,7 +224,7 @@ def test_conversations_and_captions_work_as_with_folders_of_frames(av, tmp_path)
         ({"video": "../a.mp4", "text": "!"}, "E302", "leads out of"),
         ({"video": "text.mp4", "text": "!"}, "E307", "not a video in a known container"),
         ({"video": 7, "text": "!"}, "E203", "video=7 must be a string"),
-        ({"video": "a.mp4"}, "E203", "neither conversations nor captions"),
+        ({"video": "a.mp4"}, "E203", "the fields of no layout"),
         ({"video": "a.mp4", "segments": []}, "E203", "segments is empty"),
         (
             {"video": "a.mp4", "segments": [{"start": 2, "end": 1, "text": "!"}]},
@@ -281,3 +284,26 @@ def test_without_pyav_the_tool_says_what_to_install(tmp_path, monkeypatch, capsy
     )
     assert code == 2
     assert "pip install 'owl3-megatron[video]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_an_empty_or_tiny_video_is_rejected_and_the_others_are_converted(av, tmp_path, size):
+    write_video(tmp_path / "videos/a.mp4", frames=2)
+    (tmp_path / "videos/tiny.mp4").write_bytes(b"\0" * size)
+    records = [{"video": f"{name}.mp4", "text": "!"} for name in ("a", "tiny", "a")]
+    converted = convert(tmp_path, *records)
+    assert (converted.report.samples, converted.reject["code"]) == (2, "E307")
+    assert "'tiny.mp4'" in converted.reject["message"]
+
+
+def test_a_title_in_another_encoding_is_no_fault_of_the_video(av, tmp_path):
+    path = write_video(tmp_path / "videos/a.mp4", frames=2, title="A" * 16)
+    path.write_bytes(path.read_bytes().replace(b"A" * 16, b"\xd6\xd0\xce\xc4" * 4))
+    assert convert(tmp_path, {"video": "a.mp4", "text": "!"}).report.samples == 1
+
+
+def test_a_codec_that_nobody_knows_is_rejected(av, tmp_path):
+    path = write_video(tmp_path / "videos/a.mp4", frames=2)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zz99"))
+    reject = convert(tmp_path, {"video": "a.mp4", "text": "!"}).reject
+    assert (reject["code"], "codec" in reject["message"]) == ("E307", True)

@@ -17,13 +17,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from owl.curate.converters.batch_notes import (
+    NOTES,
+    BatchNote,
+    is_current,
+    load_notes,
+    note_path,
+    save_note,
+    save_pictures,
+)
 from owl.curate.converters.formats.registry import SourceFormat
 from owl.curate.converters.pictures import PictureStore, SourceFolder
 from owl.curate.converters.records import (
@@ -40,10 +49,9 @@ from owl.data.shards.index import replace_file
 from owl.errors import DataError
 from owl.progress import Progress
 
-NOTES = ".convert"
 SETTINGS_FILE = "convert.json"
 REJECTS_FILE = "rejects.jsonl"
-FORMAT = 1
+FORMAT = 2
 """Raise it when the same source and options give samples that train differently."""
 
 
@@ -62,10 +70,7 @@ class ConvertJob:
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must have in common with the run before it."""
-        options = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self.options).items()
-        }
+        options = {name: _plain(value) for name, value in asdict(self.options).items()}
         return {
             "format": FORMAT,
             "family": self.format.name,  # the name that finished conversions have
@@ -83,15 +88,11 @@ class ConvertJob:
         return PictureStore(folder, self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchNote:
-    """What became of a batch."""
-
-    stem: str
-    fingerprint: str
-    shards: list[tuple[str, int]]  # name, bytes
-    samples: int
-    rejects: list[Reject]
+def _plain(value: object) -> object:
+    """A value of an option as json gives it back."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,9 @@ class ConvertReport:
     shards: int
     rejects: int
     codes: dict[str, int]
+    left_out: int
+    bare: int
+    layouts: dict[str, int]
     abandoned: list[str]
     """Shards of an earlier run whose input is gone or is divided into other batches."""
 
@@ -127,7 +131,7 @@ def convert(
     """
     with _locked(job.output):
         _check_settings(job)
-        notes = _load_notes(job.output)
+        notes = load_notes(job.output)
         files = list_files(job.input, job.format.source.suffixes)
         progress = Progress("convert", sum(file.path.stat().st_size for file in files), report)
         samples = rejects = 0
@@ -135,7 +139,7 @@ def convert(
 
         def is_left(batch: Batch) -> bool:
             note = notes.get(batch.stem)
-            if note is None or not _is_current(note, batch, job.output, retry_rejects):
+            if note is None or not is_current(note, batch, job.output, retry_rejects):
                 return True
             done[note.stem] = note
             progress.skip(batch.source_bytes)
@@ -163,20 +167,30 @@ def _read_batches(job: ConvertJob, files: Sequence[SourceFile]) -> Iterator[Batc
 def convert_batch(job: ConvertJob, batch: Batch) -> BatchNote:
     """Convert one batch into shards of its own, and save a note that it is done."""
     # The note goes first: if this run is killed, new shards must not be beside an old note.
-    _note_path(job.output, batch.stem).unlink(missing_ok=True)
+    note_path(job.output, batch.stem).unlink(missing_ok=True)
     drop_shards(job.output, batch.stem)
     rejects: list[Reject] = []
-    samples = 0
+    written: list[ConvertedSample] = []  # without their files
     with ShardSeries(job.output, batch.stem, job.limits) as series:
         store = job.store()
         for record in job.format.source.read_records(batch):
-            reject = _write(record, job, store, series=series, slug=batch.file.slug)
-            if reject:
-                rejects.append(reject)
-            samples += not reject
-    shards = [(path.name, path.stat().st_size) for path in series.paths]
-    note = BatchNote(batch.stem, batch.fingerprint, shards, samples, rejects)
-    _save_note(job.output, note)
+            made = _write(record, job, store, series=series, slug=batch.file.slug)
+            if isinstance(made, Reject):
+                rejects.append(made)
+            else:
+                written.append(replace(made, files={}))
+    note = BatchNote(
+        batch.stem,
+        batch.fingerprint,
+        [(path.name, path.stat().st_size) for path in series.paths],
+        samples=len(written),
+        rejects=rejects,
+        left_out=sum(sample.left_out for sample in written),
+        bare=sum(1 for each in written if each.left_out and not each.document["media"]),
+        layouts=dict(Counter(sample.layout for sample in written if sample.layout)),
+    )
+    save_pictures(job.output, batch.stem, written)
+    save_note(job.output, note)
     return note
 
 
@@ -200,15 +214,16 @@ def _write(
     *,
     series: ShardSeries,
     slug: str,
-) -> Reject | None:
-    """Write the sample of one record; return a Reject if there is none."""
+) -> ConvertedSample | Reject:
+    """Write the sample of one record; return it, or why there is none."""
     if isinstance(record, Reject):
         return record
     try:
-        series.write(convert_record(record, job, store, slug=slug))
+        sample = convert_record(record, job, store, slug=slug)
+        series.write(sample)
     except DataError as error:
         return Reject(record.file, record.line, error.code, error.message)
-    return None
+    return sample
 
 
 # Processes.
@@ -315,34 +330,6 @@ def _save_settings(job: ConvertJob, totals: dict[str, Any]) -> None:
     replace_file(job.output / SETTINGS_FILE, json.dumps(content, indent=1).encode())
 
 
-def _load_notes(output: Path) -> dict[str, BatchNote]:
-    notes = [_load_note(path) for path in sorted((output / NOTES).glob("*.json"))]
-    return {note.stem: note for note in notes}
-
-
-def _load_note(path: Path) -> BatchNote:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    rejects = [Reject(**reject) for reject in content["rejects"]]
-    shards = [(name, size) for name, size in content["shards"]]
-    return BatchNote(content["stem"], content["fingerprint"], shards, content["samples"], rejects)
-
-
-def _save_note(output: Path, note: BatchNote) -> None:
-    replace_file(_note_path(output, note.stem), json.dumps(asdict(note)).encode())
-
-
-def _note_path(output: Path, stem: str) -> Path:
-    return output / NOTES / f"{stem}.json"
-
-
-def _is_current(note: BatchNote, batch: Batch, output: Path, retry_rejects: bool) -> bool:
-    """Whether a batch need not be converted again."""
-    if note.fingerprint != batch.fingerprint or (retry_rejects and note.rejects):
-        return False
-    paths = [(output / name, size) for name, size in note.shards]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
-
-
 def _write_rejects(output: Path, done: dict[str, BatchNote]) -> None:
     """Write the rejects of all finished batches, in the order of the source."""
     lines = [
@@ -362,6 +349,9 @@ def _finish(
         shards=sum(len(note.shards) for note in done.values()),
         rejects=codes.total(),
         codes=dict(sorted(codes.items())),
+        left_out=sum(note.left_out for note in done.values()),
+        bare=sum(note.bare for note in done.values()),
+        layouts=dict(sum((Counter(note.layouts) for note in done.values()), Counter())),
         abandoned=sorted(name for note in abandoned for name, _ in note.shards),
     )
     _save_settings(job, asdict(report))

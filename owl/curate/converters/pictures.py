@@ -6,18 +6,21 @@ import json
 import os
 import re
 import stat
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
-from owl.curate.converters.fields import required
+from owl.curate.converters.fields import required, typed
 from owl.curate.converters.records import (
     ConvertError,
     ConvertOptions,
     MediaList,
     MissingPictures,
+    SourceStats,
 )
 from owl.data.encode.images import decode_picture, picture_size
 from owl.data.shards.rules import uneven_frames
@@ -61,8 +64,12 @@ class SourceFolder:
 
     root: Path
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, sources: SourceStats | None = None) -> bytes:
         """Read a file.
+
+        Args:
+            name: of the file, under the folder.
+            sources: is given the size and time of the file.
 
         Raises:
             DataError: E302 it is missing, or outside the folder; E309 it is far too large.
@@ -78,6 +85,8 @@ class SourceFolder:
                     raise DataError(
                         "E309", f"{name!r} has {found.st_size} bytes, over {MAX_FILE_BYTES}."
                     )
+                if sources is not None:
+                    sources[str(path)] = (found.st_size, found.st_mtime_ns)
                 return stream.read()
         except OSError as error:
             if error.errno not in NO_SUCH_FILE:
@@ -143,34 +152,75 @@ class PictureStore:
     folder: SourceFolder | None
     options: ConvertOptions
 
-    def add(self, media: MediaList, name: str, **fields: object) -> int:
-        """Append a picture by its name in the source; return its index."""
-        return self.add_bytes(media, self._read(name), uri=name, **fields)
+    def add(self, media: MediaList, name: str) -> int:
+        """Append a picture by its name, `file://` address or data url; return its index."""
+        if name.startswith("data:"):
+            return self.add_bytes(media, data_of_url(name), f"{name:.40}...")
+        data = self._folder().read(self._mapped(path_of(name)), media.sources)
+        return self.add_bytes(media, data, name, uri=name)
 
-    def add_unless_missing(self, media: MediaList, name: str) -> int | None:
-        """Append a picture of a web document; return its index, or None if it is left out.
+    def add_value(self, media: MediaList, value: object, name: str) -> int:
+        """Append a picture as records hold it: a name, bytes, or an object with one of the two.
 
-        Many such pictures are gone: 1 in 6 documents of MMC4 names one.
+        Raises:
+            DataError: E203 it is none of these, E302 it is missing, or another code of a picture.
+        """
+        fields = value if isinstance(value, dict) else {}
+        data = value if isinstance(value, bytes) else fields.get("bytes")
+        if isinstance(data, bytes):
+            path = fields.get("path") or None
+            label = f"{name} ({path})" if path else name
+            return self.add_bytes(media, data, label, uri=path)
+        found = next((fields[key] for key in ("path", "url", "image") if fields.get(key)), None)
+        if isinstance(value, dict) and (self.folder is None or not isinstance(found, str)):
+            raise DataError(
+                "E302",
+                f"{name} holds no bytes (path={found!r:.80}). Embed the pictures, or give --images "
+                "for the folder that paths are relative to.",
+            )
+        return self.add(media, typed(found if fields else value, str, name))
+
+    def add_unless_missing(
+        self, media: MediaList, value: object, name: str, left_out: list[str]
+    ) -> int | None:
+        """Append a picture of a document; return its index, or None if it is left out.
+
+        Many pictures of web documents are gone: 1 in 6 documents of MMC4 names one.
+
+        Args:
+            media: of the sample.
+            value: the picture, as `add_value` takes it.
+            name: of its place in the record.
+            left_out: is given the name of a picture that is left out.
 
         Raises:
             DataError: the picture is unusable, and the option is to reject the document.
         """
         try:
-            return self.add(media, name)
+            return self.add_value(media, value, name)
         except DataError as error:
             leave_out = self.options.missing_pictures is MissingPictures.leave_out
             if not leave_out or error.code not in UNUSABLE_PICTURE:
                 raise
+            left_out.append(value if isinstance(value, str) else name)
             return None
 
-    def add_bytes(self, media: MediaList, data: bytes, **fields: object) -> int:
-        """Append a picture that is stored in the source; return its index."""
-        suffix, width, height = self._check(data)
+    def add_bytes(self, media: MediaList, data: bytes, name: str, **fields: object) -> int:
+        """Append a picture that is stored in the source; return its index.
+
+        Args:
+            media: of the sample.
+            data: the bytes of the picture.
+            name: of the picture, for messages.
+            fields: of the media entry.
+        """
+        suffix, width, height = self._check(data, name)
         return media.add_picture(data, suffix, w=width, h=height, cut=self.options.cut, **fields)
 
     def add_clip(self, media: MediaList, name: str) -> int:
         """Append a video whose frames are in a folder of its name, with or without suffix."""
-        folder = self._folder()
+        folder, of = self._folder(), name
+        name = path_of(name)
         if folder.locate(name).is_file():
             raise DataError(
                 "E313",
@@ -179,20 +229,17 @@ class PictureStore:
             )
         place = name if folder.locate(name).is_dir() else os.path.splitext(name)[0]
         files = folder.list_pictures(place)
-        frames = [folder.read(file) for file in files]
+        frames = [folder.read(file, media.sources) for file in files]
         if not frames:
             raise DataError("E312", f"the folder {place!r} has no frames.")
-        checked = [self._check(frame) for frame in frames]
+        checked = [self._check(frame, file) for frame, file in zip(frames, files, strict=True)]
         _, width, height = checked[0]
         sizes = {file: (w, h) for file, (_, w, h) in zip(files, checked, strict=True)}
         if len(set(sizes.values())) > 1:
             problem = uneven_frames(f"the folder {place!r}", sizes)
             raise DataError(problem.code, problem.message)
         stored = [(frame, suffix) for frame, (suffix, _, _) in zip(frames, checked, strict=True)]
-        return media.add_clip(stored, w=width, h=height, of=name)
-
-    def _read(self, name: str) -> bytes:
-        return self._folder().read(self._mapped(name))
+        return media.add_clip(stored, w=width, h=height, of=of)
 
     def _folder(self) -> SourceFolder:
         if self.folder is None:
@@ -204,13 +251,34 @@ class PictureStore:
             return name
         return load_url_map(self.options.url_map).get(name, name)
 
-    def _check(self, data: bytes) -> tuple[str, int, int]:
-        """Return suffix, width and height. Raises DataError E307, E308, E309, E310."""
-        suffix = picture_suffix(data)
-        if not self.options.decode:
-            return suffix, *picture_size(data)
-        height, width, _ = decode_picture(data).shape
+    def _check(self, data: bytes, name: str) -> tuple[str, int, int]:
+        """Return suffix, width and height. Raises DataError E307 to E310, with the name."""
+        try:
+            suffix = picture_suffix(data)
+            if not self.options.decode:
+                return suffix, *picture_size(data)
+            height, width, _ = decode_picture(data).shape
+        except DataError as error:
+            raise DataError(error.code, f"{name!r:.200}: {error.message}") from error
         return suffix, width, height
+
+
+def path_of(name: str) -> str:
+    """The path that a `file://` address names; any other name as it is."""
+    if name.startswith("file:///"):
+        return unquote(urlsplit(name).path)
+    return name.removeprefix("file://")
+
+
+def data_of_url(url: str) -> bytes:
+    """Decode `data:image/jpeg;base64,...`. Raises DataError E302."""
+    head, comma, text = url.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError("it is not base64")
+        return b64decode("".join(unquote(text).split()), validate=True)
+    except ValueError as error:
+        raise DataError("E302", f"{url!r:.60} is not a readable data url: {error}.") from error
 
 
 @lru_cache(maxsize=1)  # once per worker: it may name millions of pictures

@@ -21,6 +21,10 @@ MAX_NESTING = 64
 so that it cannot end a training run."""
 
 
+SourceStats = dict[str, tuple[int, int]]
+"""Path of a file that was read for a sample -> its size, and its time in nanoseconds."""
+
+
 class ConvertError(OwlError):
     """The conversion cannot start or continue, for a reason other than a record."""
 
@@ -68,6 +72,12 @@ class ConvertOptions:
     """Consecutive jsonl records with the same value in this field are turns of one conversation."""
     url_map: Path | None = None
     """A jsonl of {"url": ..., "file": ...}: the file under --images of each url."""
+    field_map: Mapping[str, str] = field(default_factory=dict)
+    """Name that the layouts read -> field of the record that is to be read under it."""
+    ignore_fields: tuple[str, ...] = ()
+    """Fields that are kept in meta.raw only, although they look like media or fit a layout."""
+    media_first: bool = False
+    """Show the media of a record without any mark before its text, instead of rejecting it."""
     decode: bool = True
     """Decode every picture completely; otherwise only its header is read."""
 
@@ -78,6 +88,7 @@ class MediaList:
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    sources: SourceStats = field(default_factory=dict)
 
     def add_picture(self, data: bytes, suffix: str, **fields: Any) -> int:
         """Append a picture; return its index. Fields that are None are omitted."""
@@ -112,6 +123,8 @@ class Draft:
     """Names of missing or damaged pictures that the document is written without."""
     prompt_ending: PromptEnding | None = None
     id: str | None = None
+    layout: str = ""
+    """The layout that the record was read as, where a format has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,11 @@ class ConvertedSample:
     key: str
     document: Json
     files: Mapping[str, bytes]
+    sources: SourceStats
+    """Files that were read for it; a change in one of them makes the sample another."""
+    left_out: int
+    """Pictures that it is written without."""
+    layout: str
 
 
 def finish_draft(
@@ -159,7 +177,14 @@ def finish_draft(
         "turns": draft.turns,
         "meta": {name: value for name, value in meta.items() if value},
     }
-    return ConvertedSample(key, document, draft.media.files)
+    return ConvertedSample(
+        key,
+        document,
+        draft.media.files,
+        sources=draft.media.sources,
+        left_out=len(draft.left_out),
+        layout=draft.layout,
+    )
 
 
 def check_json(value: dict[str, Any]) -> None:

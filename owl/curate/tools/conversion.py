@@ -4,13 +4,21 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from owl.curate.converters.formats.layouts import LAYOUTS
+from owl.curate.converters.formats.media_fields import FIELDS
 from owl.curate.converters.job import REJECTS_FILE, ConvertJob, ConvertReport, convert
 from owl.curate.converters.records import ConvertError
 from owl.curate.converters.shard_series import ShardLimits
 from owl.errors import OwlError
 
+FIELD_NAMES = sorted(
+    {name for layout in LAYOUTS for name in layout.needs | layout.takes}
+    | {name for first, _ in FIELDS.values() for name in first}
+)
+"""Fields that the layouts read."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
@@ -38,6 +46,43 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments about how records are read."""
+    group.add_argument(
+        "--map",
+        dest="field_map",
+        metavar="NAME=FIELD",
+        action="append",
+        default=[],
+        help="read FIELD of the records as NAME, a field of the layouts, such as images=photo",
+    )
+    group.add_argument(
+        "--ignore-field",
+        dest="ignore_fields",
+        metavar="FIELD",
+        action="append",
+        default=[],
+        help="keep FIELD in meta.raw only, though it looks like a picture or fits a layout",
+    )
+    group.add_argument(
+        "--media-first",
+        action="store_true",
+        help="show the media of a record without any mark before its text (default: reject it)",
+    )
+
+
+def field_map(given: Sequence[str]) -> dict[str, str]:
+    """Read NAME=FIELD arguments. Raises ValueError with what is wrong."""
+    pairs = [text.partition("=") for text in given]
+    for text, (name, _, field) in zip(given, pairs, strict=True):
+        if name not in FIELD_NAMES or not field:
+            raise ValueError(f"--map {text}: write NAME=FIELD; NAME is one of {FIELD_NAMES}.")
+    names = {name: field for name, _, field in pairs}
+    if len(names) < len(given):
+        raise ValueError(f"--map {' '.join(given)}: a NAME is there twice.")
+    return names
+
+
 def running_problem(arguments: argparse.Namespace) -> str | None:
     """Return what is wrong with these arguments or with input and output, None if nothing is."""
     if not arguments.input.exists():
@@ -46,6 +91,10 @@ def running_problem(arguments: argparse.Namespace) -> str | None:
         return f"--output {arguments.output} is inside --input: shards would become input."
     if arguments.name is not None and not NAME_PATTERN.fullmatch(arguments.name):
         return f"--name {arguments.name}: use up to 40 letters, digits, _ and -."
+    try:
+        field_map(arguments.field_map)
+    except ValueError as error:
+        return str(error)
     for name in ("workers", "shard_samples", "shard_bytes"):
         if getattr(arguments, name) < 1:
             return f"--{name.replace('_', '-')} {getattr(arguments, name)}: use at least 1."
@@ -81,6 +130,15 @@ def _print_line(line: str) -> None:
 def _print_report(report: ConvertReport, output: Path) -> None:
     """Print what the conversion wrote, rejected and left."""
     print(f"wrote {report.samples} samples into {report.shards} shards in {output}")
+    if report.layouts:
+        layouts = ", ".join(f"{name} {count}" for name, count in report.layouts.items())
+        print(f"layouts, by the fields of the records: {layouts}")
+    if report.left_out:
+        print(
+            f"left out {report.left_out} missing or damaged pictures, named in meta.left_out; "
+            f"{report.bare} documents have no picture left",
+            file=sys.stderr,
+        )
     if report.rejects:
         codes = ", ".join(f"{code} {count}" for code, count in report.codes.items())
         print(f"rejected {report.rejects}: {codes}; see {output / REJECTS_FILE}", file=sys.stderr)

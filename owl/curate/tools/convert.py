@@ -24,7 +24,13 @@ from owl.curate.converters.job import ConvertJob
 from owl.curate.converters.prompt_endings import WORDING, PromptEnding
 from owl.curate.converters.records import ConvertOptions, MissingPictures
 from owl.curate.converters.shard_series import ShardLimits
-from owl.curate.tools.conversion import add_running, run_job, running_problem
+from owl.curate.tools.conversion import (
+    add_reading,
+    add_running,
+    field_map,
+    run_job,
+    running_problem,
+)
 from owl.data.shards.schema import CUT_MODES
 
 FORMAT_HELP = {
@@ -34,16 +40,20 @@ FORMAT_HELP = {
     "m4": "M4-Instruct json: conversations over several pictures",
     "sharegpt4video": "ShareGPT4Video json, frames as pictures in folders",
     "captions": "image-caption tars of img2dataset (LAION, COYO, DataComp, CC12M)",
-    "parquet": "Hugging Face parquet: interleaved (OBELICS) or chat (The Cauldron)",
-    "jsonl": "your own: messages, question and answer, or text",
+    "parquet": "Hugging Face tables: OBELICS, The Cauldron, or any layout of jsonl",
+    "jsonl": "your own: messages, questions and answers, captions, or texts",
 }
 ONLY_WITH = {
     "prompt_ending": ("llava", "m4", "sharegpt4video", "parquet", "jsonl"),
-    "missing_pictures": ("obelics", "mmc4"),
-    "url_map": ("obelics", "parquet"),
+    "missing_pictures": ("obelics", "mmc4", "jsonl", "parquet"),
+    "url_map": ("obelics", "parquet", "jsonl"),
     "turns_of": ("jsonl",),
+    "field_map": ("jsonl", "parquet"),
+    "ignore_fields": ("llava", "m4", "sharegpt4video", "jsonl", "parquet"),
+    "media_first": ("llava", "m4", "sharegpt4video", "jsonl", "parquet"),
 }
 """Options that would have no effect with the other formats."""
+FLAGS = {"field_map": "--map", "ignore_fields": "--ignore-field"}
 ENDINGS = ", ".join(f"{kind} {wording.strip()!r}" for kind, wording in WORDING.items())
 
 
@@ -104,8 +114,9 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         type=MissingPictures,
         choices=list(MissingPictures),
         default=MissingPictures.reject,
-        help="obelics and mmc4: reject the document (default), or leave the picture out",
+        help="documents: reject the document (default), or leave the picture out",
     )
+    add_reading(group)
     group.add_argument(
         "--no-decode",
         action="store_true",
@@ -128,6 +139,9 @@ def _make_job(arguments: argparse.Namespace) -> ConvertJob:
             turns_of=arguments.turns_of,
             url_map=arguments.url_map,
             decode=not arguments.no_decode,
+            field_map=field_map(arguments.field_map),
+            ignore_fields=tuple(arguments.ignore_fields),
+            media_first=arguments.media_first,
         ),
         limits=ShardLimits(arguments.shard_samples, arguments.shard_bytes),
     )
@@ -155,8 +169,10 @@ def _find_problem(arguments: argparse.Namespace) -> str | None:
         return f"--url-map {arguments.url_map} is not a file."
     for option, formats in ONLY_WITH.items():
         value = getattr(arguments, option)
-        if value not in (None, MissingPictures.reject) and arguments.format not in formats:
-            flag = f"--{option.replace('_', '-')}"
+        if value not in (None, MissingPictures.reject, [], False) and (
+            arguments.format not in formats
+        ):
+            flag = FLAGS.get(option, f"--{option.replace('_', '-')}")
             return f"{flag} works with {', '.join(formats)}, not with {arguments.format}."
     if arguments.prompt_ending is PromptEnding.by_question_type and arguments.format != "m4":
         return "--prompt-ending by_question_type works with m4 only: choose one kind of ending."

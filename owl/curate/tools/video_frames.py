@@ -35,7 +35,13 @@ from owl.curate.converters.shard_series import ShardLimits
 from owl.curate.converters.video.frame_sampling import FrameSampling, SamplingMode
 from owl.curate.converters.video.video_file import load_av
 from owl.curate.converters.video.video_frames import NAME, VideoClips, video_format
-from owl.curate.tools.conversion import add_running, run_job, running_problem
+from owl.curate.tools.conversion import (
+    add_reading,
+    add_running,
+    field_map,
+    run_job,
+    running_problem,
+)
 
 
 def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -83,6 +89,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--escape", action="store_true", help="keep text that looks like markup as plain text"
     )
+    add_reading(group)
 
 
 def _make_job(arguments: argparse.Namespace) -> ConvertJob:
@@ -100,7 +107,13 @@ def _make_job(arguments: argparse.Namespace) -> ConvertJob:
         images=arguments.images,
         output=arguments.output,
         name=arguments.name or NAME,
-        options=ConvertOptions(prompt_ending=arguments.prompt_ending, escape=arguments.escape),
+        options=ConvertOptions(
+            prompt_ending=arguments.prompt_ending,
+            escape=arguments.escape,
+            field_map=field_map(arguments.field_map),
+            ignore_fields=tuple(arguments.ignore_fields),
+            media_first=arguments.media_first,
+        ),
         limits=ShardLimits(arguments.shard_samples, arguments.shard_bytes),
     )
 

@@ -31,7 +31,8 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     """
     key, files = record.value["key"], record.value["files"]
     media = MediaList()
-    store.add_bytes(media, files[_picture_suffix(files)])
+    suffix = _picture_suffix(files)
+    store.add_bytes(media, files[suffix], f"{key}.{suffix}")
     return Draft(
         kind="document",
         turns=[

@@ -27,13 +27,11 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     infos = required(value, "image_info", list)
     media = MediaList()
     before: dict[int, list[int]] = defaultdict(list)
-    left_out = []
+    left_out: list[str] = []
     for index, info in enumerate(infos):
         name, sentence = _match(info, f"image_info[{index}]", len(sentences))
-        picture = store.add_unless_missing(media, name)
-        if picture is None:
-            left_out.append(name)
-        else:
+        picture = store.add_unless_missing(media, name, name, left_out)
+        if picture is not None:
             before[sentence].append(picture)
     return Draft(
         kind="document",

@@ -34,7 +34,7 @@ def clip_draft(record: SourceRecord, *, clips: ClipSource, store: PictureStore) 
     """Read one record, with frames from `clips`. Raises DataError."""
     value = typed(record.value, dict, "the record")
     if "conversations" in value:
-        return llava.video_draft(value, clips, store)
+        return llava.conversation_draft(value, clips, store)
     if "captions" in value:
         return _caption_draft(value, clips)
     raise DataError(

@@ -56,7 +56,8 @@ def _read_group(group: Sequence[Line], file: str) -> SourceRecord | Reject:
             values.append(parse_json(line.text))
         except DataError as error:
             return Reject(file, line.number, error.code, error.message)
-    return SourceRecord(file, group[0].number, values if len(group) > 1 else values[0])
+    # A tuple, which json cannot give: a record that is a list is no group.
+    return SourceRecord(file, group[0].number, tuple(values) if len(group) > 1 else values[0])
 
 
 def read_lines(file: SourceFile) -> Iterator[Line]:

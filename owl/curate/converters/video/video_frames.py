@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert records about video files: the format of `owl data video-frames`.
 
-Conversations and captions as in sharegpt4video.py, and
+Any layout of layouts.py (chats, questions and answers, captions), captions as in sharegpt4video.py,
+and
 
     {"video": "a.mp4", "text": "An owl flies."}
     {"video": "a.mp4", "segments": [{"start": 0, "end": 4.5, "text": "An owl flies."}, ...]}
@@ -19,8 +20,9 @@ from typing import Any
 
 from owl.curate.converters.fields import leftovers, number, required, typed
 from owl.curate.converters.formats import sharegpt4video
+from owl.curate.converters.formats.layouts import read_record
 from owl.curate.converters.formats.registry import SourceFormat
-from owl.curate.converters.pictures import PictureStore, SourceFolder
+from owl.curate.converters.pictures import PictureStore, SourceFolder, path_of
 from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.curate.converters.sources.json_source import JsonSource
 from owl.curate.converters.video.frame_sampling import FrameSampling
@@ -65,7 +67,10 @@ class VideoClips:
         Raises:
             DataError: E302, E307, E308, E309, E313.
         """
-        with VideoFile(self._find(name)) as video:
+        path = self._find(name)
+        found = path.stat()
+        media.sources[str(path)] = (found.st_size, found.st_mtime_ns)
+        with VideoFile(path) as video:
             chosen = [self._choose(video, span, name) for span in spans]
             indices = [index for part in chosen for index in part]
             frames = [
@@ -86,6 +91,7 @@ class VideoClips:
         return clip, _ranges([len(part) for part in chosen])
 
     def _find(self, name: str) -> Path:
+        name = path_of(name)
         for place in (name, f"{name}.mp4"):  # ShareGPT4Video names some only by their id
             path = self.folder.locate(place)
             if path.is_file():
@@ -125,21 +131,11 @@ def to_draft(record: SourceRecord, store: PictureStore, *, clips: VideoClips) ->
     value = typed(record.value, dict, "the record")
     if "segments" in value:
         return _segment_draft(value, clips)
-    if "text" in value:
-        return _text_draft(value, clips)
-    return sharegpt4video.clip_draft(record, clips=clips, store=store)
-
-
-def _text_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:
-    media = MediaList()
-    clip = clips.add_clip(media, required(value, "video", str))
-    content = [{"media": clip}, {"text": required(value, "text", str)}]
-    return Draft(
-        kind="document",
-        turns=[{"role": "document", "content": content}],
-        media=media,
-        raw=leftovers(value, {"video", "text"}),
-    )
+    if "captions" in value:
+        return sharegpt4video.clip_draft(record, clips=clips, store=store)
+    draft = read_record(record, store, clips)
+    draft.id = value["id"] if isinstance(value.get("id"), str) and value["id"] else None
+    return draft
 
 
 def _segment_draft(value: Mapping[str, Any], clips: VideoClips) -> Draft:

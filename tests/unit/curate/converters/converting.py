@@ -122,7 +122,7 @@ def values_of(value) -> Iterator[str]:
         for inner in value:
             yield from values_of(inner)
     elif isinstance(value, str):
-        pieces = re.split("<image>|<video>", value)
+        pieces = re.split("<\u200b?(?:image|video)>", value)
         yield from (escape_text(piece).strip() for piece in pieces if piece.strip())
     elif isinstance(value, int | float):
         yield repr(value)

@@ -61,7 +61,7 @@ def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, argum
     ("name", "option", "words"),
     [
         ("captions", ["--prompt-ending", "short_answer"], "works with llava, m4"),
-        ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, not with llava"),
+        ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, jsonl, parquet"),
         ("llava", ["--turns-of", "image"], "--turns-of works with jsonl, not with llava"),
         ("llava", ["--prompt-ending", "by_question_type"], "works with m4 only"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from owl.curate.converters import job as job_module
 from owl.curate.converters.job import convert
 from owl.curate.converters.prompt_endings import PromptEnding
-from owl.curate.converters.records import ConvertError
+from owl.curate.converters.records import ConvertError, MissingPictures
 from owl.curate.converters.shard_series import ShardLimits
 from tests.unit.curate.converters.converting import (
     make_job,
@@ -17,6 +17,7 @@ from tests.unit.curate.converters.converting import (
     write_lines,
     write_pictures,
 )
+from tests.unit.data.shard_factory import picture
 
 FOUR_BATCHES = ShardLimits(max_samples=3)
 
@@ -144,6 +145,75 @@ def test_rejects_can_be_tried_again_once_the_pictures_are_there(tmp_path):
     write_pictures(tmp_path / "images", "b.jpg")
     assert run_job(job).report.samples == 0
     assert run_job(job, retry_rejects=True).report.samples == 1
+
+
+def test_a_picture_that_was_replaced_under_its_name_is_converted_again(tmp_path):
+    images = write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
+    records = [{"image": f"{name}.jpg", "question": "?", "answer": "!"} for name in "aab"]
+    source = write_lines(tmp_path / "in", *records)
+    job = make_job(tmp_path, "jsonl", source, limits=ShardLimits(max_samples=2))
+    run_job(job)
+    before = written_at(tmp_path / "shards")
+    (images / "a.jpg").write_bytes(picture(seed=9))
+    converted = run_job(job)
+    after = written_at(tmp_path / "shards")
+    assert [name for name in before if before[name] == after[name]] == ["source-00001-000.tar"]
+    assert [sample.files["m0000.jpg"] == picture(seed=9) for sample in converted.samples] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_pictures_that_are_left_out_are_counted_and_tried_again_by_option(tmp_path):
+    write_pictures(tmp_path / "images", "a.jpg")
+    records = [
+        {"images": ["a.jpg", "gone.jpg"], "text": "A <image> B <image> C"},
+        {"images": ["lost.jpg"], "text": "D <image>"},
+    ]
+    source = write_lines(tmp_path / "in", *records)
+    job = make_job(tmp_path, "jsonl", source, missing_pictures=MissingPictures.leave_out)
+    converted = run_job(job)
+    assert (converted.report.left_out, converted.report.bare) == (2, 1)
+    first, second = converted.samples
+    assert first.document["turns"][0]["content"] == [
+        {"text": "A "},
+        {"media": 0},
+        {"text": " B  C"},
+    ]
+    assert second.document["meta"]["left_out"] == ["lost.jpg"]
+    write_pictures(tmp_path / "images", "gone.jpg")
+    assert run_job(job).report.left_out == 2
+    assert run_job(job, retry_rejects=True).report.left_out == 1
+
+
+def test_a_question_about_a_missing_picture_is_rejected_all_the_same(tmp_path):
+    write_pictures(tmp_path / "images", "a.jpg")
+    record = {"image": "gone.jpg", "question": "What?", "answer": "An owl."}
+    source = write_lines(tmp_path / "in", record)
+    job = make_job(tmp_path, "jsonl", source, missing_pictures=MissingPictures.leave_out)
+    assert run_job(job).reject["code"] == "E302"
+
+
+@pytest.mark.parametrize("record", [[], [[]], [1], "text", None])
+def test_a_record_that_is_no_object_is_rejected_and_the_others_are_converted(tmp_path, record):
+    source = write_lines(tmp_path / "in", *questions(1), record, *questions(1))
+    converted = run_job(make_job(tmp_path, "jsonl", source))
+    assert (converted.report.samples, converted.reject["code"]) == (2, "E203")
+
+
+def test_a_reject_names_the_picture(tmp_path):
+    images = write_pictures(tmp_path / "images", "a.jpg")
+    (images / "fig.svg").write_text("<svg/>")
+    (images / "cut.jpg").write_bytes(picture(200, 200)[:-600])
+    records = [
+        {"images": ["a.jpg", name], "text": "<image><image>x"} for name in ("fig.svg", "cut.jpg")
+    ]
+    source = write_lines(tmp_path / "in", *records)
+    rejects = run_job(make_job(tmp_path, "jsonl", source)).rejects
+    assert [reject["code"] for reject in rejects] == ["E307", "E308"]
+    assert "'fig.svg'" in rejects[0]["message"]
+    assert "'cut.jpg'" in rejects[1]["message"]
 
 
 def test_other_settings_are_refused_with_their_difference(tmp_path):

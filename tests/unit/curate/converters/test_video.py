@@ -307,3 +307,42 @@ def test_a_codec_that_nobody_knows_is_rejected(av, tmp_path):
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zz99"))
     reject = convert(tmp_path, {"video": "a.mp4", "text": "!"}).reject
     assert (reject["code"], "codec" in reject["message"]) == ("E307", True)
+
+
+def test_a_video_that_was_replaced_under_its_name_is_converted_again(av, tmp_path):
+    write_video(tmp_path / "videos/a.mp4", frames=20)
+    record = {"video": "a.mp4", "text": "!"}
+    assert len(convert(tmp_path, record).document["media"][0]["files"]) == 2
+    write_video(tmp_path / "videos/a.mp4", frames=40)
+    assert len(convert(tmp_path, record).document["media"][0]["files"]) == 4
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"query": "What?", "response": "It flies.", "videos": ["a.mp4"]},
+        {
+            "videos": ["a.mp4"],
+            "messages": [
+                {"role": "user", "content": "<video>What?"},
+                {"role": "assistant", "content": "It flies."},
+            ],
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "video", "video": "file://a.mp4"},
+                        {"type": "text", "text": "What?"},
+                    ],
+                },
+                {"role": "assistant", "content": "It flies."},
+            ],
+        },
+    ],
+)
+def test_chats_of_any_layout_show_videos(av, tmp_path, record):
+    write_video(tmp_path / "videos/a.mp4", frames=20)
+    turns = convert(tmp_path, record).document["turns"]
+    assert turns[0]["content"] == [{"media": 0}, {"text": "What?"}]

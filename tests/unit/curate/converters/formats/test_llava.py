@@ -78,7 +78,7 @@ def test_a_png_named_jpg_is_stored_as_what_it_is(tmp_path):
         (talk("<image>?", "!", image="text.jpg"), "E307", "are not JPEG"),
         (talk("<image>?", "!"), "E305", "more <image> than the 0 media"),
         (talk("?", "!", image="a.jpg"), "E305", "1 media but only 0 <image>"),
-        (talk("<image>?", "!", image=7), "E203", "image=7 must be a list"),
+        (talk("<image>?", "!", image=7), "E203", "image=7 must be a string"),
         (talk("<image>?", "!", image=["a.jpg", None]), "E203", "image[1]=None must be a string"),
         (talk("?"), "E205", "ends with assistant"),
         (talk("?", ""), "E204", "no content"),

@@ -85,7 +85,7 @@ def test_rows_are_counted_over_the_whole_file(tmp_path, parquet):
     [
         ({"images": [{"bytes": None, "path": "a"}], "texts": asked("?", "!")}, "E302", "no bytes"),
         ({"images": [], "texts": [{"user": "?"}]}, "E203", "texts[0].assistant is missing"),
-        ({"images": [stored(1)]}, "E203", "texts is missing"),
+        ({"images": [stored(1)]}, "E203", "the fields of no layout"),
         (CAULDRON[0] | {"when": datetime(2024, 1, 1)}, "E203", "cannot be kept as json"),
         (CAULDRON[0] | {"score": float("nan")}, "E203", "cannot be kept as json"),
     ],

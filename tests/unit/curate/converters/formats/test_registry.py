@@ -121,6 +121,12 @@ def test_obelics_lists_that_do_not_match_are_rejected(tmp_path, change, code, wo
     assert words in reject["message"]
 
 
+def test_the_mark_between_pages_of_obelics_is_not_learned(tmp_path):
+    text = "One.\n\nEND_OF_DOCUMENT_TOKEN_TO_BE_REPLACED\n\nTwo."
+    document = convert_lines(tmp_path, "obelics", {"images": [None], "texts": [text]}).document
+    assert document["turns"][0]["content"] == [{"text": "One.\n\nTwo."}]
+
+
 # MMC4.
 
 MMC4 = {
@@ -279,9 +285,9 @@ def test_lines_that_agree_in_a_field_become_one_conversation(tmp_path):
 @pytest.mark.parametrize(
     ("record", "code", "words"),
     [
-        ({"prompt": "?"}, "E203", "exactly one of messages, question"),
-        ({"question": "?", "text": "!", "answer": "!"}, "E203", "exactly one of"),
-        ({"question": "?"}, "E203", "answer is missing"),
+        ({"prompt": "?"}, "E203", "exactly one of messages, conversations"),
+        ({"question": "?", "text": "!", "answer": "!"}, "E203", "--ignore-field FIELD"),
+        ({"question": "?"}, "E203", "question + answer"),
         ({"messages": [message("tool", "?")]}, "E203", "messages[0].role='tool'"),
         ({"messages": [message("user", 7)]}, "E203", "messages[0].content=7"),
         ({"messages": [message("user", [{"type": "audio"}])]}, "E203", "content[0]"),

@@ -48,7 +48,7 @@ ONLY_WITH = {
     "missing_pictures": ("obelics", "mmc4", "jsonl", "parquet"),
     "url_map": ("obelics", "parquet", "jsonl"),
     "turns_of": ("jsonl",),
-    "field_map": ("jsonl", "parquet"),
+    "field_map": ("captions", "jsonl", "parquet"),
     "ignore_fields": ("llava", "m4", "sharegpt4video", "jsonl", "parquet"),
     "media_first": ("llava", "m4", "sharegpt4video", "jsonl", "parquet"),
 }

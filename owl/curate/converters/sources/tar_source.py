@@ -1,15 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tars as img2dataset and webdataset write them: members of the same key side by side."""
+"""Tars of other projects: img2dataset's, webdataset's, or what `tar cf x.tar .` makes of a folder.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+Python's tarfile knows the formats of all writers (folders, links, long names); its silence about
+damage is made up for here: every byte belongs to a member, is zero, or is reported.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 from owl.curate.converters.pictures import MAX_FILE_BYTES
 from owl.curate.converters.records import ConvertOptions, Reject, SourceRecord
 from owl.curate.converters.sources.source import Batch, SourceFile, stat_fingerprint
-from owl.data.shards import tar
-from owl.errors import DataError
+
+BLOCK = 512
+TYPE = 156
+"""Place of a member's type in its header."""
+
+
+@dataclass(slots=True)
+class Group:
+    """The members of one sample, in the order of the tar."""
+
+    number: int
+    members: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)  # with their suffixes
+    damage: str = ""
+    """What is wrong beside one of them: others may have been there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +48,103 @@ class TarSource:
         )
 
     def read_records(self, batch: Batch) -> Iterator[SourceRecord | Reject]:
-        """Read the samples of the tar; those after damage are rejected together."""
-        name, number = batch.file.name, 0
-        with tar.mapped(batch.file.path) as view:
-            try:
-                members = tar.scan_members(view, shard=name)
-                for number, (key, group) in enumerate(groupby(members, key=_key), start=1):
-                    yield _read_sample(view, key, list(group), file=name, number=number)
-            except DataError as error:
-                # Members of the last sample before the damage may be behind it.
-                rest = f"{error.message} This sample and all after it are not converted."
-                yield Reject(name, max(number, 1), error.code, rest)
+        """Read the samples of the tar; those beside damage are rejected, those after it are not."""
+        name = batch.file.name
+        try:
+            # Zeros are skipped, and so is anything that is no header: what was skipped is checked.
+            with tarfile.open(batch.file.path, "r:", ignore_zeros=True, encoding="utf-8") as tar:
+                groups, damage = _groups(tar, batch.file.path)
+                if damage and not groups:
+                    yield Reject(name, 1, "E101", damage)
+                for key, group in groups.items():
+                    yield _read_sample(tar, key, group, file=name)
+        except tarfile.TarError as error:
+            yield Reject(name, 1, "E101", f"the tar cannot be read: {error}. Copy it again.")
 
 
-def _key(member: tar.Member) -> str:
-    """Folder and name up to the first dot (of the name: folders may have dots)."""
-    folder, slash, name = member.name.rpartition("/")
-    return folder + slash + name.partition(".")[0]
+def _groups(tar: tarfile.TarFile, path: Path) -> tuple[dict[str, Group], str]:
+    """Group the members by sample, wherever in the tar they are; also return what is damaged."""
+    groups: dict[str, Group] = {}
+    last: Group | None = None
+    end, lost = 0, ""
+    with path.open("rb") as stream:
+        size = path.stat().st_size
+        for member, following in _members(tar, size):
+            damage = _damage(stream, end, member.offset if member else size)
+            end, lost = following, damage or lost
+            group = None
+            if member and not member.isdir():
+                key, suffix = _key(member.name)
+                group = groups.setdefault(key, Group(len(groups) + 1))
+                group.members.append((suffix, member))
+            for beside in (last, group):
+                if beside and damage:
+                    beside.damage = damage
+            last = group or last
+    return groups, lost
+
+
+def _members(tar: tarfile.TarFile, size: int) -> Iterator[tuple[tarfile.TarInfo | None, int]]:
+    """Yield each member and the place where the next should start; None stands for the end."""
+    while tar.offset < size:
+        try:
+            member = tar.next()
+        except tarfile.TarError:  # the second of two headers is damaged: go on behind the first
+            tar.offset += BLOCK
+            continue
+        if member is None:
+            break
+        yield member, tar.offset
+    yield None, size
+
+
+def _damage(stream: BinaryIO, start: int, end: int) -> str:
+    """Return what is wrong with the bytes between two members, which should be zeros, if any."""
+    if start > end:
+        return f"the tar ends at byte {end}, inside of a member. Copy it again."
+    stream.seek(start)
+    position = start
+    while block := stream.read(min(BLOCK, end - position)):
+        if block[TYPE : TYPE + 1] == tarfile.XGLTYPE:  # a header about the whole tar, with its text
+            position += 2 * BLOCK
+            stream.seek(position)
+            continue
+        if any(block):
+            return (
+                f"bytes {start} to {end} are damaged. The samples beside them are not converted, "
+                "and others may have been there. Copy the tar again."
+            )
+        position += len(block)
+    return ""
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Folder and name up to the first dot (of the name: folders may have dots), and the suffix."""
+    # tarfile keeps bytes that are not UTF-8 as surrogates, which no json may hold.
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    folder, slash, file = text.removeprefix("./").rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix.lower()
 
 
 def _read_sample(
-    view: memoryview, key: str, members: Sequence[tar.Member], *, file: str, number: int
+    tar: tarfile.TarFile, key: str, group: Group, *, file: str
 ) -> SourceRecord | Reject:
-    if (size := sum(member.size for member in members)) > MAX_FILE_BYTES:
-        return Reject(file, number, "E309", f"{key!r} has {size} bytes, over {MAX_FILE_BYTES}.")
-    files = {member.name[len(key) + 1 :]: member.read(view) for member in members}
-    if len(files) < len(members):
-        return Reject(file, number, "E106", f"members of {key!r} share a name.")
+    number = group.number
+    if group.damage:
+        return Reject(file, number, "E101", f"{key!r}: {group.damage}")
+    files: dict[str, bytes] = {}
+    for suffix, member in group.members:
+        if suffix in files:
+            return Reject(file, number, "E106", f"members of {key!r} share the name {suffix!r}.")
+        try:
+            stream = tar.extractfile(member)  # a link gives what it names inside of this tar
+        except KeyError:
+            stream = None
+        if stream is None:
+            problem = f"{member.name!r} is a link to nothing in the tar, or not a file."
+            return Reject(file, number, "E104", problem)
+        files[suffix] = stream.read(MAX_FILE_BYTES + 1)
+        if (size := sum(map(len, files.values()))) > MAX_FILE_BYTES:
+            return Reject(file, number, "E309", f"{key!r} has over {MAX_FILE_BYTES} bytes: {size}.")
     return SourceRecord(file, number, {"key": key, "files": files})

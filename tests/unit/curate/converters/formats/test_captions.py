@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -67,8 +68,8 @@ def test_a_pickled_member_is_named_and_never_loaded(tmp_path):
 
     source = write_tar(tmp_path / "in/0.tar", [*pair(1), ("000000001.pkl", pickle.dumps(Bomb()))])
     converted = run_job(make_job(tmp_path, "captions", source))
-    assert converted.reject["code"] == "E303"
-    assert "['pkl']" in converted.reject["message"]
+    assert converted.document["meta"]["raw"]["members"] == ["pkl"]
+    assert list(converted.samples[0].files) == ["m0000.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,8 @@ def test_a_pickled_member_is_named_and_never_loaded(tmp_path):
         ([("1.jpg", picture()[:-200]), ("1.txt", b"An owl.")], "E308"),
         ([*pair(1)[:2], ("000000001.json", b"[]")], "E203"),
         ([*pair(1), ("000000001.txt", b"Another.")], "E106"),
+        ([*pair(1), ("000000001.mp4", b"film")], "E303"),
+        ([*pair(1), ("000000001.mask.png", b"mask")], "E303"),
     ],
 )
 def test_a_bad_pair_is_rejected(tmp_path, members, code):
@@ -86,16 +89,80 @@ def test_a_bad_pair_is_rejected(tmp_path, members, code):
     assert run_job(make_job(tmp_path, "captions", source)).reject["code"] == code
 
 
-def test_what_follows_damage_is_reported_as_lost(tmp_path):
-    source = write_tar(tmp_path / "in/0.tar", pair(1) + pair(2) + pair(3))
+def test_samples_beside_damage_are_rejected_and_those_after_it_are_read(tmp_path):
+    source = write_tar(tmp_path / "in/0.tar", [m for n in range(1, 6) for m in pair(n)])
     data = bytearray(source.read_bytes())
-    at = data.index(b"000000003.jpg")
-    data[at] ^= 1
+    data[data.index(b"000000003.jpg")] ^= 1
     source.write_bytes(data)
     converted = run_job(make_job(tmp_path, "captions", source))
-    assert converted.report.samples == 1
+    keys = [sample.document["meta"]["raw"]["key"] for sample in converted.samples]
+    assert keys == ["000000001", "000000004", "000000005"]
+    assert [(reject["code"], reject["line"]) for reject in converted.rejects] == [
+        ("E101", 2),
+        ("E101", 3),
+    ]
+
+
+@pytest.mark.parametrize("left", [700, 2000, 3000])
+def test_a_tar_that_was_cut_off_rejects_its_last_sample(tmp_path, left):
+    source = write_tar(tmp_path / "in/0.tar", pair(1) + pair(2))
+    data = source.read_bytes()
+    source.write_bytes(data[: data.index(b"000000002.jpg") + left])
+    converted = run_job(make_job(tmp_path, "captions", source))
+    assert [sample.document["meta"]["raw"]["key"] for sample in converted.samples] == ["000000001"]
     assert (converted.reject["code"], converted.reject["line"]) == ("E101", 2)
-    assert "This sample and all after it are not converted" in converted.reject["message"]
+
+
+@pytest.mark.parametrize("data", [b"no tar" * 200, b"<html>"])
+def test_a_file_that_is_no_tar_is_rejected(tmp_path, data):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/0.tar").write_bytes(data)
+    assert run_job(make_job(tmp_path, "captions", tmp_path / "in")).reject["code"] == "E101"
+
+
+@pytest.mark.parametrize("layout", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_folder_as_tar_packs_it_is_read(tmp_path, layout):
+    """Folders, `./`, upper case, long names, links, and members of a sample far apart."""
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    long = "sub/" + "n" * 150
+    for name in ("a.JPG", "b.jpeg", f"{long}.png"):
+        (folder / name).write_bytes(picture(seed=len(name)))
+    for name in ("a.txt", f"{long}.txt", "sub/c.txt"):
+        (folder / name).write_text(f"Of {name[0]}.")
+    os.link(folder / "a.txt", folder / "b.txt")
+    os.link(folder / "a.JPG", folder / "sub/c.jpg")
+    with tarfile.open(tmp_path / "0.tar", "w", format=layout, pax_headers={"by": "tar"}) as tar:
+        tar.add(folder, ".")
+    converted = run_job(make_job(tmp_path, "captions", tmp_path / "0.tar"))
+    assert converted.rejects == []
+    keys = [sample.document["meta"]["raw"]["key"] for sample in converted.samples]
+    assert sorted(keys) == sorted(["a", "b", "sub/c", long])
+
+
+@pytest.mark.parametrize(
+    ("details", "name", "caption"),
+    [
+        ({"caption": "An owl."}, None, "An owl."),
+        ({"text": "An owl.", "caption": None}, None, "An owl."),
+        ({"alt": "An owl.", "caption": "No."}, "alt", "An owl."),
+        ({"caption": "No."}, "en.cap", "A tall owl."),
+    ],
+)
+def test_a_caption_in_the_json_or_another_member_is_found(tmp_path, details, name, caption):
+    members = {"jpg": picture(), "json": json.dumps(details).encode(), "en.cap": b"A tall owl."}
+    named = [(f"7.{suffix}", data) for suffix, data in members.items()]
+    source = write_tar(tmp_path / "in/0.tar", named)
+    options = {"field_map": {"caption": name}} if name else {}
+    (sample,) = run_job(make_job(tmp_path, "captions", source, **options)).samples
+    assert sample.document["turns"][0]["content"] == [{"media": 0}, {"text": caption}]
+
+
+def test_a_caption_that_could_be_either_of_two_fields_is_asked_for(tmp_path):
+    details = json.dumps({"text": "One.", "caption": "Two."}).encode()
+    source = write_tar(tmp_path / "in/0.tar", [("7.jpg", picture()), ("7.json", details)])
+    reject = run_job(make_job(tmp_path, "captions", source)).reject
+    assert (reject["code"], "--map caption=NAME" in reject["message"]) == ("E305", True)
 
 
 def test_member_names_lead_nowhere(tmp_path):

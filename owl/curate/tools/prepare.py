@@ -30,6 +30,9 @@ from owl.data.families import reading_of
 from owl.errors import OwlError
 from owl.progress import Progress, print_beside_progress
 
+FOREIGN = ("E108", "E104")
+"""Codes of members that shards of owl3-sample/1 never have: a picture first, folders, links."""
+
 
 def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: the options here, and the overrides of the training command."""
@@ -66,14 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OwlError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
-    problems = prepare_folder(
-        arguments.folder,
-        countings=countings,
-        workers=arguments.workers,
-        progress=ProgressPrinter(arguments.folder),
-    )
+    try:
+        problems = prepare_folder(
+            arguments.folder,
+            countings=countings,
+            workers=arguments.workers,
+            progress=ProgressPrinter(arguments.folder),
+        )
+    except OSError as error:  # a full, read-only or failing disk
+        print(f"prepare: {error}", file=sys.stderr)
+        print("prepare: not finished. Run the same command again to resume.", file=sys.stderr)
+        return 2
     for line in problems:
         print(line, file=sys.stderr)
+    if any(line.startswith(FOREIGN) for line in map(str, problems)):
+        print(
+            "prepare: tars of image-caption pairs become shards by "
+            f"`owl data convert captions --input {arguments.folder} --output SHARDS`.",
+            file=sys.stderr,
+        )
     print(f"wrote {arguments.folder / 'dataset.json'}, {len(problems)} problem(s)")
     return 1 if problems else 0
 

@@ -9,9 +9,12 @@ from owl.config.data_run import read_data_run
 from owl.curate import prepare
 from owl.curate.prepare import countings_of_run, prepare_folder
 from owl.curate.prepare_journal import JOURNAL_FILE
+from owl.curate.tools import prepare as tool
+from owl.curate.tools.prepare import main
 from owl.data.open_run import open_loader
 from owl.data.shards.index import DATASET_FILE, read_records
 from owl.errors import ConfigError
+from tests.unit.curate.converters.formats.test_captions import pair, write_tar
 from tests.unit.data.shard_factory import chat, files_of, write_shard, write_tokenizer
 from tests.unit.data_tools.command import run_tool
 
@@ -163,3 +166,20 @@ def test_arguments_that_cannot_be_are_refused(folder, arguments, complaint):
     result = run_tool("data_tools/prepare.py", folder, *arguments)
     assert result.returncode == 2
     assert complaint in result.stderr
+
+
+def test_tars_of_pictures_and_captions_point_at_the_converter(tmp_path, capsys):
+    write_tar(tmp_path / "0.tar", pair(1))
+    assert main([str(tmp_path)]) == 1
+    assert f"`owl data convert captions --input {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(folder, monkeypatch, capsys):
+    def fail(*arguments, **settings):
+        raise OSError(30, "Read-only file system", "a.tar.idx")
+
+    monkeypatch.setattr(tool, "prepare_folder", fail)
+    assert main([str(folder)]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == "prepare: [Errno 30] Read-only file system: 'a.tar.idx'"
+    assert len(printed) == 2

@@ -6,7 +6,7 @@ functions come from transformers: these have kept their meaning from 4.57 to 5, 
 else that the published code uses.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from owl.families.owl3.hf.checks_owl3 import (
+    check_media,
+    check_options,
+    check_positions,
+    check_text,
+    count_positions,
+)
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.decoder_owl3 import Owl3CausalLM, Owl3HyperAttention
 from owl.families.owl3.hf.generation_owl3 import (
     CACHE,
     Owl3GenerationMixin,
     Owl3Output,
-    check_media,
     one_cache,
 )
-from owl.families.owl3.hf.media_owl3 import Media, place_tiles, read_offsets
+from owl.families.owl3.hf.media_owl3 import Media, Offsets, place_tiles, read_offsets
 from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 from owl.families.owl3.hf.vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 from owl.portable.blocks_owl import OwlRMSNorm
@@ -69,24 +75,26 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
     Arguments of a call, for b rows of q tokens and m tiles:
         input_ids: [b, q] tokens.
         attention_mask: [b, cached + q], 0 at padding on either side.
-        position_ids: [b, q], within the sample; by default counted over the mask.
+        position_ids: [b, q], within the sample; by default counted over the mask. A row is one
+            sample: positions that start again within it are an error.
         past_key_values: keys and values of earlier tokens.
         inputs_embeds: [b, q, h] in place of input_ids.
         labels: [b, q], the tokens themselves; -100 if not learned.
         pixel_values: [m, 3, s, s] tiles of the whole batch in order, floats or uint8.
+        image_embeds: [m, p, h] of get_image_features, in place of pixel_values.
         media_offset: for each sample, the index of each of its tiles' first placeholder,
             counted from the sample's first token that is not padding; or the [b, q, 2] ranges
             of 240728 and 241014.
-        media: of an earlier step, in place of pixel_values and media_offset.
+        media: of an earlier step, in place of tiles and media_offset.
         use_cache: keep keys and values of the text.
         use_media_cache: keep keys and values of the tiles too (the published code does not).
         logits_to_keep: number of last tokens, or indices of tokens; 0 keeps all.
-        output_hidden_states: also return the input of each layer.
+        output_hidden_states: also return the input of each layer; by default as in the config.
         output_attentions: not supported.
-        return_dict: False for a tuple.
+        return_dict: False for a tuple; by default as in the config.
         num_items_in_batch: divisor of the summed loss; by default the learned tokens.
         cache: the name of past_key_values since transformers 5.24; either works.
-        **kwargs: ignored; transformers passes them to every model.
+        **kwargs: further options of transformers that request nothing; any other is an error.
     """
 
     # transformers 5 reads which weight to tie to; 4 only the names on the left.
@@ -186,7 +194,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None = None,
+        media_offset: Offsets = None,
         media: Media | None = None,
         use_cache: bool | None = None,
         use_media_cache: bool = True,
@@ -196,6 +204,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         cache: Cache | None = None,
+        image_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Owl3Output | tuple[Any, ...]:
         """Run the model; the class lists the arguments.
@@ -204,12 +213,18 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             An Owl3Output; its loss is the mean over labels of -log p(label | preceding tokens).
 
         Raises:
-            ValueError: inputs do not fit together, or attention weights are requested, which the
-                fused kernels do not return.
+            ValueError: inputs do not fit together or are not known, or attention weights are
+                requested, which the fused kernels do not return.
         """
-        _check_call(input_ids, inputs_embeds, output_attentions=bool(output_attentions))
+        config = self.config
+        check_options(kwargs, output_attentions=bool(output_attentions or config.output_attentions))
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if return_dict is None:
+            return_dict = getattr(config, "return_dict", True)
+        check_text(input_ids, inputs_embeds)
         past = one_cache(cache, past_key_values)
-        check_media(past, media, pixel_values)
+        check_media(past, media, pixel_values, image_embeds, media_offset)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if use_cache is None:
@@ -217,12 +232,15 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         if use_cache and past is None:
             past = DynamicCache()
         context = self._text_context(inputs_embeds, attention_mask, position_ids, past)
-        if media is None and pixel_values is not None:
+        if pixel_values is not None or image_embeds is not None:
             # Nothing is cached with gradients: recomputation under gradient checkpointing must see
             # what the first pass saw.
             keep = use_cache and use_media_cache and not torch.is_grad_enabled()
             media = self._media(
-                pixel_values, media_offset, len(inputs_embeds), attention_mask, keep
+                self.get_image_features(pixel_values) if pixel_values is not None else image_embeds,
+                read_offsets(media_offset, attention_mask),
+                len(inputs_embeds),
+                keep,
             )
         if past is not None and media is not None:
             past.shows_media = True  # for check_media, at the next step
@@ -235,7 +253,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             media=media.without_features() if use_cache and media is not None else None,
             **{CACHE: past if use_cache else None},
         )
-        return output if return_dict is not False else output.to_tuple()
+        return output if return_dict else output.to_tuple()
 
     def _text_context(
         self,
@@ -252,8 +270,10 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
                 f"{past} cached and {queries} new tokens: it must be [{rows}, {past + queries}]."
             )
         if position_ids is None:
-            position_ids = _positions(attention_mask, rows, past + queries, inputs_embeds.device)
-            position_ids = position_ids[:, past:]
+            position_ids = count_positions(attention_mask, rows, past + queries)
+            position_ids = position_ids[:, past:].to(inputs_embeds.device)
+        else:
+            position_ids = check_positions(position_ids, attention_mask, rows, queries)
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
         if problem := self.config.attention_problem:  # may be set after the model was built
@@ -279,27 +299,12 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         )
 
     def _media(
-        self,
-        pixel_values: Tensor,
-        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None,
-        rows: int,
-        attention_mask: Tensor | None,
-        keep: bool,
+        self, features: Tensor | None, offsets: list[list[int]], rows: int, keep: bool
     ) -> Media | None:
-        if media_offset is None:
-            raise ValueError(
-                "pixel_values came without media_offset, the place of each tile in the text. Pass "
-                "everything that the processor returned: model(**inputs)."
-            )
-        if not len(pixel_values):
+        if features is None or not len(features):
             return None
-        return place_tiles(
-            self.get_image_features(pixel_values),
-            read_offsets(media_offset, attention_mask),
-            rows=rows,
-            shift=self.config.media_position_shift,
-            keep=keep,
-        )
+        shift = self.config.media_position_shift
+        return place_tiles(features, offsets, rows=rows, shift=shift, keep=keep)
 
     def _logits_and_loss(
         self,
@@ -328,18 +333,6 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
 _CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
 _IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
 _SHOWN = 8
-
-
-def _check_call(
-    input_ids: Tensor | None, inputs_embeds: Tensor | None, *, output_attentions: bool
-) -> None:
-    if output_attentions:
-        raise ValueError(
-            "output_attentions=True: torch's fused scaled_dot_product_attention returns no "
-            "weights. Leave it out."
-        )
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("give exactly one of input_ids and inputs_embeds.")
 
 
 def _check_loaded(
@@ -372,12 +365,3 @@ def _build_projector(config: Owl3Config) -> nn.Module:
     if config.projector == "linear":
         return first
     return nn.Sequential(first, nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size))
-
-
-def _positions(
-    attention_mask: Tensor | None, rows: int, length: int, device: torch.device
-) -> Tensor:
-    """Count tokens within each sample: [rows, length]; padding on the left is at 0."""
-    if attention_mask is None:
-        return torch.arange(length, device=device).expand(rows, -1)
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0).to(device)

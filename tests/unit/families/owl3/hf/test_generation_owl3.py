@@ -32,7 +32,7 @@ def write(model, inputs, **settings) -> torch.Tensor:
     """Generate NEW tokens a row, none of which ends it."""
     settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None} | settings
     settings |= {"max_new_tokens": NEW, "min_new_tokens": NEW}
-    return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+    return model.generate(**inputs, **settings)[:, -NEW:]
 
 
 def by_hand(model, tokens, **media) -> list[int]:
@@ -231,3 +231,43 @@ def test_generation_ends_where_the_tokenizer_ends_turns(processor, end):
 def test_decoding_without_a_tokenizer_is_one_clear_error(model):
     with pytest.raises(ValueError, match="needs the tokenizer"):
         model.generate(input_ids=torch.zeros(1, 3).long(), decode_text=True)
+
+
+def test_features_in_place_of_tiles_give_the_same_tokens(model):
+    inputs = batch()
+    expected = write(model, inputs)
+    features = model.get_image_features(inputs.pop("pixel_values"))
+    assert torch.equal(write(model, inputs | {"image_embeds": features}), expected)
+
+
+@torch.no_grad()
+def test_a_prompts_own_positions_are_counted_on(model):
+    tokens, positions = torch.randint(0, 256, (1, 6)), 40 + 3 * torch.arange(6)[None]
+    prompt = {"input_ids": tokens, "position_ids": positions}
+    answer = write(model, prompt)
+    for _ in range(NEW):
+        logits = model(tokens, position_ids=positions, use_cache=False).logits
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
+    assert torch.equal(answer, tokens[:, -NEW:])
+    assert torch.equal(answer, write(model, prompt, use_cache=False))
+    assert not torch.equal(answer, write(model, {"input_ids": prompt["input_ids"]}))
+    beams = {"num_beams": 2}
+    assert torch.equal(
+        write(model, prompt, **beams), write(model, prompt, use_cache=False, **beams)
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_cache": False}, {"num_beams": 2}])
+def test_vectors_in_place_of_tokens_give_the_same_answer(model, settings):
+    inputs = batch()
+    tokens = inputs.pop("input_ids")
+    expected = write(model, inputs | {"input_ids": tokens}, **settings)
+    vectors = model.get_input_embeddings()(tokens)
+    assert torch.equal(write(model, inputs | {"inputs_embeds": vectors}, **settings), expected)
+
+
+def test_a_row_of_several_samples_is_refused_by_generate_too(model):
+    packed = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    with pytest.raises(ValueError, match="starts again in row 0 at token 3"):
+        model.generate(torch.zeros(1, 6).long(), position_ids=packed, max_new_tokens=2)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuses calls of the model that would otherwise compute something else than requested."""
+"""Refuses calls, and weights, for which the model would compute something else than requested."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from owl.families.owl3.hf.media_owl3 import Media, Offsets, read_offsets
 
@@ -22,6 +22,10 @@ _ADVICE = {
     "pixel_values_videos": "frames are tiles of pixel_values, as the processor returns them",
     "shift_labels": "labels are the tokens themselves, and are shifted here",
 }
+
+_CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
+_IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
+_SHOWN = 8
 
 
 def check_options(others: Mapping[str, Any], *, output_attentions: bool) -> None:
@@ -120,3 +124,25 @@ def check_positions(
             f"row are not told apart, and would see each other. Instead {_OWN_ROWS}."
         )
     return position_ids.expand(rows, -1)
+
+
+def check_loaded(folder: str, model: PreTrainedModel, info: Mapping[str, Collection[str]]) -> None:
+    """Raise ValueError if the weights are not those of the config."""
+    last = model.config.vision_config.num_hidden_layers - 1
+    carried = (*_CARRIED, f"vision_model.encoder.layers.{last}.")
+    missing = [name for name in info["missing_keys"] if not name.startswith(carried)]
+    unplaced = [
+        name for name in info["unexpected_keys"] if any(part in name for part in _IMAGE_SIDE)
+    ]
+    if not missing and not unplaced:
+        return
+    lists = [
+        f"{what}: {', '.join(sorted(names)[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("without a place", unplaced))
+        if names
+    ]
+    raise ValueError(
+        f"{folder} does not hold the weights that its config.json describes ({len(missing)} "
+        f"missing, {len(unplaced)} without a place). Complete the folder, or correct hyper_layers, "
+        "fusion and projector in config.json.\n  " + "\n  ".join(lists)
+    )

@@ -6,7 +6,6 @@ functions come from transformers: these have kept their meaning from 4.57 to 5, 
 else that the published code uses.
 """
 
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from owl.families.owl3.hf.body_owl3 import Owl3Body
 from owl.families.owl3.hf.checks_owl3 import (
+    check_loaded,
     check_media,
     check_options,
     check_positions,
@@ -110,6 +111,11 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         self.language_model = Owl3CausalLM(config)
         self.post_init()
 
+    @property
+    def base_model(self) -> "Owl3Body":
+        """The model up to its output layer, as trainers look for it."""
+        return Owl3Body(self)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
@@ -127,7 +133,8 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        _check_loaded(str(pretrained_model_name_or_path), model, info)
+        check_loaded(str(pretrained_model_name_or_path), model, info)
+        model.vision_model.freeze_carried()  # loading replaces parameters
         return (model, info) if wants_info else model
 
     def gradient_checkpointing_enable(
@@ -213,47 +220,48 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             An Owl3Output; its loss is the mean over labels of -log p(label | preceding tokens).
 
         Raises:
-            ValueError: inputs do not fit together or are not known, or attention weights are
-                requested, which the fused kernels do not return.
+            ValueError: inputs do not fit together, or are not known.
         """
         config = self.config
         check_options(kwargs, output_attentions=bool(output_attentions or config.output_attentions))
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        if return_dict is None:
-            return_dict = getattr(config, "return_dict", True)
         check_text(input_ids, inputs_embeds)
         past = one_cache(cache, past_key_values)
         check_media(past, media, pixel_values, image_embeds, media_offset)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
-        if use_cache and past is None:
-            past = DynamicCache()
+        use_cache = self._caches(use_cache, past, is_scored=labels is not None)
+        past = DynamicCache() if use_cache and past is None else past
         context = self._text_context(inputs_embeds, attention_mask, position_ids, past)
-        if pixel_values is not None or image_embeds is not None:
-            # Nothing is cached with gradients: recomputation under gradient checkpointing must see
-            # what the first pass saw.
-            keep = use_cache and use_media_cache and not torch.is_grad_enabled()
-            media = self._media(
-                self.get_image_features(pixel_values) if pixel_values is not None else image_embeds,
-                read_offsets(media_offset, attention_mask),
-                len(inputs_embeds),
-                keep,
-            )
+        if media is None:
+            offsets = read_offsets(media_offset, attention_mask)
+            keep = use_cache and use_media_cache
+            media = self._media(pixel_values, image_embeds, offsets, len(inputs_embeds), keep)
         if past is not None and media is not None:
             past.shows_media = True  # for check_media, at the next step
         steps = self.language_model.model(inputs_embeds, context, media)
         logits, loss = self._logits_and_loss(steps[-1], labels, logits_to_keep, num_items_in_batch)
+        shows = _chosen(output_hidden_states, config.output_hidden_states)
         output = Owl3Output(
             loss=loss,
             logits=logits,
-            hidden_states=tuple(steps) if output_hidden_states else None,
+            hidden_states=tuple(steps) if shows else None,
             media=media.without_features() if use_cache and media is not None else None,
             **{CACHE: past if use_cache else None},
         )
-        return output if return_dict else output.to_tuple()
+        as_object = _chosen(return_dict, getattr(config, "return_dict", True))
+        return output if as_object else output.to_tuple()
+
+    def _caches(self, use_cache: bool | None, past: Cache | None, *, is_scored: bool) -> bool:
+        """Whether keys and values are kept, by default for writing alone."""
+        if self.is_gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if past is not None:
+                raise ValueError(
+                    "past_key_values came while layers are recomputed for gradients, which would "
+                    "store their keys twice. Leave it out, or call "
+                    "model.gradient_checkpointing_disable()."
+                )
+            return False
+        return _chosen(use_cache, self.config.use_cache and not self.training and not is_scored)
 
     def _text_context(
         self,
@@ -299,10 +307,19 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         )
 
     def _media(
-        self, features: Tensor | None, offsets: list[list[int]], rows: int, keep: bool
+        self,
+        pixel_values: Tensor | None,
+        features: Tensor | None,
+        offsets: list[list[int]],
+        rows: int,
+        keep: bool,
     ) -> Media | None:
+        if pixel_values is not None:
+            features = self.get_image_features(pixel_values)
         if features is None or not len(features):
             return None
+        # Nothing is cached with gradients, for which layers may be computed a second time.
+        keep = keep and not torch.is_grad_enabled()
         shift = self.config.media_position_shift
         return place_tiles(features, offsets, rows=rows, shift=shift, keep=keep)
 
@@ -330,38 +347,13 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
-_CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
-_IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
-_SHOWN = 8
-
-
-def _check_loaded(
-    folder: str, model: "Owl3ForConditionalGeneration", info: Mapping[str, Collection[str]]
-) -> None:
-    """Raise ValueError if the weights are not those of the config."""
-    last = model.config.vision_config.num_hidden_layers - 1
-    carried = (*_CARRIED, f"vision_model.encoder.layers.{last}.")
-    missing = [name for name in info["missing_keys"] if not name.startswith(carried)]
-    unplaced = [
-        name for name in info["unexpected_keys"] if any(part in name for part in _IMAGE_SIDE)
-    ]
-    if not missing and not unplaced:
-        return
-    lists = [
-        f"{what}: {', '.join(sorted(names)[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("without a place", unplaced))
-        if names
-    ]
-    raise ValueError(
-        f"{folder} does not hold the weights that its config.json describes ({len(missing)} "
-        f"missing, {len(unplaced)} without a place). Complete the folder, or correct hyper_layers, "
-        "fusion and projector in config.json.\n  " + "\n  ".join(lists)
-    )
-
-
 def _build_projector(config: Owl3Config) -> nn.Module:
     """Build one linear layer (240728, 241014), or linear, exact GELU, linear (241101)."""
     first = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
     if config.projector == "linear":
         return first
     return nn.Sequential(first, nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size))
+
+
+def _chosen(argument: bool | None, default: bool) -> bool:
+    return default if argument is None else argument

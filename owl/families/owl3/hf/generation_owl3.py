@@ -28,7 +28,33 @@ class Owl3Output(CausalLMOutputWithPast):
 
 
 class Owl3GenerationMixin(GenerationMixin):
-    """Generates with cached keys and values of the text and of the pictures."""
+    """Generates with cached keys and values of the text and of the pictures.
+
+    By default the likeliest token is written, without penalties, whatever generation_config.json
+    says. So does the published code, whose inner language model has a configuration made of
+    config.json alone. The settings of the file are a choice:
+    generate(..., generation_config=model.folder_generation_config).
+    """
+
+    generation_config: GenerationConfig
+    folder_generation_config: GenerationConfig | None = None
+    """What generation_config.json of the loaded folder says."""
+
+    def write_as_published(self) -> None:
+        """Keep of the folder's generation settings only the ids of tokens as defaults."""
+        self.folder_generation_config = self.generation_config
+        self.generation_config = self._ids_alone()
+
+    @property
+    def writes_as_published(self) -> bool:
+        """Whether the defaults are still those of write_as_published."""
+        if self.folder_generation_config is None:
+            return False
+        return self.generation_config.to_dict() == self._ids_alone().to_dict()
+
+    def _ids_alone(self) -> GenerationConfig:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return GenerationConfig(**{n: getattr(self.folder_generation_config, n) for n in names})
 
     @torch.no_grad()
     def generate(
@@ -47,7 +73,8 @@ class Owl3GenerationMixin(GenerationMixin):
             generation_config: as in transformers.
             *args: as in transformers.
             tokenizer: ends answers at its control tokens, decodes, and reads stop_strings.
-            decode_text: return the new tokens as one string per row (the model cards' way).
+            decode_text: return the new tokens as one string per row, without spaces around it
+                (the model cards' way).
             **kwargs: the processor's output, and settings such as max_new_tokens.
         """
         if decode_text and tokenizer is None:
@@ -70,7 +97,8 @@ class Owl3GenerationMixin(GenerationMixin):
             return generated
         tokens = generated if isinstance(generated, Tensor) else generated.sequences
         start = 0 if prompt is None else prompt.shape[1]
-        return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+        texts = tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
     def _ends(
         self, generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase | None

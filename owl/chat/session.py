@@ -118,6 +118,8 @@ class Chat:
         settings: dict[str, Any] = {"max_new_tokens": self.options.max_new_tokens}
         if self.options.greedy:
             settings["do_sample"] = False
+        elif (published := getattr(network, "folder_generation_config", None)) is not None:
+            settings["generation_config"] = published
 
         def generate() -> None:
             try:

@@ -71,7 +71,12 @@ class OwlDecoderConfig(PretrainedConfig):
 
     @property
     def attention_problem(self) -> str:
-        """Why the requested attention implementation cannot be used; empty if it can."""
+        """Why attention cannot be computed as the config requests; empty if it can."""
+        if self.attention_dropout:
+            return (
+                f"attention_dropout={self.attention_dropout} must be 0: no attention weight is "
+                "dropped here, and none was in the published training. Set it to 0.0."
+            )
         if not str(self._attn_implementation).startswith(_OTHER_ATTENTIONS):
             return ""
         return (

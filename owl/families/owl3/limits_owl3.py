@@ -134,6 +134,8 @@ def _vision_problems(vision: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_VISION}hidden_act={act!r} must be {tanh!r}: no other activation is supported"
     if (channels := vision.get("num_channels", 3)) != 3:
         yield f"{_VISION}num_channels={channels} must be 3: tiles are red, green and blue"
+    if dropout := vision.get("attention_dropout"):
+        yield f"{_VISION}attention_dropout={dropout!r} must be 0: no attention weight is dropped"
     width, heads = vision.get("hidden_size", 1), vision.get("num_attention_heads", 1)
     if width % heads:
         yield f"{_VISION}num_attention_heads={heads} must divide {_VISION}hidden_size={width}"

@@ -81,7 +81,8 @@ class Owl3Config(OwlDecoderConfig):
     """
 
     model_type = "mplugowl3"
-    keys_to_ignore_at_inference = ("cache", "past_key_values", "media")
+    # A list, since Trainer appends to it.
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "media"]  # noqa: RUF012
     sub_configs = {"vision_config": Owl3VisionConfig}  # noqa: RUF012 - transformers' own name
 
     def __init__(

@@ -7,6 +7,7 @@ M most tiles of a row, p patches of a tile.
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.media_owl3 import KeyValue, Media
@@ -117,7 +118,7 @@ def _or_none(mask: Tensor) -> Tensor | None:
     return None if mask.shape[2] == 1 and bool(mask.all()) else mask
 
 
-class Owl3DecoderLayer(nn.Module):
+class Owl3DecoderLayer(GradientCheckpointingLayer):
     """Attention and MLP, each after a norm; hyper layers apply their input norm to images too."""
 
     def __init__(self, config: Owl3Config, layer_index: int) -> None:
@@ -173,7 +174,6 @@ class Owl3Decoder(nn.Module):
             Owl3DecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
         self.norm = OwlRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.gradient_checkpointing = False  # transformers sets it, and the function below
 
     def forward(
         self, hidden_states: Tensor, context: TextContext, media: Media | None
@@ -186,12 +186,7 @@ class Owl3Decoder(nn.Module):
         steps = []
         for layer in self.layers:
             steps.append(hidden_states)
-            if self.gradient_checkpointing and self.training:
-                hidden_states = self._gradient_checkpointing_func(
-                    layer.__call__, hidden_states, context, media
-                )
-            else:
-                hidden_states = layer(hidden_states, context, media)
+            hidden_states = layer(hidden_states, context, media)
         return [*steps, self.norm(hidden_states)]
 
 

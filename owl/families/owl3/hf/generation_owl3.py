@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation: ends of answers, the caches of text and pictures, beams."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from owl.families.owl3.hf.media_owl3 import Media, read_offsets
+from owl.families.owl3.hf.media_owl3 import Media, Offsets, read_offsets
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS
 
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -29,7 +28,33 @@ class Owl3Output(CausalLMOutputWithPast):
 
 
 class Owl3GenerationMixin(GenerationMixin):
-    """Generates with cached keys and values of the text and of the pictures."""
+    """Generates with cached keys and values of the text and of the pictures.
+
+    By default the likeliest token is written, without penalties, whatever generation_config.json
+    says. So does the published code, whose inner language model has a configuration made of
+    config.json alone. The settings of the file are a choice:
+    generate(..., generation_config=model.folder_generation_config).
+    """
+
+    generation_config: GenerationConfig
+    folder_generation_config: GenerationConfig | None = None
+    """What generation_config.json of the loaded folder says."""
+
+    def write_as_published(self) -> None:
+        """Keep of the folder's generation settings only the ids of tokens as defaults."""
+        self.folder_generation_config = self.generation_config
+        self.generation_config = self._ids_alone()
+
+    @property
+    def writes_as_published(self) -> bool:
+        """Whether the defaults are still those of write_as_published."""
+        if self.folder_generation_config is None:
+            return False
+        return self.generation_config.to_dict() == self._ids_alone().to_dict()
+
+    def _ids_alone(self) -> GenerationConfig:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return GenerationConfig(**{n: getattr(self.folder_generation_config, n) for n in names})
 
     @torch.no_grad()
     def generate(
@@ -48,11 +73,15 @@ class Owl3GenerationMixin(GenerationMixin):
             generation_config: as in transformers.
             *args: as in transformers.
             tokenizer: ends answers at its control tokens, decodes, and reads stop_strings.
-            decode_text: return the new tokens as one string per row (the model cards' way).
+            decode_text: return the new tokens as one string per row, without spaces around it
+                (the model cards' way).
             **kwargs: the processor's output, and settings such as max_new_tokens.
         """
         if decode_text and tokenizer is None:
             raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
+        if (positions := kwargs.pop("position_ids", None)) is not None:
+            # Under another name, since transformers 5 passes positions of its own under this one.
+            kwargs["prompt_positions"] = positions
         if "eos_token_id" not in kwargs:
             kwargs["eos_token_id"] = self._ends(generation_config, tokenizer)
         if tokenizer is not None:
@@ -68,7 +97,8 @@ class Owl3GenerationMixin(GenerationMixin):
             return generated
         tokens = generated if isinstance(generated, Tensor) else generated.sequences
         start = 0 if prompt is None else prompt.shape[1]
-        return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+        texts = tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
     def _ends(
         self, generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase | None
@@ -87,44 +117,61 @@ class Owl3GenerationMixin(GenerationMixin):
         past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        media_offset: Offsets = None,
         media: Media | None = None,
-        use_media_cache: bool = True,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
         cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        prompt_positions: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Select the inputs of the next step: the tokens that are not in the cache.
 
         Args:
-            input_ids: [b, t], all tokens so far.
+            input_ids: [b, t], all tokens so far; after inputs_embeds only those that follow.
             past_key_values: of an earlier step.
             attention_mask: [b, t].
             pixel_values: the prompt's tiles.
+            image_embeds: their features, in place of pixel_values.
             media_offset: their places in the text.
             media: of an earlier step.
-            use_media_cache: see forward.
-            use_cache: see forward.
-            logits_to_keep: see forward.
             cache: see forward.
-            **kwargs: further inputs of some releases of transformers.
+            inputs_embeds: [b, p, h], the prompt's vectors in place of its tokens.
+            prompt_positions: [b or 1, p], the prompt's own position_ids.
+            **kwargs: further arguments of forward, passed on.
         """
         past = one_cache(cache, past_key_values)
         known = 0 if past is None else int(past.get_seq_length())
-        return {
-            "input_ids": input_ids[:, known:].contiguous(),
+        for name in _NOT_PASSED_ON:
+            kwargs.pop(name, None)
+        return kwargs | {
+            **self._next_tokens(input_ids, inputs_embeds, attention_mask, known),
             CACHE: past,
             "attention_mask": attention_mask,
+            "position_ids": _next_positions(prompt_positions, attention_mask, input_ids, known),
             "pixel_values": pixel_values if media is None else None,
+            "image_embeds": image_embeds if media is None else None,
             "media_offset": media_offset if media is None else None,
             "media": media,
-            "use_media_cache": use_media_cache,
-            "use_cache": use_cache,
-            "logits_to_keep": logits_to_keep,
-            "output_hidden_states": kwargs.get("output_hidden_states"),
-            "output_attentions": kwargs.get("output_attentions"),
         }
+
+    def _next_tokens(
+        self,
+        input_ids: Tensor,
+        prompt: Tensor | None,
+        attention_mask: Tensor | None,
+        known: int,
+    ) -> dict[str, Tensor]:
+        """Select the tokens that are not in the cache, as ids or as a prompt's vectors."""
+        if prompt is None:
+            return {"input_ids": input_ids[:, known:].contiguous()}
+        length = prompt.shape[1]
+        total = length + input_ids.shape[1] if attention_mask is None else attention_mask.shape[1]
+        written = input_ids[:, input_ids.shape[1] - (total - length) :]
+        if known >= length:
+            return {"input_ids": written[:, known - length :].contiguous()}
+        vectors = self.get_input_embeddings()(written)
+        return {"inputs_embeds": torch.cat([prompt[:, known:], vectors], dim=1)}
 
     def _update_model_kwargs_for_generation(
         self, outputs: Owl3Output, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -152,25 +199,33 @@ class Owl3GenerationMixin(GenerationMixin):
             mask = model_kwargs.get("attention_mask")
             if mask is not None:
                 model_kwargs["attention_mask"] = mask.repeat_interleave(expand_size, dim=0)
+            for name in ("inputs_embeds", "prompt_positions"):
+                if model_kwargs.get(name) is not None:
+                    model_kwargs[name] = model_kwargs[name].repeat_interleave(expand_size, dim=0)
             offsets = model_kwargs.get("media_offset")
             if isinstance(offsets, Tensor):
                 model_kwargs["media_offset"] = read_offsets(offsets, mask)
         return input_ids, model_kwargs
 
 
-def check_media(past: Cache | None, media: Media | None, pixel_values: Tensor | None) -> None:
-    """Raise ValueError if new pictures are given beside cached ones, or the cached ones are not."""
-    if media is not None and pixel_values is not None:
-        raise ValueError(
-            "media and pixel_values came together: media holds the pictures of an earlier step, "
-            "and new ones would be dropped. Pass media alone, or all pictures as pixel_values."
-        )
-    known = past is not None and int(past.get_seq_length()) > 0
-    if known and media is None and pixel_values is None and getattr(past, "shows_media", False):
-        raise ValueError(
-            "the cached tokens were computed with pictures, but neither media nor pixel_values "
-            "came with the new ones, which would not see them. Pass media=output.media."
-        )
+_NOT_PASSED_ON = (
+    "position_ids",  # counted by forward; a caller's own are prompt_positions
+    "labels",  # a processor may return them beside a prompt
+    "tokenizer",
+    "next_sequence_length",
+    "is_first_iteration",
+)
+
+
+def _next_positions(
+    prompt: Tensor | None, attention_mask: Tensor | None, input_ids: Tensor, known: int
+) -> Tensor | None:
+    """Count on from the prompt's positions: [b or 1, q] of the tokens that are not in the cache."""
+    if prompt is None:
+        return None
+    total = input_ids.shape[1] if attention_mask is None else attention_mask.shape[1]
+    following = torch.arange(1, total - prompt.shape[1] + 1, device=prompt.device)
+    return torch.cat([prompt, prompt[:, -1:] + following], dim=1)[:, known:]
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

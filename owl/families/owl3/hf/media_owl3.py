@@ -18,6 +18,8 @@ ABSENT = 2**31 - 1
 
 KeyValue = tuple[Tensor, Tensor]
 """[b, k, M * p, d] each."""
+Offsets = Sequence[Tensor | Sequence[int] | None] | Tensor | None
+"""media_offset in either published form; see read_offsets."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,17 @@ def _places(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     return sample, slot
 
 
-def read_offsets(
-    media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor, attention_mask: Tensor | None
-) -> list[list[int]]:
+def read_offsets(media_offset: Offsets, attention_mask: Tensor | None) -> list[list[int]]:
     """Convert either published form of media_offset to positions within each sample.
 
     Args:
         media_offset: a list with the positions of each sample's tiles (241101, Owl3Processor), or
-            the [n, t, 2] ranges of 240728 and 241014, which count tokens of the padded batch.
+            the [n, t, 2] ranges of 240728 and 241014, which count tokens of the padded batch;
+            None if there are no tiles.
         attention_mask: [n, t], for the padding on the left, which the ranges count.
     """
+    if media_offset is None:
+        return []
     if not isinstance(media_offset, Tensor) or media_offset.dim() != 3:
         return [_as_list(sample) for sample in media_offset]
     return [

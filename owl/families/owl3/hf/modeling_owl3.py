@@ -6,7 +6,6 @@ functions come from transformers: these have kept their meaning from 4.57 to 5, 
 else that the published code uses.
 """
 
-from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,24 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from owl.families.owl3.hf.body_owl3 import Owl3Body
+from owl.families.owl3.hf.checks_owl3 import (
+    check_loaded,
+    check_media,
+    check_options,
+    check_positions,
+    check_text,
+    count_positions,
+)
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.decoder_owl3 import Owl3CausalLM, Owl3HyperAttention
 from owl.families.owl3.hf.generation_owl3 import (
     CACHE,
     Owl3GenerationMixin,
     Owl3Output,
-    check_media,
     one_cache,
 )
-from owl.families.owl3.hf.media_owl3 import Media, place_tiles, read_offsets
+from owl.families.owl3.hf.media_owl3 import Media, Offsets, place_tiles, read_offsets
 from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 from owl.families.owl3.hf.vision_owl3 import CarriedAttention, CarriedHead, Owl3VisionModel
 from owl.portable.blocks_owl import OwlRMSNorm
@@ -69,24 +76,26 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
     Arguments of a call, for b rows of q tokens and m tiles:
         input_ids: [b, q] tokens.
         attention_mask: [b, cached + q], 0 at padding on either side.
-        position_ids: [b, q], within the sample; by default counted over the mask.
+        position_ids: [b, q], within the sample; by default counted over the mask. A row is one
+            sample: positions that start again within it are an error.
         past_key_values: keys and values of earlier tokens.
         inputs_embeds: [b, q, h] in place of input_ids.
         labels: [b, q], the tokens themselves; -100 if not learned.
         pixel_values: [m, 3, s, s] tiles of the entire batch in order, floats or uint8.
+        image_embeds: [m, p, h] of get_image_features, in place of pixel_values.
         media_offset: for each sample, the index of each of its tiles' first placeholder,
             counted from the sample's first token that is not padding; or the [b, q, 2] ranges
             of 240728 and 241014.
-        media: of an earlier step, in place of pixel_values and media_offset.
+        media: of an earlier step, in place of tiles and media_offset.
         use_cache: keep keys and values of the text.
         use_media_cache: keep keys and values of the tiles too (the published code does not).
         logits_to_keep: number of last tokens, or indices of tokens; 0 keeps all.
-        output_hidden_states: also return the input of each layer.
+        output_hidden_states: also return the input of each layer; by default as in the config.
         output_attentions: not supported.
-        return_dict: False for a tuple.
+        return_dict: False for a tuple; by default as in the config.
         num_items_in_batch: divisor of the summed loss; by default the learned tokens.
         cache: the name of past_key_values since transformers 5.24; either works.
-        **kwargs: ignored; transformers passes them to every model.
+        **kwargs: further options of transformers that request nothing; any other is an error.
     """
 
     # transformers 5 reads which weight to tie to; 4 only the names on the left.
@@ -102,11 +111,19 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         self.language_model = Owl3CausalLM(config)
         self.post_init()
 
+    @property
+    def base_model(self) -> "Owl3Body":
+        """The model up to its output layer, as trainers look for it."""
+        return Owl3Body(self)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> Any:
         """Load a published, exported or saved folder; see PreTrainedModel.from_pretrained.
+
+        The folder's generation_config.json is kept as folder_generation_config; see
+        Owl3GenerationMixin.
 
         Raises:
             ValueError: a tensor that matters is missing, or the config gives it no place:
@@ -119,8 +136,17 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        _check_loaded(str(pretrained_model_name_or_path), model, info)
+        check_loaded(str(pretrained_model_name_or_path), model, info)
+        model.vision_model.freeze_carried()  # loading replaces parameters
+        if kwargs.get("generation_config") is None:
+            model.write_as_published()
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save; generation_config.json stays as it was loaded unless it was changed since."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.writes_as_published and kwargs.get("is_main_process", True):
+            self.folder_generation_config.save_pretrained(save_directory)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -186,7 +212,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None = None,
+        media_offset: Offsets = None,
         media: Media | None = None,
         use_cache: bool | None = None,
         use_media_cache: bool = True,
@@ -196,6 +222,7 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         cache: Cache | None = None,
+        image_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Owl3Output | tuple[Any, ...]:
         """Run the model; the class lists the arguments.
@@ -204,38 +231,48 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
             An Owl3Output; its loss is the mean over labels of -log p(label | preceding tokens).
 
         Raises:
-            ValueError: inputs do not fit together, or attention weights are requested, which the
-                fused kernels do not return.
+            ValueError: inputs do not fit together, or are not known.
         """
-        _check_call(input_ids, inputs_embeds, output_attentions=bool(output_attentions))
+        config = self.config
+        check_options(kwargs, output_attentions=bool(output_attentions or config.output_attentions))
+        check_text(input_ids, inputs_embeds)
         past = one_cache(cache, past_key_values)
-        check_media(past, media, pixel_values)
+        check_media(past, media, pixel_values, image_embeds, media_offset)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
-        if use_cache and past is None:
-            past = DynamicCache()
+        use_cache = self._caches(use_cache, past, is_scored=labels is not None)
+        past = DynamicCache() if use_cache and past is None else past
         context = self._text_context(inputs_embeds, attention_mask, position_ids, past)
-        if media is None and pixel_values is not None:
-            # Nothing is cached with gradients: recomputation under gradient checkpointing must see
-            # what the first pass saw.
-            keep = use_cache and use_media_cache and not torch.is_grad_enabled()
-            media = self._media(
-                pixel_values, media_offset, len(inputs_embeds), attention_mask, keep
-            )
+        if media is None:
+            offsets = read_offsets(media_offset, attention_mask)
+            keep = use_cache and use_media_cache
+            media = self._media(pixel_values, image_embeds, offsets, len(inputs_embeds), keep)
         if past is not None and media is not None:
             past.shows_media = True  # for check_media, at the next step
         steps = self.language_model.model(inputs_embeds, context, media)
         logits, loss = self._logits_and_loss(steps[-1], labels, logits_to_keep, num_items_in_batch)
+        shows = _chosen(output_hidden_states, config.output_hidden_states)
         output = Owl3Output(
             loss=loss,
             logits=logits,
-            hidden_states=tuple(steps) if output_hidden_states else None,
+            hidden_states=tuple(steps) if shows else None,
             media=media.without_features() if use_cache and media is not None else None,
             **{CACHE: past if use_cache else None},
         )
-        return output if return_dict is not False else output.to_tuple()
+        as_object = _chosen(return_dict, getattr(config, "return_dict", True))
+        return output if as_object else output.to_tuple()
+
+    def _caches(self, use_cache: bool | None, past: Cache | None, *, is_scored: bool) -> bool:
+        """Whether keys and values are kept, by default for writing alone."""
+        if self.is_gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if past is not None:
+                raise ValueError(
+                    "past_key_values came while layers are recomputed for gradients, which would "
+                    "store their keys twice. Leave it out, or call "
+                    "model.gradient_checkpointing_disable()."
+                )
+            return False
+        return _chosen(use_cache, self.config.use_cache and not self.training and not is_scored)
 
     def _text_context(
         self,
@@ -252,8 +289,10 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
                 f"{past} cached and {queries} new tokens: it must be [{rows}, {past + queries}]."
             )
         if position_ids is None:
-            position_ids = _positions(attention_mask, rows, past + queries, inputs_embeds.device)
-            position_ids = position_ids[:, past:]
+            position_ids = count_positions(attention_mask, rows, past + queries)
+            position_ids = position_ids[:, past:].to(inputs_embeds.device)
+        else:
+            position_ids = check_positions(position_ids, attention_mask, rows, queries)
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
         if problem := self.config.attention_problem:  # may be set after the model was built
@@ -280,26 +319,20 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
 
     def _media(
         self,
-        pixel_values: Tensor,
-        media_offset: Sequence[Tensor | Sequence[int] | None] | Tensor | None,
+        pixel_values: Tensor | None,
+        features: Tensor | None,
+        offsets: list[list[int]],
         rows: int,
-        attention_mask: Tensor | None,
         keep: bool,
     ) -> Media | None:
-        if media_offset is None:
-            raise ValueError(
-                "pixel_values came without media_offset, the place of each tile in the text. Pass "
-                "everything that the processor returned: model(**inputs)."
-            )
-        if not len(pixel_values):
+        if pixel_values is not None:
+            features = self.get_image_features(pixel_values)
+        if features is None or not len(features):
             return None
-        return place_tiles(
-            self.get_image_features(pixel_values),
-            read_offsets(media_offset, attention_mask),
-            rows=rows,
-            shift=self.config.media_position_shift,
-            keep=keep,
-        )
+        # Nothing is cached with gradients, for which layers may be computed a second time.
+        keep = keep and not torch.is_grad_enabled()
+        shift = self.config.media_position_shift
+        return place_tiles(features, offsets, rows=rows, shift=shift, keep=keep)
 
     def _logits_and_loss(
         self,
@@ -325,47 +358,6 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
-_CARRIED = ("vision_model.post_layernorm.", "vision_model.head.")
-_IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
-_SHOWN = 8
-
-
-def _check_call(
-    input_ids: Tensor | None, inputs_embeds: Tensor | None, *, output_attentions: bool
-) -> None:
-    if output_attentions:
-        raise ValueError(
-            "output_attentions=True: torch's fused scaled_dot_product_attention returns no "
-            "weights. Leave it out."
-        )
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("give exactly one of input_ids and inputs_embeds.")
-
-
-def _check_loaded(
-    folder: str, model: "Owl3ForConditionalGeneration", info: Mapping[str, Collection[str]]
-) -> None:
-    """Raise ValueError if the weights are not those of the config."""
-    last = model.config.vision_config.num_hidden_layers - 1
-    carried = (*_CARRIED, f"vision_model.encoder.layers.{last}.")
-    missing = [name for name in info["missing_keys"] if not name.startswith(carried)]
-    unplaced = [
-        name for name in info["unexpected_keys"] if any(part in name for part in _IMAGE_SIDE)
-    ]
-    if not missing and not unplaced:
-        return
-    lists = [
-        f"{what}: {', '.join(sorted(names)[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("without a place", unplaced))
-        if names
-    ]
-    raise ValueError(
-        f"{folder} does not hold the weights that its config.json describes ({len(missing)} "
-        f"missing, {len(unplaced)} without a place). Complete the folder, or correct hyper_layers, "
-        "fusion and projector in config.json.\n  " + "\n  ".join(lists)
-    )
-
-
 def _build_projector(config: Owl3Config) -> nn.Module:
     """Build one linear layer (240728, 241014), or linear, exact GELU, linear (241101)."""
     first = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
@@ -374,10 +366,5 @@ def _build_projector(config: Owl3Config) -> nn.Module:
     return nn.Sequential(first, nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size))
 
 
-def _positions(
-    attention_mask: Tensor | None, rows: int, length: int, device: torch.device
-) -> Tensor:
-    """Count tokens within each sample: [rows, length]; padding on the left is at 0."""
-    if attention_mask is None:
-        return torch.arange(length, device=device).expand(rows, -1)
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0).to(device)
+def _chosen(argument: bool | None, default: bool) -> bool:
+    return default if argument is None else argument

@@ -8,6 +8,7 @@ depending on the release: these checkpoints hold the head, unused, and keep it w
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from owl.families.owl3.hf.configuration_owl3 import Owl3VisionConfig
 
@@ -63,7 +64,7 @@ class Owl3VisionMLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
 
 
-class Owl3VisionLayer(nn.Module):
+class Owl3VisionLayer(GradientCheckpointingLayer):
     """Attention and MLP, each after a norm."""
 
     def __init__(self, config: Owl3VisionConfig) -> None:
@@ -117,7 +118,7 @@ class CarriedHead(nn.Module):
 
 
 class Owl3VisionModel(nn.Module):
-    """Encodes tiles as patch features.
+    """Encodes tiles as patch features. Parts that are carried, not run, require no gradient.
 
     Args:
         config: of the tower.
@@ -132,6 +133,14 @@ class Owl3VisionModel(nn.Module):
             self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if "head" in carried:
             self.head = CarriedHead(config)
+        self.freeze_carried()
+
+    def freeze_carried(self) -> None:
+        """Let what is carried require no gradient: distributed trainers would wait for it."""
+        self.encoder.layers[self.encoder.num_used :].requires_grad_(False)
+        for name in ("post_layernorm", "head"):
+            if hasattr(self, name):
+                getattr(self, name).requires_grad_(False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles.

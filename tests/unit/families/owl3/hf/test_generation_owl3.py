@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generating with both caches gives, token for token, what recomputing everything gives."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from owl.families.owl3.hf.media_owl3 import Media
 from owl.families.owl3.hf.modeling_owl3 import CACHE
@@ -32,7 +36,7 @@ def write(model, inputs, **settings) -> torch.Tensor:
     """Generate NEW tokens a row, none of which ends it."""
     settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None} | settings
     settings |= {"max_new_tokens": NEW, "min_new_tokens": NEW}
-    return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+    return model.generate(**inputs, **settings)[:, -NEW:]
 
 
 def by_hand(model, tokens, **media) -> list[int]:
@@ -231,3 +235,105 @@ def test_generation_ends_where_the_tokenizer_ends_turns(processor, end):
 def test_decoding_without_a_tokenizer_is_one_clear_error(model):
     with pytest.raises(ValueError, match="needs the tokenizer"):
         model.generate(input_ids=torch.zeros(1, 3).long(), decode_text=True)
+
+
+def test_features_in_place_of_tiles_give_the_same_tokens(model):
+    inputs = batch()
+    expected = write(model, inputs)
+    features = model.get_image_features(inputs.pop("pixel_values"))
+    assert torch.equal(write(model, inputs | {"image_embeds": features}), expected)
+
+
+@torch.no_grad()
+def test_a_prompts_own_positions_are_counted_on(model):
+    tokens, positions = torch.randint(0, 256, (1, 6)), 40 + 3 * torch.arange(6)[None]
+    prompt = {"input_ids": tokens, "position_ids": positions}
+    answer = write(model, prompt)
+    for _ in range(NEW):
+        logits = model(tokens, position_ids=positions, use_cache=False).logits
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
+    assert torch.equal(answer, tokens[:, -NEW:])
+    assert torch.equal(answer, write(model, prompt, use_cache=False))
+    assert not torch.equal(answer, write(model, {"input_ids": prompt["input_ids"]}))
+    beams = {"num_beams": 2}
+    assert torch.equal(
+        write(model, prompt, **beams), write(model, prompt, use_cache=False, **beams)
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_cache": False}, {"num_beams": 2}])
+def test_vectors_in_place_of_tokens_give_the_same_answer(model, settings):
+    inputs = batch()
+    tokens = inputs.pop("input_ids")
+    expected = write(model, inputs | {"input_ids": tokens}, **settings)
+    vectors = model.get_input_embeddings()(tokens)
+    assert torch.equal(write(model, inputs | {"inputs_embeds": vectors}, **settings), expected)
+
+
+def test_a_row_of_several_samples_is_refused_by_generate_too(model):
+    packed = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    with pytest.raises(ValueError, match="starts again in row 0 at token 3"):
+        model.generate(torch.zeros(1, 6).long(), position_ids=packed, max_new_tokens=2)
+
+
+SAMPLING = {
+    "do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.5,
+    "eos_token_id": [258, 256], "pad_token_id": 256,
+}  # fmt: skip
+
+
+@pytest.fixture
+def sampling(folder, tmp_path):
+    """A folder whose generation_config.json samples, as the published ones do."""
+    shutil.copytree(folder, tmp_path / "sampling")
+    GenerationConfig(**SAMPLING).save_pretrained(tmp_path / "sampling")
+    return tmp_path / "sampling"
+
+
+def settings_in(folder) -> dict:
+    settings = json.loads((folder / "generation_config.json").read_text())
+    return {name: settings.get(name) for name in SAMPLING}
+
+
+@torch.no_grad()
+def test_the_likeliest_token_is_written_unless_sampling_is_chosen(sampling):
+    model = AutoModelForCausalLM.from_pretrained(sampling)
+    prompt, length = torch.tensor([[5, 6, 7]]), {"max_new_tokens": NEW, "min_new_tokens": NEW}
+    expected = prompt
+    for _ in range(NEW):
+        logits = model(expected, use_cache=False).logits[:, -1:]
+        logits[..., [256, 258]] = -torch.inf  # would end the answer
+        expected = torch.cat([expected, logits.argmax(-1)], dim=1)
+    assert torch.equal(model.generate(prompt, **length), expected)
+    chosen = {"generation_config": model.folder_generation_config} | length
+    torch.manual_seed(0)
+    drawn = [model.generate(prompt, **chosen).tolist() for _ in range(4)]
+    assert len({str(one) for one in drawn}) > 1
+    torch.manual_seed(0)
+    assert model.generate(prompt, do_sample=True, **length).tolist() != expected.tolist()
+
+
+def test_the_settings_of_a_folder_survive_and_so_do_a_users(sampling, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(sampling)
+    model.save_pretrained(tmp_path / "again")
+    assert settings_in(tmp_path / "again") == settings_in(sampling) == SAMPLING
+    model.generation_config.repetition_penalty = 1.2
+    model.save_pretrained(tmp_path / "changed")
+    assert settings_in(tmp_path / "changed")["repetition_penalty"] == 1.2
+
+
+def test_a_config_that_is_passed_to_from_pretrained_is_obeyed(sampling):
+    own = GenerationConfig(max_length=77)
+    model = AutoModelForCausalLM.from_pretrained(sampling, generation_config=own)
+    assert model.generation_config.max_length == 77
+
+
+def test_decoded_text_has_no_space_around_it(folder, processor, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    inputs = processor([{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}])
+    monkeypatch.setattr(
+        type(processor.tokenizer), "batch_decode", lambda *_, **__: [" the answer\n"]
+    )
+    written = {"tokenizer": processor.tokenizer, "decode_text": True, "max_new_tokens": 1}
+    assert model.generate(**inputs, **written) == ["the answer"]

@@ -324,6 +324,9 @@ def test_neighbours_in_a_batch_change_nothing(model):
     ("changes", "message"),
     [
         ({"media_offset": None}, "came without media_offset"),
+        ({"pixel_values": None}, "media_offset lists tiles but none came"),
+        ({"image_embeds": torch.ones(3, 4, 32)}, "pixel_values and image_embeds came together"),
+        ({"position_ids": torch.zeros(2, 3).long()}, r"position_ids is \[2, 3\]: it must be"),
         ({"media_offset": [[2], [4]]}, "holds 3 tiles but media_offset lists 2"),
         ({"media_offset": [[2], [9], [4]]}, "lists 3 samples for 2 rows"),
         ({"attention_mask": torch.ones(2, 3)}, r"must be \[2, 20\]"),

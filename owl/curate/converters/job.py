@@ -84,7 +84,7 @@ class ConvertJob:
 
     def store(self) -> PictureStore:
         """Where the pictures are read."""
-        folder = SourceFolder(self.images) if self.images else None
+        folder = SourceFolder(self.images, self.options.follow_links) if self.images else None
         return PictureStore(folder, self.options)
 
 
@@ -132,7 +132,9 @@ def convert(
     with _locked(job.output):
         _check_settings(job)
         notes = load_notes(job.output)
-        files = list_files(job.input, job.format.source.suffixes)
+        files = list_files(
+            job.input, job.format.source.suffixes, follow_links=job.options.follow_links
+        )
         progress = Progress("convert", sum(file.path.stat().st_size for file in files), report)
         samples = rejects = 0
         done: dict[str, BatchNote] = {}

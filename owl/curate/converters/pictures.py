@@ -60,9 +60,15 @@ def picture_suffix(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SourceFolder:
-    """A folder that a source may read from; names that lead out of it are refused."""
+    """A folder that a source may read from; names that lead out of it are refused.
+
+    Links that lead out are refused too, but for those of the Hugging Face cache, whose snapshots
+    consist of links to the blobs beside them.
+    """
 
     root: Path
+    follow_links: bool = False
+    """Trust every link in the folder, wherever it leads."""
 
     def read(self, name: str, sources: SourceStats | None = None) -> bytes:
         """Read a file.
@@ -104,8 +110,12 @@ class SourceFolder:
             path = os.path.realpath(os.path.join(root, name))
         except ValueError as error:  # a NUL in the name
             raise DataError("E302", f"{name!r:.200} is not a file name: {error}.") from error
-        if os.path.commonpath([root, path]) != root:
-            raise DataError("E302", f"{name!r:.200} leads out of {self.root}.")
+        within = os.path.normpath(os.path.join(root, name))
+        if self.follow_links and _is_inside(within, root):
+            path = within
+        elif not _is_inside(path, root) and not _is_blob(path, root):
+            hint = " Give --follow-links to trust its links." if _is_inside(within, root) else ""
+            raise DataError("E302", f"{name!r:.200} leads out of {self.root}.{hint}")
         # A pipe or a device would hang or never end: only stat it.
         if _is_special(path):
             raise DataError("E302", f"{name!r:.200} is not a plain file.")
@@ -122,6 +132,16 @@ class SourceFolder:
             raise DataError("E302", f"{name!r} is not a folder under {self.root}.")
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
         return [f"{name}/{file}" for file in sorted(names, key=natural_order)]
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return os.path.commonpath([root, path]) == root
+
+
+def _is_blob(path: str, root: str) -> bool:
+    """Whether a path is a blob of the Hugging Face cache, and the root in a snapshot beside it."""
+    home, snapshots, _ = root.rpartition(f"{os.sep}snapshots{os.sep}")
+    return bool(snapshots) and _is_inside(path, os.path.join(home, "blobs"))
 
 
 def _is_special(path: str) -> bool:

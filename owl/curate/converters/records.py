@@ -78,6 +78,8 @@ class ConvertOptions:
     """Fields that are kept in meta.raw only, although they look like media or fit a layout."""
     media_first: bool = False
     """Show the media of a record without any mark before its text, instead of rejecting it."""
+    follow_links: bool = False
+    """Trust links that lead out of the folders of input, pictures and videos."""
     decode: bool = True
     """Decode every picture completely; otherwise only its header is read."""
 

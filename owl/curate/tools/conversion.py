@@ -40,6 +40,12 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     group.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="trust links that lead out of the folders of input, pictures and videos: a source can "
+        "then show whatever its links name (default: only those of the Hugging Face cache)",
+    )
+    group.add_argument(
         "--retry-rejects",
         action="store_true",
         help="convert finished batches with rejects again, after more pictures were downloaded",

@@ -142,6 +142,7 @@ def _make_job(arguments: argparse.Namespace) -> ConvertJob:
             field_map=field_map(arguments.field_map),
             ignore_fields=tuple(arguments.ignore_fields),
             media_first=arguments.media_first,
+            follow_links=arguments.follow_links,
         ),
         limits=ShardLimits(arguments.shard_samples, arguments.shard_bytes),
     )

@@ -94,7 +94,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 
 def _make_job(arguments: argparse.Namespace) -> ConvertJob:
     clips = VideoClips(
-        folder=SourceFolder(arguments.videos),
+        folder=SourceFolder(arguments.videos, arguments.follow_links),
         sampling=FrameSampling(
             mode=arguments.sampling, fps=arguments.fps, max_frames=arguments.max_frames
         ),
@@ -113,6 +113,7 @@ def _make_job(arguments: argparse.Namespace) -> ConvertJob:
             field_map=field_map(arguments.field_map),
             ignore_fields=tuple(arguments.ignore_fields),
             media_first=arguments.media_first,
+            follow_links=arguments.follow_links,
         ),
         limits=ShardLimits(arguments.shard_samples, arguments.shard_bytes),
     )

@@ -82,7 +82,9 @@ class Source(Protocol):
         """Read the records of a batch; runs in a worker."""
 
 
-def list_files(place: Path, suffixes: Sequence[str]) -> list[SourceFile]:
+def list_files(
+    place: Path, suffixes: Sequence[str], *, follow_links: bool = False
+) -> list[SourceFile]:
     """List the input files of a kind: the file itself, or all under a folder, sorted.
 
     Hidden files and folders are ignored: caches, and the `._a.json` that some systems create.
@@ -92,10 +94,14 @@ def list_files(place: Path, suffixes: Sequence[str]) -> list[SourceFile]:
     """
     if place.is_file():
         return [SourceFile(place.parent, place.name)]
-    files = [SourceFile(place, name) for name in _walk(place) if name.endswith(tuple(suffixes))]
+    files = [
+        SourceFile(place, name)
+        for name in _walk(place, follow_links)
+        if name.endswith(tuple(suffixes))
+    ]
     if not files:
         raise ConvertError(f"--input {place} has no {' or '.join(suffixes)} file.")
-    _check_inside(place, files)
+    _check_inside(SourceFolder(place, follow_links), files)
     _check_slugs(files)
     return files
 
@@ -111,22 +117,26 @@ def stat_fingerprint(file: SourceFile) -> str:
     return short_hash(f"{found.st_size} {found.st_mtime_ns}".encode())
 
 
-def _walk(folder: Path) -> list[str]:
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+def _walk(folder: Path, follow_links: bool) -> list[str]:
+    found: list[str] = []
+    seen: set[str] = set()  # a link may lead back to a folder above it
+    for parent, folders, names in os.walk(folder, followlinks=follow_links):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
         shown = [name for name in names if not name.startswith(".")]
         found += [os.path.relpath(os.path.join(parent, name), folder) for name in shown]
     return sorted(found)
 
 
-def _check_inside(place: Path, files: Sequence[SourceFile]) -> None:
-    folder = SourceFolder(place)
+def _check_inside(folder: SourceFolder, files: Sequence[SourceFile]) -> None:
     for file in files:
         try:
             folder.locate(file.name)
         except DataError as error:
-            raise ConvertError(f"--input {place}: {error.message} Copy it into place.") from error
+            raise ConvertError(f"--input {folder.root}: {error.message}") from error
 
 
 def _check_slugs(files: Sequence[SourceFile]) -> None:

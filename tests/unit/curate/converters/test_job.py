@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import multiprocessing
+import shutil
 import time
 
 import pytest
@@ -259,6 +260,17 @@ def test_input_that_leads_out_of_its_folder_is_refused(tmp_path):
     (tmp_path / "in/b.jsonl").symlink_to(outside)
     with pytest.raises(ConvertError, match=r"'b\.jsonl' leads out of"):
         run_job(make_job(tmp_path, "jsonl", tmp_path / "in"))
+
+
+def test_linked_folders_are_input_when_they_are_trusted(tmp_path):
+    write_lines(tmp_path / "disk", *questions(1), name="b.jsonl")
+    write_lines(tmp_path / "in", *questions(1), name="a.jsonl")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    assert run_job(make_job(tmp_path, "jsonl", tmp_path / "in")).report.samples == 1
+    shutil.rmtree(tmp_path / "shards")
+    job = make_job(tmp_path, "jsonl", tmp_path / "in", follow_links=True)
+    assert run_job(job).report.samples == 2
 
 
 def test_sub_folders_are_input_and_hidden_files_are_not(tmp_path):

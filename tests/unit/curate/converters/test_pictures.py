@@ -53,6 +53,29 @@ def test_a_link_that_stays_inside_is_followed(folder):
     assert folder.read("link.jpg") == folder.read("a.jpg")
 
 
+def test_links_that_lead_out_are_followed_only_when_they_are_trusted(folder):
+    (folder.root / "disk").symlink_to(folder.root.parent)
+    with pytest.raises(DataError, match="--follow-links"):
+        folder.read("disk/secret.jpg")
+    trusting = SourceFolder(folder.root, follow_links=True)
+    assert trusting.read("disk/secret.jpg").startswith(b"\xff\xd8")
+    for name in ("../secret.jpg", "disk/../../secret.jpg", "/etc/passwd"):
+        with pytest.raises(DataError, match="leads out of"):
+            trusting.read(name)
+
+
+def test_a_snapshot_of_the_hugging_face_cache_reads_its_blobs_and_nothing_else(tmp_path):
+    write_pictures(tmp_path / "hub", "blobs/1", "refs/2")
+    snapshot = tmp_path / "hub/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "a.jpg").symlink_to("../../blobs/1")
+    (snapshot / "b.jpg").symlink_to("../../refs/2")
+    folder = SourceFolder(snapshot)
+    assert folder.read("a.jpg").startswith(b"\xff\xd8")
+    with pytest.raises(DataError, match="leads out of"):
+        folder.read("b.jpg")
+
+
 def test_a_huge_file_is_refused_before_it_is_read(folder):
     with (folder.root / "huge.jpg").open("wb") as stream:
         stream.truncate(MAX_FILE_BYTES + 1)

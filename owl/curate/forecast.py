@@ -69,6 +69,11 @@ class Forecast:
     suggestions: Sequence[Fill]
 
     @property
+    def kept(self) -> int:
+        """Samples in the windows that were looked at, pieces of split ones counted each."""
+        return sum(share.samples for share in self.sources.values())
+
+    @property
     def packs_per_epoch(self) -> int:
         """Packs of an epoch, extrapolated from the windows that were looked at."""
         return round(self.fill.packs * self.windows_per_epoch / self.windows)

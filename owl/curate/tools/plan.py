@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from owl.config.data_run import read_data_run
-from owl.config.run import RunConfig
+from owl.config.run import OversizePolicy, RunConfig
 from owl.curate.forecast import Fill, Forecast, forecast
 from owl.data.loader import Loader
 from owl.data.open_run import open_loader, step_size
@@ -88,7 +88,7 @@ def _describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]
         f"of {run.pack.window}; looked at {result.windows:,}"
     )
     yield from _source_lines(result)
-    yield from _dropped_lines(result)
+    yield from _dropped_lines(result, run.data.oversize)
     yield from _fill_lines(result)
     yield _step_line(result, run.stage.train_steps)
     yield _balance_line(result, loader.tile_cost)
@@ -107,12 +107,22 @@ def _source_lines(result: Forecast) -> Iterator[str]:
         yield f"  {name:20}{cells[0]:>18}{cells[1]:>20}{cells[2]:>18}"
 
 
-def _dropped_lines(result: Forecast) -> Iterator[str]:
+def _dropped_lines(result: Forecast, oversize: OversizePolicy) -> Iterator[str]:
     if not result.dropped:
         yield "nothing is dropped"
         return
     listed = ", ".join(f"{code} {count:,}" for code, count in result.dropped.items())
-    yield f"dropped: {listed} (E401: text over pack.text_tokens, E402: tiles over pack.tiles)"
+    count = sum(result.dropped.values())
+    share = count / (count + result.kept)
+    yield (
+        f"dropped: {share:.1%} of the samples, {listed} (E401: text over pack.text_tokens, "
+        "E402: tiles over pack.tiles)"
+    )
+    if oversize is OversizePolicy.drop:
+        yield (
+            "  to keep them: data.oversize=split cuts documents into pieces that fit, truncate "
+            "keeps the start of each sample; or raise the budget"
+        )
 
 
 def _fill_lines(result: Forecast) -> Iterator[str]:
@@ -131,6 +141,8 @@ def _fill_lines(result: Forecast) -> Iterator[str]:
 
 
 def _step_line(result: Forecast, train_steps: int) -> str:
+    if not result.fill.packs:
+        return "no step can be made: no sample is kept"
     samples = result.fill.samples_per_pack * result.global_batch_size
     epochs = train_steps / max(result.steps_per_epoch, 1e-9)
     return (
@@ -160,7 +172,11 @@ def _suggestion_lines(result: Forecast) -> Iterator[str]:
         )
         packs = fill.packs / result.fill.packs
         yield f"try {change}: {_describe_fill(fill)}, {packs:.2f} x the packs"
-    if result.packed and not result.suggestions:
+    if not result.packed or result.suggestions or not result.fill.packs:
+        return
+    if not result.fill.tile_fill:
+        yield "no sample has a tile: only pack.text_tokens matters"
+    else:
         yield "the two budgets run out together: nothing better to suggest"
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 
 import pytest
 
-from tests.unit.data.shard_factory import write_chats, write_tokenizer
+from owl.curate.prepare import prepare_folder
+from tests.unit.data.shard_factory import chat, write_chats, write_shard, write_tokenizer
 from tests.unit.data_tools.command import run_command, run_tool
 
 
@@ -65,3 +67,30 @@ def test_counts_below_one_are_refused(option):
     result = run_tool("data_tools/plan.py", option, -5)
     assert result.returncode == 2
     assert result.stderr == f"plan: {option} -5: use 1 or more.\n"
+
+
+def test_the_share_of_dropped_samples_and_what_keeps_them_is_said(words):
+    few = plan(*words, "pack.text_tokens=50", "batch.global_batch_size=1").stdout
+    dropped = re.search(r"dropped: (\d+\.\d)% of the samples, E401 (\d+)", few)
+    assert dropped is not None
+    assert float(dropped[1]) == pytest.approx(100 * int(dropped[2]) / 20, abs=0.05)
+    assert "data.oversize=split" in few
+    truncated = plan(*words, "pack.text_tokens=30", "data.oversize=truncate").stdout
+    assert "to keep them" not in truncated
+
+
+def test_a_plan_that_keeps_nothing_names_no_steps_and_no_balance(words):
+    nothing = plan(*words, "pack.text_tokens=2", "batch.global_batch_size=1").stdout
+    assert "dropped: 100.0% of the samples" in nothing
+    assert "no step can be made: no sample is kept" in nothing
+    assert "run out together" not in nothing
+
+
+def test_text_alone_is_not_called_balanced(tmp_path, words):
+    document = chat(pictures=0)
+    write_shard(tmp_path / "text/s.tar", [(f"k{n}", document, {}) for n in range(20)])
+    assert prepare_folder(tmp_path / "text") == []
+    alone = [word.replace(str(tmp_path / "a"), str(tmp_path / "text")) for word in words]
+    printed = plan(*alone).stdout
+    assert "no sample has a tile: only pack.text_tokens matters" in printed
+    assert "run out together" not in printed

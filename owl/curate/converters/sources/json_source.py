@@ -64,7 +64,22 @@ def read_lines(file: SourceFile) -> Iterator[Line]:
     """Yield the text of each record and its number: its line, or its place in an array."""
     with file.path.open("rb") as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return _array_lines(file) if start.startswith(b"[") else _plain_lines(file)
+    if not start.startswith(b"[") or _starts_with_a_whole_list(file):
+        return _plain_lines(file)
+    return _array_lines(file)
+
+
+def _starts_with_a_whole_list(file: SourceFile) -> bool:
+    """Whether the first line of a `*.jsonl` is a list and others follow: it is a bad record."""
+    if not file.name.endswith(".jsonl"):
+        return False
+    with file.path.open("rb") as stream:
+        first = stream.readline(WINDOW_CHARS).removeprefix(b"\xef\xbb\xbf")
+        try:
+            parse_json(first)
+        except DataError:
+            return False
+        return any(line.strip() for line in stream)
 
 
 def _plain_lines(file: SourceFile) -> Iterator[Line]:

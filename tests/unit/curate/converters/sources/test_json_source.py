@@ -35,6 +35,12 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
     assert lines_of(tmp_path, content, "source.jsonl") == [(1, {"a": 1}), (3, {"a": 2})]
 
 
+def test_a_list_in_the_first_of_several_lines_is_a_record_and_no_array(tmp_path):
+    content = b'[]\n{"a": 1}\n'
+    assert lines_of(tmp_path, content, "source.jsonl") == [(1, []), (2, {"a": 1})]
+    assert lines_of(tmp_path, b'[{"a": 1}]\n\n', "source.jsonl") == [(1, {"a": 1})]
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [

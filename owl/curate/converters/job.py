@@ -10,14 +10,16 @@ The output folder holds
 """
 
 import json
+import logging
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,10 @@ from owl.data.shards.index import replace_file
 from owl.errors import DataError
 from owl.progress import Progress
 
+logger = logging.getLogger(__name__)
+
+NO_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
+"""Errors of a disk that has no locks, such as Lustre mounted without flock."""
 SETTINGS_FILE = "convert.json"
 REJECTS_FILE = "rejects.jsonl"
 FORMAT = 2
@@ -289,16 +295,25 @@ def _end_with_parent() -> None:
 def _locked(output: Path) -> Iterator[None]:
     """Keep a second conversion out. The lock ends with this process, killed or not.
 
+    On a disk without such locks the conversion goes on without one: a lock that is only a file
+    would outlast a crash, and nobody could resume.
+
     Workers do not inherit it. One that outlives its parent for a moment writes under a temporary
     name of its own, so that it cannot disturb a run that resumes at once.
     """
     (output / NOTES).mkdir(parents=True, exist_ok=True)
+    lock: AbstractContextManager[object]
     try:
-        lock = FileLock(output / NOTES / "lock").acquire(timeout=0)
+        lock = FileLock(output / NOTES / "lock", fallback_to_soft=False).acquire(timeout=0)
     except Timeout as error:
         raise ConvertError(
             f"--output {output}: another conversion is writing there. Wait for it to end."
         ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logger.warning("--output %s cannot be locked: start no second conversion there", output)
+        lock = nullcontext()
     with lock:
         yield
 

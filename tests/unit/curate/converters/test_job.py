@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import fcntl
 import json
 import multiprocessing
 import shutil
@@ -245,6 +247,20 @@ def test_two_conversions_into_one_folder_are_refused(tmp_path):
     job = make_job(tmp_path, "jsonl", write_lines(tmp_path / "in", *questions(1)))
     with job_module._locked(job.output), pytest.raises(ConvertError, match="another conversion"):
         convert(job, report=lambda line: None)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_written_and_a_crash_leaves_no_lock(
+    tmp_path, monkeypatch, caplog, error
+):
+    def fail(*arguments):
+        raise OSError(error, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    job = make_job(tmp_path, "jsonl", write_lines(tmp_path / "in", *questions(1)))
+    with job_module._locked(job.output):  # as if that process had died in between
+        assert run_job(job).report.samples == 1
+    assert "cannot be locked" in caplog.text
 
 
 def test_files_that_would_share_shard_names_are_refused(tmp_path):

@@ -23,11 +23,11 @@ MEDIA_FIELD = re.compile(
     rf"(?:.*[_-])?{MEDIA_WORDS}s?(?:[_-]?\d+)?(?:[_-]?(?:path|file|data|b64|base64|bytes)s?)?"
 )
 ORIGIN_FIELD = re.compile(rf"(?:.*[_-])?{MEDIA_WORDS}s?[_-]?(?:file_?)?(?:name|ur[li]|src|root)s?")
-MEDIA_FILE = re.compile(
-    r"\S.{0,1000}\.(?:jpe?g|png|webp|gif|bmp|tiff?|svg|avif|heic|mp4|m4v|mkv|mov|avi|webm|mpe?g|wmv)"
-    r"(?:\?\S*)?",
-    re.IGNORECASE,
-)
+PICTURES = r"jpe?g|png|webp|gif|bmp|tiff?|svg|avif|heic"
+VIDEOS = r"mp4|m4v|mkv|mov|avi|webm|mpe?g|wmv"
+PICTURE_FILE = re.compile(rf"\S.{{0,1000}}\.(?:{PICTURES})", re.IGNORECASE)
+VIDEO_FILE = re.compile(rf"\S.{{0,1000}}\.(?:{VIDEOS})", re.IGNORECASE)
+MEDIA_FILE = re.compile(rf"\S.{{0,1000}}\.(?:{PICTURES}|{VIDEOS})(?:\?\S*)?", re.IGNORECASE)
 MEDIA_NAME = re.compile(r"(?=\S*[A-Za-z])\S*[./\\]\S*|\S{64,}")
 """A path, a url, or base64: not a number, a word or a sentence."""
 
@@ -39,7 +39,7 @@ def find_field(value: Mapping[str, Any], kind: str) -> str | None:
         DataError: E305 two fields do.
     """
     for names in FIELDS[kind]:
-        found = [name for name in names if value.get(name) not in (None, [])]
+        found = [name for name in names if _names_some(name, value.get(name))]
         if len(found) > 1:
             raise DataError(
                 "E305",
@@ -49,6 +49,13 @@ def find_field(value: Mapping[str, Any], kind: str) -> str | None:
         if found:
             return found[0]
     return None
+
+
+def _names_some(name: str, value: object) -> bool:
+    """Whether a field is there; `file_name` names other files too, such as those of code."""
+    if name == "file_name":
+        return isinstance(value, str) and PICTURE_FILE.fullmatch(value) is not None
+    return value not in (None, [])
 
 
 def listed(value: object) -> list[Any]:
@@ -76,7 +83,8 @@ def check_all_read(
     for name, value in rest.items():
         if name in ignored or not _looks_unread(name, value, has_media=has_media):
             continue
-        kind = "videos" if re.search("video|clip|movie", name) else "images"
+        is_video = re.search("video|clip|movie", name) or _mentions(value, VIDEO_FILE)
+        kind = "videos" if is_video else "images"
         raise DataError(
             "E305",
             f"{where}{name}={value!r:.60} looks like a picture or video, but no layout reads this "

@@ -21,6 +21,7 @@ from typing import Any
 from owl.curate.converters.fields import leftovers, number, required, typed
 from owl.curate.converters.formats import sharegpt4video
 from owl.curate.converters.formats.layouts import read_record
+from owl.curate.converters.formats.media_fields import check_all_read
 from owl.curate.converters.formats.registry import SourceFormat
 from owl.curate.converters.pictures import PictureStore, SourceFolder, path_of
 from owl.curate.converters.records import Draft, MediaList, SourceRecord
@@ -130,7 +131,10 @@ def to_draft(record: SourceRecord, store: PictureStore, *, clips: VideoClips) ->
     """Read one record about a video file. Raises DataError."""
     value = typed(record.value, dict, "the record")
     if "segments" in value:
-        return _segment_draft(value, clips)
+        draft = _segment_draft(value, clips)
+        unread = leftovers(value, {"video", "segments"})
+        check_all_read(unread, has_media=True, ignored=store.options.ignore_fields)
+        return draft
     if "captions" in value:
         return sharegpt4video.clip_draft(record, clips=clips, store=store)
     draft = read_record(record, store, clips)

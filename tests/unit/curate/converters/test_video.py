@@ -227,6 +227,15 @@ def test_conversations_and_captions_work_as_with_folders_of_frames(av, tmp_path)
         ({"video": "a.mp4"}, "E203", "the fields of no layout"),
         ({"video": "a.mp4", "segments": []}, "E203", "segments is empty"),
         (
+            {
+                "video": "a.mp4",
+                "images": ["a.jpg"],
+                "segments": [{"start": 0, "end": 1, "text": "!"}],
+            },
+            "E305",
+            "images=['a.jpg'] looks like a picture",
+        ),
+        (
             {"video": "a.mp4", "segments": [{"start": 2, "end": 1, "text": "!"}]},
             "E203",
             "segments[0] goes from 2.0 to 1.0",

@@ -242,6 +242,7 @@ def test_a_record_whose_picture_nobody_reads_is_rejected(tmp_path, images, recor
         {"has_image": "no"},
         {"picture": "An owl on a branch"},
         {"url": "https://owls/page.html"},
+        {"file_name": "owls.py"},
     ],
 )
 def test_other_fields_are_kept_and_do_not_look_like_pictures(tmp_path, extra):
@@ -270,6 +271,12 @@ def test_a_field_can_be_mapped_or_ignored(tmp_path, images):
         tmp_path / "3", "jsonl", record, field_map={"text": "said"}, ignore_fields=("photo",)
     )
     assert contents(ignored) == [[{"text": "An owl."}]]
+
+
+def test_the_message_tells_a_video_from_a_picture(tmp_path, images):
+    for field, value, kind in (("file_name", "a.mp4", "videos"), ("scan", "a.png", "images")):
+        reject = convert_lines(tmp_path / field, "jsonl", {field: value, "text": "x"}).reject
+        assert f"--map {kind}={field}" in reject["message"]
 
 
 def test_two_fields_that_fit_are_named(tmp_path, images):

@@ -55,7 +55,7 @@ setup(
         "pyyaml",
         "numpy",
         "packaging",
-        "pillow>=11,<13",  # 13 changed bicubic output, which would change the tiles
+        "pillow>=11.3,<13",  # 11.3 brought AVIF; 13 changed bicubic output and so would the tiles
         "simplejpeg>=1.8",
         "safetensors",
         "tokenizers",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads pictures and videos from paths, URLs, bytes and arrays.
 
-Decoded with Pillow alone, to the same pixels as in training (owl/data/encode/images.py).
+Decoded with Pillow alone, to the same pixels as in training, by the same reader.
 """
 
 import base64
@@ -12,10 +12,10 @@ from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 from torch import Tensor
 
-from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, to_rgb
+from owl.portable.picture_reader_owl import FORMATS, PictureError, open_picture, upright_rgb
 
 URL_TIMEOUT_SECONDS = 30
 DEFAULT_MAX_FRAMES = 16  # of the model cards
@@ -40,41 +40,35 @@ def load_picture(source: Any) -> Image.Image:
         MediaError: it cannot be read.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return _upright(source, "that was opened")
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(np.asarray(source))
     data = source if isinstance(source, bytes) else _read(source)
     name = "the bytes given" if isinstance(source, bytes) else shorten(source)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _to_rgb(_upright(image))
-    except MediaError:
-        raise
-    except UnidentifiedImageError as error:
-        raise MediaError(
-            f"picture {name} cannot be decoded: its bytes are in no known picture format."
-        ) from error
-    except Exception as error:  # Pillow raises whatever the parsers of damaged files meet
-        raise MediaError(f"picture {name} cannot be decoded: {error}.") from error
+        image = open_picture(data)
+    except PictureError as error:
+        raise _unusable(name, error) from error
+    with image:
+        return _upright(image, name)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in MODES_WITHOUT_RANGE:
-        raise MediaError(f"a picture of mode {image.mode} has no defined range: give 8 or 16 bit.")
-    return to_rgb(image)
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return upright_rgb(image)
+    except PictureError as error:
+        raise _unusable(name, error) from error
+
+
+def _unusable(name: str, error: PictureError) -> MediaError:
+    reason = error.message.removeprefix("the picture cannot be decoded: ")
+    return MediaError(f"picture {name} cannot be decoded: {reason}")
 
 
 def shorten(source: Any) -> str:
     """Return a source as text of at most about 200 characters, for messages."""
     text = str(source)
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image) or image
-    except Exception:  # a broken EXIF block: show the picture as stored, like browsers
-        return image
 
 
 def _read(source: str | Path) -> bytes:
@@ -103,7 +97,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise MediaError(
             f"a picture array of shape {list(array.shape)}: give [h, w], [h, w, 3] or [3, h, w]."
         )
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return upright_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
 # Videos.
@@ -155,11 +149,12 @@ def one_a_second(count: int, frames_per_second: float, most: int) -> list[int]:
 def _animation(source: str | Path, max_frames: int) -> list[Image.Image]:
     data = _read(source)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            frames = [_to_rgb(frame) for frame in ImageSequence.Iterator(image)]
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            frames = [upright_rgb(frame) for frame in ImageSequence.Iterator(image)]
             milliseconds = image.info.get("duration") or 100
     except Exception as error:  # Pillow raises whatever the parsers of damaged files meet
-        raise MediaError(f"video {shorten(source)} cannot be decoded: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise MediaError(f"video {shorten(source)} cannot be decoded: {reason}.") from error
     chosen = one_a_second(len(frames), 1000 / milliseconds, max_frames)
     return [frames[index] for index in chosen]
 

@@ -173,7 +173,7 @@ def _is_clip(media: Any) -> bool:
     return getattr(media, "ndim", 0) == 4
 
 
-_PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+_PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".avif"}
 
 
 def read_conversation(

@@ -22,7 +22,7 @@ from owl.curate.converters.records import (
     MissingPictures,
     SourceStats,
 )
-from owl.data.encode.images import decode_picture, picture_size
+from owl.data.encode.images import decode_picture, picture_size, picture_suffix
 from owl.data.shards.rules import uneven_frames
 from owl.errors import DataError
 
@@ -34,28 +34,6 @@ NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, e
 
 UNUSABLE_PICTURE = ("E302", "E307", "E308", "E309", "E310")
 """Codes of a file that is missing, not a picture, damaged, or of an impossible size or format."""
-
-Signature = tuple[bytes, str]
-SIGNATURES: tuple[Signature, ...] = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\x00", "tif"),
-    (b"MM\x00*", "tif"),
-)
-
-
-def picture_suffix(data: bytes) -> str:
-    """Return the suffix for the bytes: names are often wrong, and webdataset decodes by suffix."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    for start, suffix in SIGNATURES:
-        if data.startswith(start):
-            return suffix
-    raise DataError(
-        "E307", f"the bytes ({data[:8]!r}...) are not JPEG, PNG, WebP, GIF, BMP or TIFF."
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,36 +6,30 @@ bit-equal, resize within 1 of 255); everything unusual goes through Pillow. Pixe
 are normalised on the device.
 """
 
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from owl.config.run import ImageLibrary
 from owl.errors import DataError
-from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, Pixels, to_rgb
+from owl.portable.picture_reader_owl import (
+    MAX_PIXELS,
+    XMP_START,
+    PictureError,
+    find_orientation,
+    open_picture,
+    shown_size,
+    upright_rgb,
+)
+from owl.portable.picture_reader_owl import picture_suffix as portable_suffix
+from owl.portable.pixels_owl import Pixels
 
 MIN_SIDE = 4
 MAX_SIDE = 16384
-MAX_PIXELS = 80_000_000  # below the size at which Pillow warns of a decompression bomb
 MAX_ASPECT = 200
-
-CODECS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that Pillow may try; a shard must not reach its rarer decoders."""
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation."""
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -47,8 +41,18 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """
     if size := _plain_jpeg_size(data):
         return size
-    with _open(data) as image:
+    with _coded_errors(), open_picture(data) as image:
         return _checked_size(image)
+
+
+def picture_suffix(data: bytes) -> str:
+    """Return the suffix for the bytes: names are often wrong, and webdataset decodes by suffix.
+
+    Raises:
+        DataError: E307, E308, E309.
+    """
+    with _coded_errors():
+        return portable_suffix(data)
 
 
 def check_size(width: int, height: int) -> None:
@@ -113,57 +117,44 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_turned(jpeg: bytes) -> bool:
-    """Whether EXIF turns it; Pillow only opens it when there is an EXIF block."""
-    if b"Exif\x00\x00" not in jpeg[: 1 << 16]:
+    """Whether EXIF or XMP turns it; Pillow only opens it when there is such a block."""
+    header = _before_pixels(jpeg)
+    if b"Exif\x00\x00" not in header and XMP_START not in header:
         return False
-    with _open(jpeg) as image:
-        return _orientation(image) != 1
+    with _coded_errors(), open_picture(jpeg) as image:
+        return find_orientation(image) != 1
+
+
+def _before_pixels(jpeg: bytes) -> bytes:
+    """Everything before the coded pixels; the whole file if its segments do not follow closely."""
+    start = 2
+    while jpeg[start : start + 1] == b"\xff":
+        marker = jpeg[start + 1 : start + 2]
+        if marker == b"\xda":
+            return jpeg[:start]
+        # Any number of 0xFF may stand before a marker.
+        is_padding = marker == b"\xff"
+        start += 1 if is_padding else 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+    return jpeg
 
 
 def _checked_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as displayed. Raises DataError E309, and E310 for a mode without a range."""
-    if image.mode in MODES_WITHOUT_RANGE:
-        raise DataError(
-            "E310", f"a picture of mode {image.mode} has no defined range; store 8 or 16 bit."
-        )
-    width, height = image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
+    """Width and height as displayed. Raises DataError E309, PictureError E309, E310."""
+    width, height = shown_size(image)
     check_size(width, height)
     return width, height
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation of a picture that has been opened but not loaded."""
-    # For a PNG getexif() would decode all pixels to look for a block after them.
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block: show the picture as it is stored, as browsers do
-        return 1
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=CODECS)
-    except UnidentifiedImageError as error:
-        raise DataError(
-            "E307", f"the bytes ({data[:8]!r}...) are none of {', '.join(CODECS)}."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise DataError("E309", f"{error}") from error
-    except Exception as error:  # a broken header: Pillow raises what the codec's parser meets
-        raise DataError("E308", f"the picture's header cannot be read: {error}.") from error
-
-
 def _decode_with_pillow(data: bytes) -> Pixels:
-    with _open(data) as image:
-        _checked_size(image)  # before any memory is spent on pixels
-        orientation = _orientation(image)
-        try:
-            image.load()
-            upright = to_rgb(image)
-        except Exception as error:  # damaged bytes: Pillow raises whatever its parsers meet
-            raise DataError("E308", f"the picture cannot be decoded: {error}.") from error
-        if orientation in UPRIGHT:
-            upright = upright.transpose(UPRIGHT[orientation])
-        return np.array(upright)
+    with _coded_errors(), open_picture(data) as image:
+        _checked_size(image)
+        return np.array(upright_rgb(image))
+
+
+@contextmanager
+def _coded_errors() -> Iterator[None]:
+    """Raise the reader's errors as those of a sample."""
+    try:
+        yield
+    except PictureError as error:
+        raise DataError(error.code, error.message) from error

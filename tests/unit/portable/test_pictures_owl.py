@@ -44,7 +44,7 @@ def test_pictures_are_decoded_as_for_training(codec, mode, options):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright_as_for_training(orientation):
     exif = Image.Exif()
-    exif[images.EXIF_ORIENTATION] = orientation
+    exif[0x0112] = orientation
     data = picture(exif=exif.tobytes())
     np.testing.assert_array_equal(np.asarray(load_picture(data)), images.decode_picture(data))
 
@@ -98,6 +98,8 @@ def test_a_picture_may_come_in_any_form(tmp_path, server):
         (np.zeros((4, 4, 3)), "float64 has no defined range"),
         (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
         (Image.new("F", (4, 4)), "mode F"),
+        (picture(codec="EPS"), "none of JPEG, PNG"),
+        (picture(codec="ICNS"), "none of JPEG, PNG"),
     ],
 )
 def test_a_picture_that_cannot_be_used_is_named(source, message):

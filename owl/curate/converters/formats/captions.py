@@ -17,8 +17,9 @@ from owl.curate.converters.pictures import PictureStore
 from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.curate.converters.sources.json_text import parse_json
 from owl.errors import DataError
+from owl.portable.picture_reader_owl import SUFFIXES
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+PICTURES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 CAPTIONS = ("caption", "text")
 """Fields of the json that may hold it."""
 

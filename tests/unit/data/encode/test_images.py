@@ -20,6 +20,7 @@ from owl.errors import DataError
 from owl.families.owl3.reading import Owl3Reading, read_tiles
 from owl.families.owl3.tiles_owl3 import Grid, choose_grid, make_tiles
 from tests.unit.data.shard_factory import chat, files_of, picture, write_shard, write_tokenizer
+from tests.unit.portable.picture_carriers import HEIGHT, JPEGS, WIDTH
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,19 @@ def test_exif_orientation_is_applied_to_size_and_pixels(codec):
     assert decode_picture(data).shape == (20, 12, 3)
 
 
+@pytest.mark.parametrize(("orientation", "fast"), [(1, 1), (6, 0)])
+@pytest.mark.parametrize("carrier", JPEGS)
+def test_only_a_turned_jpeg_leaves_the_fast_road(monkeypatch, carrier, orientation, fast):
+    data = JPEGS[carrier](orientation)
+    calls, decode = [], simplejpeg.decode_jpeg
+    monkeypatch.setattr(
+        simplejpeg, "decode_jpeg", lambda *a, **k: calls.append(1) or decode(*a, **k)
+    )
+    assert decode_picture(data).shape == (HEIGHT, WIDTH, 3)
+    assert picture_size(data) == (WIDTH, HEIGHT)
+    assert len(calls) == fast
+
+
 def test_an_animation_gives_its_first_frame():
     stream = io.BytesIO()
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
@@ -185,7 +199,7 @@ def test_float_pictures_are_refused_before_they_are_decoded():
         picture_size(stream.getvalue())
 
 
-@pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on broken TIFF tags
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())

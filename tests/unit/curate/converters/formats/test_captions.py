@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from owl.portable.picture_reader_owl import SUFFIXES
 from tests.unit.curate.converters.converting import make_job, run_job
 from tests.unit.data.shard_factory import picture
 
@@ -48,6 +49,20 @@ def test_pairs_keep_caption_picture_and_details(tmp_path, layout):
             "key": key,
             "json": {"key": key, "status": "success"} | details,
         }
+
+
+def test_a_picture_may_be_of_any_accepted_format(tmp_path):
+    members = [
+        (name, data)
+        for number, (codec, suffixes) in enumerate(SUFFIXES.items())
+        for name, data in (
+            (f"{number:09}.{suffixes[-1]}", picture(codec=codec)),
+            (f"{number:09}.txt", b"An owl."),
+        )
+    ]
+    converted = run_job(make_job(tmp_path, "captions", write_tar(tmp_path / "in/0.tar", members)))
+    files = [name for sample in converted.samples for name in sample.files]
+    assert files == [f"m0000.{suffixes[0]}" for suffixes in SUFFIXES.values()]
 
 
 def test_a_caption_alone_or_a_picture_alone_is_rejected(tmp_path):

@@ -75,7 +75,7 @@ def test_a_png_named_jpg_is_stored_as_what_it_is(tmp_path):
     [
         (talk("<image>?", "!", image="gone.jpg"), "E302", "'gone.jpg' is not a file"),
         (talk("<image>?", "!", image="torn.jpg"), "E308", "cannot be decoded"),
-        (talk("<image>?", "!", image="text.jpg"), "E307", "are not JPEG"),
+        (talk("<image>?", "!", image="text.jpg"), "E307", "are none of JPEG"),
         (talk("<image>?", "!"), "E305", "more <image> than the 0 media"),
         (talk("?", "!", image="a.jpg"), "E305", "1 media but only 0 <image>"),
         (talk("<image>?", "!", image=7), "E203", "image=7 must be a string"),

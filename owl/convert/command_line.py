@@ -56,7 +56,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--output", type=Path, metavar="DIR")
     command.add_argument(
         "--base", type=Path, metavar="DIR",
-        help="copy tokenizer, generation config and code from this folder",
+        help="copy tokenizer, generation config and processor config from this folder",
     )  # fmt: skip
     command.add_argument(
         "--shard-size", type=_bytes, default="5GB", metavar="SIZE",
@@ -64,7 +64,11 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )  # fmt: skip
     command.add_argument("--dtype", choices=_DTYPES, help="default: as in the checkpoint")
     command.add_argument("--part", choices=_PARTS, default="owl3")
-    command.add_argument("--with-code", action="store_true", help="for trust_remote_code users")
+    command.add_argument(
+        "--without-code", dest="with_code", action="store_false",
+        help="leave out what loads the model where owl is not installed",
+    )  # fmt: skip
+    command.add_argument("--with-code", action="store_true", default=True, help=argparse.SUPPRESS)
     command.add_argument("--replace", action="store_true", help="replace an --output that exists")
     command.add_argument(
         "--dry-run", action="store_true", help="print names and shapes, write nothing"

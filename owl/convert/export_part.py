@@ -34,6 +34,8 @@ class ExportPart:
     Raises CheckpointError where the part cannot hold the model."""
     loading: str
     """Python that loads the folder, for its card; FOLDER stands for its path."""
+    loading_code: str = ""
+    """The same for a folder that holds its code."""
     pipeline_tag: str
     """Task of the part, as the Hugging Face hub names it."""
     base_files: tuple[str, ...] = ()

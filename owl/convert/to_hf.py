@@ -44,7 +44,7 @@ class ExportOptions:
     base: Path | None = None  # folder to copy tokenizer, generation config and code from
     shard_bytes: int = 5 * 10**9
     dtype: torch.dtype | None = None  # None keeps each weight's own
-    with_code: bool = False  # copy the inference code, for trust_remote_code users
+    with_code: bool = True  # of a complete model: what loads it where owl is not installed
     replace: bool = False
 
 
@@ -104,11 +104,6 @@ def _part(family: Published, part: Part) -> ExportPart:
 def _check(options: ExportOptions) -> None:
     if options.base is not None and not options.base.is_dir():
         raise CheckpointError(f"--base {options.base} is not a folder. Name one with a tokenizer.")
-    if options.with_code and options.part is not Part.complete:
-        raise CheckpointError(
-            f"--with-code goes with --part {Part.complete}: transformers has the code of "
-            f"{options.part}."
-        )
 
 
 class _Export:
@@ -169,7 +164,9 @@ class _Export:
 
     def write_about(self, folder: Path, report: Callable[[str], None]) -> None:
         """Write config.json and the card, and copy files of the base folder."""
-        copied = _copy_files(self.base, self.part.base_files, folder)
+        stands_alone = self.options.with_code and self.options.part is Part.complete
+        skipped = ("*.py",) if stands_alone else ()  # of another release
+        copied = _copy_files(self.base, self.part.base_files, folder, skipped)
         if copied:
             report(f"copied from {self.base}: {', '.join(copied)}")
         if self.carried.made_up:
@@ -182,11 +179,16 @@ class _Export:
             config = _with_base(config, self.base, has_code=any(folder.glob("*.py")))
         config = self.control_tokens | config
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if self.options.with_code:
-            from owl.hf.remote_code import copy_code  # imports transformers, slow and rarely needed
+        if stands_alone:
+            from owl.hf.stand_alone import complete_folder  # imports transformers, which is slow
 
-            report(f"code: {', '.join(path.name for path in copy_code(folder))}")
-        card = model_card(self.checkpoint, self.model, self.family, self.options.part, self.specs)
+            report(f"to stand alone: {', '.join(complete_folder(folder))}")
+        if self.options.part is Part.complete and tokenizer_problem(folder):
+            report("no tokenizer: name a folder that has the model's with --base")
+        card = model_card(
+            self.checkpoint, self.model, self.family, self.options.part, self.specs,
+            base=self.base, stands_alone=stands_alone,
+        )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _specs(self) -> Iterator[tuple[str, TensorSpec]]:
@@ -226,11 +228,14 @@ class _CarriedWeights:
         return torch.full(spec.shape, float(is_scale), dtype=spec.dtype)
 
 
-def _copy_files(base: Path | None, patterns: tuple[str, ...], folder: Path) -> list[str]:
-    """Copy the files that match a pattern; returns their names."""
+def _copy_files(
+    base: Path | None, patterns: tuple[str, ...], folder: Path, skipped: tuple[str, ...]
+) -> list[str]:
+    """Copy the files that match a pattern and none of `skipped`; returns their names."""
     copied = []
     for path in sorted(base.iterdir()) if base else []:
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
+        matches = any(fnmatch(path.name, pattern) for pattern in patterns)
+        if matches and path.is_file() and not any(fnmatch(path.name, one) for one in skipped):
             shutil.copyfile(path, folder / path.name)
             copied.append(path.name)
     return copied

@@ -58,6 +58,7 @@ class OwlProcessor(ProcessorMixin):
     tokenizer_class = "AutoTokenizer"
     chat: ClassVar[ChatFormat]
     settings: ClassVar[tuple[str, ...]]  # attributes kept in processor_config.json
+    default_template: ClassVar[str] = ""  # Jinja of the published format
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
         super().__init__(tokenizer, chat_template=chat_template)
@@ -78,6 +79,11 @@ class OwlProcessor(ProcessorMixin):
     def normalise(self, tiles: Tensor) -> Tensor:
         """Map [m, 3, s, s] uint8 to the float32 values that the model takes."""
         raise NotImplementedError
+
+    @classmethod
+    def settings_of(cls, config: Any) -> dict[str, Any]:
+        """Return the settings that follow from a model's config."""
+        return {}
 
     # Loading and saving.
 

@@ -196,6 +196,11 @@ PARTS = {
             "from transformers import AutoModelForCausalLM\n\n"
             "model = AutoModelForCausalLM.from_pretrained(FOLDER)"
         ),
+        loading_code=(
+            "from transformers import AutoModelForCausalLM, AutoProcessor\n\n"
+            "model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)\n"
+            "processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)"
+        ),
         pipeline_tag="image-text-to-text",
         base_files=MODEL_FILES,
     ),

@@ -78,7 +78,7 @@ def test_import_then_export_gives_the_same_bytes(tmp_path, monkeypatch, variant,
     hf = write_published(tmp_path / "hf", variant, files=2)
     import_checkpoint(hf, tmp_path / "start")
 
-    exported = export(tmp_path / "start", tmp_path / "out")
+    exported = export(tmp_path / "start", tmp_path / "out", with_code=False)
 
     assert_same_bytes(read_weights(exported), random_weights(variant))
     before, after = config_of(variant), json.loads((exported / "config.json").read_text())
@@ -89,7 +89,7 @@ def test_import_then_export_gives_the_same_bytes(tmp_path, monkeypatch, variant,
 
 
 def test_the_file_is_what_safetensors_would_have_written(hf, checkpoint, tmp_path):
-    exported = export(checkpoint, tmp_path / "out")
+    exported = export(checkpoint, tmp_path / "out", with_code=False)
 
     expected = (hf / "model.safetensors").read_bytes()
     assert (exported / "model.safetensors").read_bytes() == expected
@@ -166,7 +166,7 @@ def base(tmp_path) -> Path:
 
 
 def test_tokenizer_and_code_come_from_the_base_folder(checkpoint, base, tmp_path):
-    exported = export(checkpoint, tmp_path / "out", base=base)
+    exported = export(checkpoint, tmp_path / "out", base=base, with_code=False)
 
     config = json.loads((exported / "config.json").read_text())
     assert (exported / "merges.txt").read_text() == "merges.txt"
@@ -193,16 +193,66 @@ def test_a_tokenizer_of_a_larger_model_is_refused(checkpoint, tmp_path):
 def test_without_code_there_is_no_auto_map(checkpoint, base, tmp_path):
     (base / "modeling_x.py").unlink()
 
-    exported = export(checkpoint, tmp_path / "out", base=base)
+    exported = export(checkpoint, tmp_path / "out", base=base, with_code=False)
 
     assert "auto_map" not in json.loads((exported / "config.json").read_text())
 
 
-def test_our_code_goes_along_when_asked(checkpoint, tmp_path):
-    exported = export(checkpoint, tmp_path / "out", with_code=True)
+STRANGER = """
+import sys
+sys.modules["owl"] = None  # importing it now fails, installed or not
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+folder = sys.argv[1]
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+assert type(AutoProcessor.from_pretrained(folder, trust_remote_code=True)).__module__ != "owl"
+processor = model.init_processor(tokenizer)
+messages = [{"role": "user", "content": "<|image|>?"}, {"role": "assistant", "content": ""}]
+inputs = processor(messages, images=[torch.full((9, 9, 3), 99, dtype=torch.uint8)])
+inputs.update({"tokenizer": tokenizer, "max_new_tokens": 2, "decode_text": True})
+print(type(model.generate(**inputs)[0]).__name__)
+"""
 
+
+def test_the_default_export_works_for_a_stranger(checkpoint, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    write_tokenizer(base)
+    (base / "README.md").write_text("---\nlicense: mit\nbase_model: them/theirs\n---\n# Theirs\n")
+    exported = export(checkpoint, tmp_path / "out", base=base)
+
+    files = {file.name for file in exported.iterdir()}
+    expected = {"processor_config.json", "chat_template.jinja", "generation_config.json"}
+    assert files >= expected | {"tokenizer_config.json", "README.md"}
     auto_map = json.loads((exported / "config.json").read_text())["auto_map"]
     assert all((exported / f"{place.split('.')[0]}.py").is_file() for place in auto_map.values())
+    card = (exported / "README.md").read_text()
+    assert "license: mit\nbase_model: them/theirs\n" in card
+    assert "trust_remote_code=True" in card
+    assert "owl.hf" not in card
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(exported)],
+        cwd=tmp_path,
+        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""},
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "str\n"
+
+
+def test_code_of_the_base_folder_does_not_mix_with_ours(checkpoint, base, tmp_path):
+    exported = export(checkpoint, tmp_path / "out", base=base)
+    assert not (exported / "modeling_x.py").exists()
+    config = (exported / "generation_config.json").read_text()
+    assert config == "generation_config.json"  # as it was
+    card = (exported / "README.md").read_text()
+    assert "license: unknown\nbase_model: base\n" in card
+
+
+def test_a_part_that_transformers_knows_needs_no_code(checkpoint, tmp_path):
+    exported = export(checkpoint, tmp_path / "out", part=Part.language_model)
+    assert not list(exported.glob("*.py"))
 
 
 def test_the_language_model_is_a_plain_qwen2(checkpoint, tmp_path):

@@ -43,6 +43,7 @@ class Owl3Processor(OwlProcessor):
 
     chat = CHAT
     settings = ("image_size", "template", "parity")
+    default_template = CHAT_TEMPLATE
 
     def __init__(
         self,
@@ -73,18 +74,21 @@ class Owl3Processor(OwlProcessor):
         given: dict[str, Any] = {
             name: kwargs.pop(name) for name in (*cls.settings, "chat_template") if name in kwargs
         }
-        for name in ("_from_auto", "trust_remote_code"):
-            kwargs.pop(name, None)
+        # trust_remote_code stays: AutoTokenizer reads config.json, and would ask about its code.
+        kwargs.pop("_from_auto", None)
         for name in CALL_OPTIONS:
             if name in kwargs and not name.startswith("padding"):  # a tokenizer's own
                 raise RequestError(f"{name} is an option of each call, not of from_pretrained.")
         settings = cls.saved_settings(folder) | given
         if not {"image_size", "template"} <= set(settings):
             hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
-            config = Owl3Config.from_pretrained(folder, **hub)
-            settings.setdefault("image_size", config.vision_config.image_size)
-            settings.setdefault("template", config.template)
+            settings = cls.settings_of(Owl3Config.from_pretrained(folder, **hub)) | settings
         return cls(load_hf_tokenizer(folder, **kwargs), **settings)
+
+    @classmethod
+    def settings_of(cls, config: Owl3Config) -> dict[str, Any]:
+        """Return tile size and template of a model."""
+        return {"image_size": config.vision_config.image_size, "template": config.template}
 
     def write_picture(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Show a picture as one tile, or cut into the published grid closest to its shape."""

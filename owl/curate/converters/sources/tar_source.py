@@ -5,6 +5,7 @@ Python's tarfile knows the formats of all writers (folders, links, long names); 
 damage is made up for here: every byte belongs to a member, is zero, or is reported.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from owl.curate.converters.records import ConvertOptions, Reject, SourceRecord
 from owl.curate.converters.sources.source import Batch, SourceFile, stat_fingerprint
 
 BLOCK = 512
+_DIGITS = re.compile("[0-9]+")
 TYPE = 156
 """Place of a member's type in its header."""
 
@@ -94,6 +96,10 @@ def _members(tar: tarfile.TarFile, size: int) -> Iterator[tuple[tarfile.TarInfo 
             continue
         if member is None:
             break
+        if not _DIGITS.fullmatch(member.pax_headers.get("size", "0")) or member.size < 0:
+            # tarfile takes "-5", "1_0" and others for sizes: reading could go in a circle.
+            tar.offset = member.offset_data
+            continue
         yield member, tar.offset
     yield None, size
 

@@ -44,8 +44,8 @@ import os, sys, time
 from pathlib import Path
 from owl.train.run_folder import sole_run
 with sole_run(Path(sys.argv[1])):
-    if os.fork():
-        print("held", flush=True)
+    if not os.fork():
+        print("held", flush=True)  # the worker runs: it has let go of what it inherited
     time.sleep(60)
 """
 

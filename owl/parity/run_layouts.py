@@ -255,7 +255,7 @@ def _judge(
 def _header(variant: str, options: Options, layouts: Sequence[Layout]) -> str:
     kinds = "".join(f"{kind:>11}" for kind in KINDS)
     return (
-        f"\n{variant} ({variant}) in {options.precision}: {len(layouts)} layouts on "
+        f"\n{variant} in {options.precision}: {len(layouts)} layouts on "
         f"{options.processes} processes against one process\n{'layout':<86}{kinds}  verdict"
     )
 

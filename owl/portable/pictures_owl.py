@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from owl.portable.picture_reader_owl import FORMATS, PictureError, open_picture, upright_rgb
+from owl.portable.video_owl import OPEN_OPTIONS, upright_frame
 
 URL_TIMEOUT_SECONDS = 30
 DEFAULT_MAX_FRAMES = 16  # of the model cards
@@ -168,13 +169,14 @@ def _video(source: str | Path, max_frames: int) -> list[Image.Image]:
             "pictures."
         ) from error
     data = _read(source)
+    options: Any = {"options": OPEN_OPTIONS, "metadata_errors": "replace"}
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), **options) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or 1)
             count = int(stream.frames) or len(list(container.decode(stream)))
         wanted = one_a_second(count, rate, max_frames)
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), **options) as container:
             return _pick(container.decode(container.streams.video[0]), wanted)
     except Exception as error:  # ffmpeg's errors have no useful common base
         raise MediaError(f"video {shorten(source)} cannot be decoded: {error}.") from error
@@ -185,7 +187,7 @@ def _pick(frames: Any, wanted: Sequence[int]) -> list[Image.Image]:
     left, chosen = set(wanted), []
     for index, frame in enumerate(frames):
         if index in left:
-            chosen.append(frame.to_image())
+            chosen.append(upright_frame(frame))
             left.discard(index)
         if not left:
             break

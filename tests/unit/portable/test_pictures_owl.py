@@ -6,6 +6,7 @@ import io
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from owl.data.encode import images
+from owl.portable import pictures_owl
 from owl.portable.pictures_owl import (
     MediaError,
     load_frames,
@@ -149,3 +151,17 @@ def test_a_video_file_gives_one_frame_a_second(tmp_path):
 
     assert shades == pytest.approx([20, 70, 120, 170], abs=8)
     assert len(load_frames(str(tmp_path / "a.mp4"), 2)) == 2
+
+
+def test_a_phones_video_is_shown_upright():
+    lying = Image.new("RGB", (4, 2))
+    frame = SimpleNamespace(to_image=lambda: lying, rotation=90)
+    assert [image.size for image in pictures_owl._pick([frame, frame], [1])] == [(2, 4)]
+
+
+def test_a_video_that_names_other_files_is_refused(tmp_path):
+    pytest.importorskip("av")
+    script = tmp_path / "script.mp4"
+    script.write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with pytest.raises(pictures_owl.MediaError, match="cannot be decoded"):
+        pictures_owl.load_frames(str(script))

@@ -19,23 +19,7 @@ from PIL import Image
 from owl.curate.converters.records import ConvertError
 from owl.data.encode.images import check_size
 from owl.errors import DataError
-
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    "avi",
-    "mpegts",
-    "mpeg",
-    "ogg",
-    "flv",
-    "asf",
-)
-"""Formats that contain their frames. With playlists and concatenations, FFmpeg would open any file
-or address that they name."""
-OPEN_OPTIONS = {
-    "format_whitelist": ",".join(CONTAINERS),
-    "protocol_whitelist": "none",  # a second barrier: there is no such protocol
-}
+from owl.portable.video_owl import INDEXED, OPEN_OPTIONS, upright_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +95,10 @@ class VideoFile:
             DataError: E308 a frame cannot be decoded.
         """
         with self._readable("E308", "cannot be decoded"):
-            yield from self._decode([self.frames.stamps[index] for index in indices])
+            if self._container.format.name in INDEXED:
+                yield from self._decode([self.frames.stamps[index] for index in indices])
+            else:
+                yield from self._decode_in_turn(indices)
 
     @contextmanager
     def _readable(self, code: str, problem: str) -> Iterator[None]:
@@ -141,6 +128,42 @@ class VideoFile:
         return stream
 
     def _scan(self) -> VideoFrames:
+        """Find the time of every frame."""
+        if self._container.format.name in INDEXED:
+            return self._scan_packets()
+        return self._scan_frames()
+
+    def _scan_frames(self) -> VideoFrames:
+        """Decode all frames: other containers give their packets no times, or times that differ."""
+        with self._readable("E308", "is damaged"):
+            frames = [(f.pts, f.is_corrupt) for f in self._container.decode(self._video)]
+        if any(corrupt for _, corrupt in frames):
+            raise DataError("E308", f"{self._path.name!r} has damaged frames. Copy it again.")
+        stamps = [stamp for stamp, _ in frames]
+        if None not in stamps and all(a < b for a, b in pairwise(stamps)) and stamps:
+            return VideoFrames(stamps, stamps[:1], float(self._video.time_base))
+        if not stamps or not self._video.average_rate:
+            raise DataError("E313", f"{self._path.name!r} has no frames with time stamps.")
+        return VideoFrames(range(len(stamps)), [0], float(1 / self._video.average_rate))
+
+    def _decode_in_turn(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """Yield frames by their number, decoding from the start."""
+        self._stream_file.seek(0)
+        options = {"options": OPEN_OPTIONS, "metadata_errors": "replace"}
+        with self._av.open(self._stream_file, **options) as container:
+            video = container.streams.video[0]
+            video.codec_context.thread_count = 1
+            wanted = iter(indices)
+            index = next(wanted, None)
+            for number, frame in enumerate(container.decode(video)):
+                if number == index:
+                    yield upright_frame(frame)
+                    index = next(wanted, None)
+                if index is None:
+                    return
+        raise DataError("E308", f"{self._path.name!r}: frame {index} cannot be decoded.")
+
+    def _scan_packets(self) -> VideoFrames:
         """Read the time stamps of all packets, without decoding them."""
         with self._readable("E308", "is damaged"):
             packets = [packet for packet in self._container.demux(self._video) if packet.size]
@@ -181,15 +204,10 @@ class VideoFile:
                 seconds = self.frames.seconds(target)
                 raise DataError("E308", f"{self._path.name!r}: no good frame at {seconds:.3f} s.")
             position = target
-            yield upright(frame.to_image(), frame.rotation)
+            yield upright_frame(frame)
 
     def _key_before(self, target: int) -> int:
         return self.frames.keys[max(bisect_right(self.frames.keys, target) - 1, 0)]
-
-
-def upright(image: Image.Image, rotation: int) -> Image.Image:
-    """Rotate a frame by its display matrix: counter-clockwise, in degrees (phones write 90)."""
-    return image.rotate(rotation, expand=True) if rotation else image
 
 
 def store_frame(image: Image.Image, *, short_side: int, quality: int) -> bytes:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ class _Export:
 
     def write_about(self, folder: Path, report: Callable[[str], None]) -> None:
         """Write config.json and the card, and copy files of the base folder."""
-        stands_alone = self.options.with_code and self.options.part is Part.complete
+        stands_alone = self._stands_alone(report)
         skipped = ("*.py",) if stands_alone else ()  # of another release
         copied = _copy_files(self.base, self.part.base_files, folder, skipped)
         if copied:
@@ -190,6 +191,20 @@ class _Export:
             base=self.base, stands_alone=stands_alone,
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _stands_alone(self, report: Callable[[str], None]) -> bool:
+        """Whether the folder gets the code that loads it; report why a complete model does not."""
+        if not self.options.with_code or self.options.part is not Part.complete:
+            return False
+        if find_spec("transformers") is None:
+            report("no code: copying it needs transformers. Install it, or use --without-code.")
+            return False
+        from owl.hf import AUTO_CLASSES  # imports transformers, which is slow
+
+        if self.config["model_type"] not in AUTO_CLASSES:
+            report(f"no code: owl.hf has none for model_type={self.config['model_type']}")
+            return False
+        return True
 
     def _specs(self) -> Iterator[tuple[str, TensorSpec]]:
         """Yield what is written, under the names it gets."""

@@ -453,3 +453,12 @@ def test_scalars_and_empty_files_are_written_as_safetensors_does(tmp_path):
         save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
 
         assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_without_transformers_the_folder_has_no_code(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("owl.convert.to_hf.find_spec", lambda name: None)
+    lines: list[str] = []
+    output = tmp_path / "out"
+    export_checkpoint(checkpoint, output, ExportOptions(), lines.append)
+    assert any("needs transformers" in line for line in lines)
+    assert not list(output.glob("*.py"))

@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from owl.portable.picture_reader_owl import FORMATS, PictureError, open_picture, upright_rgb
-from owl.portable.video_owl import OPEN_OPTIONS, upright_frame
+from owl.portable.video_owl import open_video, upright_frame
 
 URL_TIMEOUT_SECONDS = 30
 DEFAULT_MAX_FRAMES = 16  # of the model cards
@@ -169,14 +169,13 @@ def _video(source: str | Path, max_frames: int) -> list[Image.Image]:
             "pictures."
         ) from error
     data = _read(source)
-    options: Any = {"options": OPEN_OPTIONS, "metadata_errors": "replace"}
     try:
-        with av.open(io.BytesIO(data), **options) as container:
+        with open_video(av, io.BytesIO(data)) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or 1)
             count = int(stream.frames) or len(list(container.decode(stream)))
         wanted = one_a_second(count, rate, max_frames)
-        with av.open(io.BytesIO(data), **options) as container:
+        with open_video(av, io.BytesIO(data)) as container:
             return _pick(container.decode(container.streams.video[0]), wanted)
     except Exception as error:  # ffmpeg's errors have no useful common base
         raise MediaError(f"video {shorten(source)} cannot be decoded: {error}.") from error

@@ -4,7 +4,7 @@
 PyAV is imported by the callers, which need it only where a video is read.
 """
 
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -26,6 +26,16 @@ OPEN_OPTIONS = {
 }
 INDEXED = CONTAINERS[:2]
 """Formats that store each frame's time, so that a frame is found without decoding the others."""
+
+
+def open_video(av: Any, file: BinaryIO) -> Any:
+    """Open a video with PyAV, of the containers above only; unreadable metadata is no problem.
+
+    Args:
+        av: the module.
+        file: at its start.
+    """
+    return av.open(file, options=OPEN_OPTIONS, metadata_errors="replace")
 
 
 def upright_frame(frame: Any) -> Image.Image:

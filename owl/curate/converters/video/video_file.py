@@ -19,7 +19,7 @@ from PIL import Image
 from owl.curate.converters.records import ConvertError
 from owl.data.encode.images import check_size
 from owl.errors import DataError
-from owl.portable.video_owl import INDEXED, OPEN_OPTIONS, upright_frame
+from owl.portable.video_owl import INDEXED, open_video, upright_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,7 @@ class VideoFile:
         self._stream_file = self._path.open("rb")
         try:
             with self._readable("E307", "is not a video in a known container"):
-                self._container = self._av.open(
-                    self._stream_file, options=OPEN_OPTIONS, metadata_errors="replace"
-                )
+                self._container = open_video(self._av, self._stream_file)
         except BaseException:
             self._stream_file.close()
             raise
@@ -149,8 +147,7 @@ class VideoFile:
     def _decode_in_turn(self, indices: Sequence[int]) -> Iterator[Image.Image]:
         """Yield frames by their number, decoding from the start."""
         self._stream_file.seek(0)
-        options = {"options": OPEN_OPTIONS, "metadata_errors": "replace"}
-        with self._av.open(self._stream_file, **options) as container:
+        with open_video(self._av, self._stream_file) as container:
             video = container.streams.video[0]
             video.codec_context.thread_count = 1
             wanted = iter(indices)

@@ -10,6 +10,23 @@ class FamilyKind(StrEnum):
     """The model family: its layers, template and checkpoints."""
 
     owl3 = "owl3"  # mPLUG-Owl3
+    owl2 = "owl2"  # mPLUG-Owl2
+    owl1 = "owl1"  # mPLUG-Owl
+
+
+class TowerKind(StrEnum):
+    """The architecture of the vision tower."""
+
+    siglip = "siglip"  # the input of its last layer is the feature
+    clip = "clip"  # class token, norms before and after its layers, all of which are run
+
+
+class PictureFit(StrEnum):
+    """How a picture becomes square."""
+
+    pad = "pad"  # with the tower's mean colour
+    stretch = "stretch"
+    crop = "crop"  # the centre, once the shorter side fits
 
 
 class ProjectorKind(StrEnum):

@@ -93,6 +93,9 @@ class TileTower(MegatronModule):
             return self._encode(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         patches = self.patch_embedding(self.normalise(pixel_values))
         hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
+        if torch.is_grad_enabled() and not hidden_states.requires_grad:
+            # Recomputed layers learn only where their input has a gradient: adapters are in them.
+            hidden_states.requires_grad_()
         features = self.encoder(hidden_states, attention_mask=None)
         if features.requires_grad:
             # The transpose's gradient has transposed strides: sums over it, such as those of

@@ -137,6 +137,11 @@ class RunConfig:
         """Parts whose own weights are trained: the stage's, or with LoRA only lora.also_train."""
         return self.lora.trained_parts(self.stage.trainable)
 
+    @property
+    def counted_parts(self) -> Trainable:
+        """Parts to count operations by; with LoRA, where gradients pass."""
+        return self.lora.counted_parts(self.stage.trainable)
+
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
         nodes = (self.model, self.data, self.pack, self.batch, self.stage, self.lora)

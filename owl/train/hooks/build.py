@@ -63,7 +63,7 @@ def build_hooks(
             pack=run.pack,
             stage=run.stage,
             flops=lambda batch: WORK[run.model.family].batch_flops(
-                batch, run.model, run.stage.trainable
+                batch, run.model, run.counted_parts
             ),
             groups=groups,
         ),

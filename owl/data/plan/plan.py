@@ -10,13 +10,13 @@ any number of ranks.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig
-from owl.data.encode.encoder import COMPLETE
+from owl.data.encode.encoder import COMPLETE, SampleMeter
 from owl.data.encode.oversize import Excerpt, Fitted, Shortener
 from owl.data.plan.lengths import SampleLengths
 from owl.data.plan.mixture import epoch_quotas, repeated_quotas, taken_before
@@ -299,10 +299,12 @@ class Plan:
         self, source: int, index: int, cut: CutChoice, code: str
     ) -> tuple[list[Fitted], Mapping[str, int]]:
         chosen = self.sources[source]
-        raw, encoder = chosen.dataset.read_text(index), chosen.lengths.encoder
+        raw = chosen.dataset.read_text(index)
+        meter = SampleMeter(chosen.lengths.encoder, raw.document, raw.sizes)
         shortener = Shortener(
             raw.document,
-            lambda excerpt: encoder.measure(raw.document, raw.sizes, cut, excerpt),
+            partial(meter.measure, cut),
+            meter.token_ends,
             max_tokens=self._pack.text_tokens,
             max_tiles=self._pack.tiles,
             code=code,

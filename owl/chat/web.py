@@ -156,9 +156,7 @@ def build_page(model: Model, options: ChatOptions) -> Any:
         title="mPLUG-Owl", analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT)
     ) as page:
         state = gradio.State(None)
-        history = gradio.Chatbot(
-            label="Conversation", height=560, elem_id="conversation", **_message_format(gradio)
-        )
+        history = gradio.Chatbot(label="Conversation", height=560, elem_id="conversation")
         box = gradio.MultimodalTextbox(
             label="Question",
             file_count="multiple",
@@ -176,8 +174,3 @@ def build_page(model: Model, options: ChatOptions) -> Any:
         for listen in (new_button.click, history.clear):  # the bin above the conversation
             listen(restart, state, [history, box], cancels=[asked], queue=False)
     return page
-
-
-def _message_format(gradio: Any) -> dict[str, str]:
-    """Gradio 5 needs an option for messages as dicts; later releases accept only dicts."""
-    return {"type": "messages"} if int(gradio.__version__.split(".")[0]) < 6 else {}

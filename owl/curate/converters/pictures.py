@@ -6,13 +6,11 @@ import json
 import os
 import re
 import stat
-from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 from owl.curate.converters.fields import required, typed
 from owl.curate.converters.records import (
@@ -25,9 +23,8 @@ from owl.curate.converters.records import (
 from owl.data.encode.images import decode_picture, picture_size, picture_suffix
 from owl.data.shards.rules import uneven_frames
 from owl.errors import DataError
-
-MAX_FILE_BYTES = 256 << 20
-"""A larger file is a mistake or an attack; the pixel limits would refuse it anyway."""
+from owl.portable.fetch_owl import FetchError, decode_data_url, local_path
+from owl.portable.picture_reader_owl import MAX_FILE_BYTES
 
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of a wrong name. Any other is a failure of the disk, and ends the run."""
@@ -154,7 +151,7 @@ class PictureStore:
         """Append a picture by its name, `file://` address or data url; return its index."""
         if name.startswith("data:"):
             return self.add_bytes(media, data_of_url(name), f"{name:.40}...")
-        data = self._folder().read(self._mapped(path_of(name)), media.sources)
+        data = self._folder().read(self._mapped(local_path(name)), media.sources)
         return self.add_bytes(media, data, name, uri=name)
 
     def add_value(self, media: MediaList, value: object, name: str) -> int:
@@ -218,7 +215,7 @@ class PictureStore:
     def add_clip(self, media: MediaList, name: str) -> int:
         """Append a video whose frames are in a folder of its name, with or without suffix."""
         folder, of = self._folder(), name
-        name = path_of(name)
+        name = local_path(name)
         if folder.locate(name).is_file():
             raise DataError(
                 "E313",
@@ -261,21 +258,11 @@ class PictureStore:
         return suffix, width, height
 
 
-def path_of(name: str) -> str:
-    """The path that a `file://` address names; any other name as it is."""
-    if name.startswith("file:///"):
-        return unquote(urlsplit(name).path)
-    return name.removeprefix("file://")
-
-
 def data_of_url(url: str) -> bytes:
     """Decode `data:image/jpeg;base64,...`. Raises DataError E302."""
-    head, comma, text = url.partition(",")
     try:
-        if not comma or not head.endswith(";base64"):
-            raise ValueError("it is not base64")
-        return b64decode("".join(unquote(text).split()), validate=True)
-    except ValueError as error:
+        return decode_data_url(url)
+    except FetchError as error:
         raise DataError("E302", f"{url!r:.60} is not a readable data url: {error}.") from error
 
 

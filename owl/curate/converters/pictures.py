@@ -16,10 +16,12 @@ from owl.curate.converters.fields import required, typed
 from owl.curate.converters.records import (
     ConvertError,
     ConvertOptions,
+    LeftOut,
     MediaList,
     MissingPictures,
     SourceStats,
 )
+from owl.curate.converters.svg import draw_svg, is_svg
 from owl.data.encode.images import decode_picture, picture_size, picture_suffix
 from owl.data.shards.rules import uneven_frames
 from owl.errors import DataError
@@ -176,7 +178,7 @@ class PictureStore:
         return self.add(media, typed(found if fields else value, str, name))
 
     def add_unless_missing(
-        self, media: MediaList, value: object, name: str, left_out: list[str]
+        self, media: MediaList, value: object, name: str, left_out: list[LeftOut]
     ) -> int | None:
         """Append a picture of a document; return its index, or None if it is left out.
 
@@ -197,7 +199,7 @@ class PictureStore:
             leave_out = self.options.missing_pictures is MissingPictures.leave_out
             if not leave_out or error.code not in UNUSABLE_PICTURE:
                 raise
-            left_out.append(value if isinstance(value, str) else name)
+            left_out.append(LeftOut(value if isinstance(value, str) else name, error.code))
             return None
 
     def add_bytes(self, media: MediaList, data: bytes, name: str, **fields: object) -> int:
@@ -209,6 +211,7 @@ class PictureStore:
             name: of the picture, for messages.
             fields: of the media entry.
         """
+        data = self._drawn(data, name)
         suffix, width, height = self._check(data, name)
         return media.add_picture(data, suffix, w=width, h=height, cut=self.options.cut, **fields)
 
@@ -245,6 +248,15 @@ class PictureStore:
         if self.options.url_map is None:
             return name
         return load_url_map(self.options.url_map).get(name, name)
+
+    def _drawn(self, data: bytes, name: str) -> bytes:
+        """Return a picture as it is stored: an SVG as the PNG that is drawn from it."""
+        if not is_svg(data):
+            return data
+        try:
+            return draw_svg(data)
+        except DataError as error:
+            raise DataError(error.code, f"{name!r:.200}: {error.message}") from error
 
     def _check(self, data: bytes, name: str) -> tuple[str, int, int]:
         """Return suffix, width and height. Raises DataError E307 to E310, with the name."""

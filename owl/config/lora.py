@@ -52,6 +52,10 @@ class LoraConfig:
             return trainable
         return Trainable(**{str(part): part in self.also_train for part in ModelPart})
 
+    def learning_parts(self, trainable: Trainable) -> Trainable:
+        """Return the parts in which anything is trained, adapters included."""
+        return replace(self.trained_parts(trainable), **{str(part): True for part in self.parts})
+
     def counted_parts(self, trainable: Trainable) -> Trainable:
         """Return the parts to count operations by.
 

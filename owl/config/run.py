@@ -21,6 +21,7 @@ from owl.config.choices import (
     LiteralPolicy,
     LoraTarget,
     LrDecay,
+    MetricKind,
     ModelPart,
     OversizePolicy,
     PictureFit,
@@ -49,6 +50,7 @@ from owl.config.training import (
     LogConfig,
     OptimConfig,
     ParallelConfig,
+    PartRates,
     StageConfig,
     Trainable,
 )
@@ -71,12 +73,14 @@ __all__ = [
     "LoraConfig",
     "LoraTarget",
     "LrDecay",
+    "MetricKind",
     "ModelConfig",
     "ModelPart",
     "OptimConfig",
     "OversizePolicy",
     "PackConfig",
     "ParallelConfig",
+    "PartRates",
     "PictureFit",
     "Precision",
     "ProjectorKind",
@@ -138,9 +142,19 @@ class RunConfig:
         return self.lora.trained_parts(self.stage.trainable)
 
     @property
+    def learning_parts(self) -> Trainable:
+        """Parts in which anything is trained, adapters included."""
+        return self.lora.learning_parts(self.stage.trainable)
+
+    @property
     def counted_parts(self) -> Trainable:
         """Parts to count operations by; with LoRA, where gradients pass."""
         return self.lora.counted_parts(self.stage.trainable)
+
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether a pack without pictures and videos moves any weight."""
+        return self.learning_parts.language_model
 
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""

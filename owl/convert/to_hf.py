@@ -28,7 +28,7 @@ from owl.convert.card import model_card
 from owl.convert.check import check_ours
 from owl.convert.export_part import ExportPart, Part
 from owl.convert.families import PUBLISHED, Published, weight_table
-from owl.convert.reader import SafetensorsReader
+from owl.convert.reader import WeightReader
 from owl.convert.rows import row_spans, spans_within
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.table import Shape, WeightTable
@@ -226,7 +226,7 @@ class _CarriedWeights:
 
     def __init__(self, checkpoint: Path, table: WeightTable, dtype: torch.dtype) -> None:
         path = checkpoint / CARRIED
-        self._reader = SafetensorsReader(path) if path.is_file() else None
+        self._reader = WeightReader(path) if path.is_file() else None
         self.made_up = self._reader is None and bool(table.carried)
         self.specs: Mapping[str, TensorSpec] = (
             self._reader.specs

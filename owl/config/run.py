@@ -46,6 +46,7 @@ from owl.config.training import (
     LogConfig,
     OptimConfig,
     ParallelConfig,
+    PartRates,
     StageConfig,
     Trainable,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "OversizePolicy",
     "PackConfig",
     "ParallelConfig",
+    "PartRates",
     "PictureFit",
     "Precision",
     "ProjectorKind",

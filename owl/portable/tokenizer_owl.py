@@ -12,6 +12,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from owl.portable.marks_owl import CONTROL_LITERALS
+from owl.portable.sentencepiece_owl import as_sentencepiece
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -85,6 +86,7 @@ def without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
     definition = json.loads(rust.to_str())
     definition["added_tokens"] = []
     definition["post_processor"] = None
+    as_sentencepiece(definition)
     # The transformers class may set these for a call; here every text is read completely.
     definition["truncation"] = definition["padding"] = None
     return RustTokenizer.from_str(json.dumps(definition))

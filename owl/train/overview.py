@@ -11,12 +11,14 @@ from owl.config.load import to_yaml
 from owl.config.run import (
     CommBackend,
     DeviceKind,
+    LrDecay,
     ModelConfig,
     ParallelConfig,
     Precision,
     RunConfig,
 )
 from owl.logging import logger
+from owl.mcore.optimizer import warmup_steps
 from owl.mcore.process_groups import process_groups
 from owl.mcore.version import PINNED
 from owl.model.freeze import part_sizes, part_table
@@ -49,6 +51,7 @@ def log_run_overview(
         version_line(),
         layer_table(run.model, parallel),
         part_table(part_sizes(sizes, run.stage.trainable)),
+        rate_line(run),
         batch_lines(run, global_batch_size=global_batch_size, dp_size=dp_size),
     ):
         logger.info(text)
@@ -90,6 +93,18 @@ def parameter_sizes(
     with process_groups(one, alone=True) as groups, torch.device("meta"):
         chunk = model_provider(model, one, precision, groups, initialise=False)(True, True, None)
         return [(name, parameter.numel()) for name, parameter in global_names([chunk])]
+
+
+def rate_line(run: RunConfig) -> str:
+    """Format the peak learning rates of the trained parts, and how they change."""
+    optim, trained = run.optim, run.stage.trainable
+    peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
+    if trained.vision_tower and optim.tower_layer_decay != 1:
+        peaks.append(f"times {optim.tower_layer_decay:g} a layer from the tower's last one down")
+    share = optim.min_learning_rate / optim.learning_rate
+    after = "" if optim.decay is LrDecay.constant else f" decay to {share:.3g} of it"
+    steps = _count(warmup_steps(optim, run.stage.train_steps), "warm-up step")
+    return f"learning rate: {', '.join(peaks)}; {steps}, then {optim.decay}{after}"
 
 
 def batch_lines(run: RunConfig, *, global_batch_size: int | None, dp_size: int) -> str:

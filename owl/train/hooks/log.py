@@ -56,6 +56,7 @@ class LogHook(Hook):
         self.read_retries += batch.report.read_retries
         values = _step_values(state, report, seconds) | _data_values(batch.report)
         values |= self._fills(report)
+        values |= {f"learning_rate/{part}": r for part, r in self._part_rates(report).items()}
         if self._is_due(state.step):
             values |= self._figures_over_ranks(report, batch, seconds)
             logger.info(step_line(self._figures(state, report, values)))
@@ -76,6 +77,11 @@ class LogHook(Hook):
 
     def _is_due(self, step: int) -> bool:
         return step % self.log.every_steps == 0 or step in (1, self.stage.train_steps)
+
+    def _part_rates(self, report: StepReport) -> dict[str, float]:
+        """Return the rates of trained parts that have one of their own."""
+        trained = vars(self.stage.trainable)
+        return {part: rate for part, rate in report.part_rates.items() if trained[part]}
 
     def _fills(self, report: StepReport) -> dict[str, float]:
         """Return how full the packs were, as fractions of the two budgets."""
@@ -117,6 +123,7 @@ class LogHook(Hook):
             loss=report.loss,
             grad_norm=report.grad_norm,
             learning_rate=report.learning_rate,
+            part_rates=self._part_rates(report),
             samples=report.samples,
             target_tokens=report.target_tokens,
             text_tokens_per_second=values["text_tokens_per_second"],

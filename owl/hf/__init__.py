@@ -14,11 +14,28 @@ from transformers import (
     AutoProcessor,
 )
 
+from owl.families.owl1.hf.configuration_owl1 import Owl1Config
+from owl.families.owl1.hf.modeling_owl1 import Owl1ForConditionalGeneration
+from owl.families.owl1.hf.processing_owl1 import Owl1Processor
+from owl.families.owl2.hf.configuration_owl2 import Owl2Config
+from owl.families.owl2.hf.modeling_owl2 import Owl2ForConditionalGeneration
+from owl.families.owl2.hf.processing_owl2 import Owl2Processor
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
 from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 
-__all__ = ["AUTO_CLASSES", "Owl3Config", "Owl3ForConditionalGeneration", "Owl3Processor"]
+__all__ = [
+    "AUTO_CLASSES",
+    "Owl1Config",
+    "Owl1ForConditionalGeneration",
+    "Owl1Processor",
+    "Owl2Config",
+    "Owl2ForConditionalGeneration",
+    "Owl2Processor",
+    "Owl3Config",
+    "Owl3ForConditionalGeneration",
+    "Owl3Processor",
+]
 
 AUTO_CLASSES: dict[str, dict[str, type]] = {}
 """By model_type: the class that each of transformers' Auto classes loads."""
@@ -39,3 +56,5 @@ def register(config: Any, model: type, processor: type) -> None:
 
 
 register(Owl3Config, Owl3ForConditionalGeneration, Owl3Processor)
+register(Owl2Config, Owl2ForConditionalGeneration, Owl2Processor)
+register(Owl1Config, Owl1ForConditionalGeneration, Owl1Processor)

@@ -63,10 +63,18 @@ class OwlProcessor(ProcessorMixin):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
         super().__init__(tokenizer, chat_template=chat_template)
         self._plain = without_controls(tokenizer)
-        self._control_ids = control_ids(tokenizer)
-        self._placeholder = self._plain.encode(Mark.image.value, add_special_tokens=False).ids
+        self._control_ids = self.find_controls(tokenizer)
+        self._placeholder = self.find_placeholder()
 
     # For families.
+
+    def find_controls(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        """Look up the ids of the format's control tokens: those of Qwen2 unless overridden."""
+        return control_ids(tokenizer)
+
+    def find_placeholder(self) -> list[int]:
+        """Return the ids that hold the place of one tile: `<|image|>` as plain text by default."""
+        return self._plain.encode(Mark.image.value, add_special_tokens=False).ids
 
     def write_picture(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Load a picture, append its tiles to `row.tiles`, and write its pieces."""
@@ -84,6 +92,11 @@ class OwlProcessor(ProcessorMixin):
     def settings_of(cls, config: Any) -> dict[str, Any]:
         """Return the settings that follow from a model's config."""
         return {}
+
+    @classmethod
+    def template_of(cls, settings: Mapping[str, Any]) -> str:
+        """Return the Jinja of the published format, for such settings."""
+        return cls.default_template
 
     # Loading and saving.
 

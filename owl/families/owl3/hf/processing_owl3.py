@@ -19,14 +19,11 @@ from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid, mak
 from owl.portable.options_owl import CALL_OPTIONS, CallOptions
 from owl.portable.pictures_owl import load_frames, load_picture
 from owl.portable.pieces_owl import Piece, Tile
-from owl.portable.pixels_owl import Resize, resize_with_pillow, resize_with_torch
+from owl.portable.pixels_owl import RESIZES
 from owl.portable.processing_owl import OwlProcessor, Row
 from owl.portable.requests_owl import RequestError
 from owl.portable.tensor_names_owl import HUB_OPTIONS
 from owl.portable.tokenizer_owl import load_hf_tokenizer
-
-RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
-"""The resizing of pictures for each value of the setting parity."""
 
 
 class Owl3Processor(OwlProcessor):

@@ -29,8 +29,7 @@ class WeightReader:
 
     def __init__(self, *files: Path) -> None:
         self._files: dict[str, Path] = {}
-        self._places: dict[str, Place] = {}  # of safetensors
-        self._mapped: tuple[Path, Mapping[str, Tensor]] | None = None  # the one *.bin that is open
+        self._places: dict[str, Place] = {}
         self.specs: dict[str, TensorSpec] = {}
         """Name to shape and dtype, in the order of the files."""
         for file in files:
@@ -54,21 +53,16 @@ class WeightReader:
         if name in self._places:
             read_rows(self._files[name], self._places[name], first, rows)
             return
-        tensor = self._map(self._files[name])[name]
-        rows.copy_(tensor[first : first + len(rows)] if tensor.dim() else tensor)
+        rows.copy_(torch_file.read_scattered(self._files[name], name)[first : first + len(rows)])
 
     def _specs(self, file: Path) -> dict[str, TensorSpec]:
-        if file.suffix != ".bin":
+        if file.suffix == ".bin":
+            specs, places = torch_file.read_places(file)
+        else:
             places = read_places(file)
-            self._places |= places
-            return {name: place.spec for name, place in places.items()}
-        return torch_file.specs_of(torch_file.map_tensors(file))
-
-    def _map(self, file: Path) -> Mapping[str, Tensor]:
-        if self._mapped is None or self._mapped[0] != file:
-            self._mapped = None  # closes the other before
-            self._mapped = (file, torch_file.map_tensors(file))
-        return self._mapped[1]
+            specs = {name: place.spec for name, place in places.items()}
+        self._places |= places
+        return specs
 
 
 class HfFolder(WeightReader):

@@ -89,7 +89,7 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             )
             kwargs["input_ids"], attention_mask = spliced.input_ids, spliced.attention_mask
             if spliced.is_media is not None:
-                kwargs |= {"inputs_embeds": spliced.embeddings, "is_media": spliced.is_media}
+                kwargs |= {"spliced_embeds": spliced.embeddings, "is_media": spliced.is_media}
             if attention_mask is None:
                 attention_mask = torch.ones_like(spliced.input_ids)
         if attention_mask is not None:
@@ -130,17 +130,19 @@ class OwlSplicedGenerationMixin(GenerationMixin):
         cache: Cache | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        spliced_embeds: Tensor | None = None,
         is_media: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Select the inputs of the next step: the tokens that are not in the cache.
 
         Args:
-            input_ids: [b, t], all tokens so far; without a prompt's ids only those that follow.
+            input_ids: [b, t], all tokens so far; after inputs_embeds only those that follow.
             past_key_values: of an earlier step.
             cache: its other name.
             attention_mask: [b, t].
-            inputs_embeds: [b, p, h], the prompt's vectors.
+            inputs_embeds: [b, p, h], the prompt's vectors in place of its tokens.
+            spliced_embeds: [b, p, h], the prompt's vectors beside its tokens.
             is_media: [b, p], which of them are a picture's.
             **kwargs: further arguments of forward, passed on.
         """
@@ -148,24 +150,20 @@ class OwlSplicedGenerationMixin(GenerationMixin):
         known = 0 if past is None else int(past.get_seq_length())
         for name in _NOT_PASSED_ON:
             kwargs.pop(name, None)
-        if inputs_embeds is None:
-            tokens: dict[str, Any] = {"input_ids": input_ids[:, known:].contiguous()}
+        if inputs_embeds is not None:
+            tokens = self._after(inputs_embeds, is_media, input_ids, known)
+        elif spliced_embeds is not None:
+            written = input_ids[:, spliced_embeds.shape[1] :]
+            tokens = self._after(spliced_embeds, is_media, written, known)
         else:
-            tokens = self._after(inputs_embeds, is_media, input_ids, attention_mask, known)
+            tokens = {"input_ids": input_ids[:, known:].contiguous()}
         return kwargs | tokens | {CACHE: past, "attention_mask": attention_mask}
 
     def _after(
-        self,
-        prompt: Tensor,
-        is_media: Tensor | None,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        known: int,
+        self, prompt: Tensor, is_media: Tensor | None, written: Tensor, known: int
     ) -> dict[str, Any]:
-        """Select what is not in the cache of a prompt's vectors and the tokens after them."""
+        """Select what is not in the cache of a prompt's vectors and the tokens written after."""
         length = prompt.shape[1]
-        total = length + input_ids.shape[1] if attention_mask is None else attention_mask.shape[1]
-        written = input_ids[:, input_ids.shape[1] - (total - length) :]
         if known >= length:
             return {"input_ids": written[:, known - length :].contiguous()}
         vectors = torch.cat([prompt, self.get_input_embeddings()(written)], dim=1)

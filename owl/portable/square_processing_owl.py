@@ -35,7 +35,7 @@ class OwlSquareProcessor(OwlProcessor):
         chat_template: Jinja for apply_chat_template; the published format by default.
     """
 
-    settings = ("image_size", "tokens_per_picture", "fit", "parity")
+    settings: ClassVar[tuple[str, ...]] = ("image_size", "tokens_per_picture", "fit", "parity")
     controls: ClassVar[tuple[str, ...]] = ("<s>", "</s>")
     fits: ClassVar[Mapping[str, Fit]] = FITS
     config_class: ClassVar[Any]

@@ -22,7 +22,7 @@ SIDE, KEYS = 28, 5
 """Pixels of a square, and vectors of a picture: four queries and the end vector."""
 
 _TEXT = {
-    "vocab_size": 353,
+    "vocab_size": 354,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,

@@ -20,6 +20,7 @@ from owl.config.choices import (
     LayerBackend,
     LiteralPolicy,
     LrDecay,
+    MetricKind,
     OversizePolicy,
     PictureFit,
     Precision,
@@ -67,6 +68,7 @@ __all__ = [
     "LiteralPolicy",
     "LogConfig",
     "LrDecay",
+    "MetricKind",
     "ModelConfig",
     "OptimConfig",
     "OversizePolicy",
@@ -126,6 +128,11 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether a pack without pictures and videos moves any weight."""
+        return self.stage.trainable.language_model
 
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""

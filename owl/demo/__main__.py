@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from owl.errors import CheckpointError, OwlError
 
 if TYPE_CHECKING:
-    from owl.demo.evaluate import Answerer
+    from owl.evaluate.greedy import Answerer
 
 QUESTIONS_COMPARED = 40
 """Number of held-out questions whose logits are compared."""

@@ -90,12 +90,9 @@ def _feature_differences(
 ) -> Iterator[Difference]:
     if "pixel_values" not in tensors:
         return
-    named = model.named_modules()
-    tower = next(module for name, module in named if name.rpartition(".")[2] == "vision_model")
     with torch.no_grad():
-        features = tower(tensors["pixel_values"])
-        projected = model.get_image_features(tensors["pixel_values"])
-    projected = getattr(projected, "pooler_output", projected)
+        encoded = model.get_image_features(tensors["pixel_values"])
+    features, projected = encoded.last_hidden_state, encoded.pooler_output
     for quantity, ours, tolerance in (
         ("vision_hidden_m2", features, FEATURES_TOLERANCE),
         ("vision_output", features, FEATURES_TOLERANCE),

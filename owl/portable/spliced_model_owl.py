@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from owl.portable.abstractor_owl import POSITION_TABLES, OwlAbstractor
 from owl.portable.clip_tower_owl import OwlClipEmbeddings
@@ -49,7 +49,7 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
         pixel_values: [m, 3, s, s] pictures of the entire batch in order, floats or uint8.
         media_offset: for each row, the index of each picture's first placeholder, counted from the
             row's first token that is not padding.
-        image_embeds: [m, k, h] of get_image_features, in place of pixel_values.
+        image_embeds: [m, k, h], pooler_output of get_image_features, in place of pixel_values.
         images: the published name of pixel_values.
         is_media: [b, q] bool, with inputs_embeds: which of them are a picture's.
         use_cache: keep keys and values.
@@ -84,15 +84,8 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
         """The decoder without its output layer."""
         raise NotImplementedError
 
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Encode pictures.
-
-        Args:
-            pixel_values: [m, 3, s, s], normalised floats or uint8.
-
-        Returns:
-            [m, k, h].
-        """
+    def encode_pictures(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode [m, 3, s, s]: features of the tower [m, f, h_v], and vectors [m, k, h]."""
         raise NotImplementedError
 
     def media_options(self, is_media: Tensor | None) -> dict[str, Any]:
@@ -146,6 +139,19 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
 
     # Computing.
 
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Encode pictures.
+
+        Args:
+            pixel_values: [m, 3, s, s], normalised floats or uint8.
+
+        Returns:
+            pooler_output [m, k, h], the vectors of the decoder, which may be passed as
+            image_embeds; last_hidden_state [m, f, h_v] of the tower.
+        """
+        features, vectors = self.encode_pictures(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=vectors)
+
     def read_inputs(
         self,
         tokens: Tokens,
@@ -173,7 +179,7 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
             raise ValueError("pixel_values and image_embeds hold the same pictures: pass one.")
         features = image_embeds
         if pixel_values is not None and len(pixel_values):
-            features = self.get_image_features(pixel_values)
+            _, features = self.encode_pictures(pixel_values)
         keys = self.config.keys_per_picture
         tokens = read_marks(tokens, keys, ids_per_picture=self.ids_per_picture or keys)
         if any(map(len, _given(tokens.media_offset))) and features is None:

@@ -103,7 +103,7 @@ class OwlSquareProcessor(OwlProcessor):
 
     def write_video(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Show each frame of a video as one square."""
-        frames = load_frames(source, options.max_frames)
+        frames = load_frames(source, options.max_frames, options.fps)
         row.tiles += [self._square(frame) for frame in frames]
         yield from self.write_clip(len(frames))
 

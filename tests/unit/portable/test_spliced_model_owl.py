@@ -118,7 +118,7 @@ def test_features_may_stand_for_pixels_and_bytes_for_floats(model):
     inputs = {"input_ids": ids[None], "media_offset": [offsets]}
     expected = model(pixel_values=normalise_clip(raw, torch.float32), **inputs).logits
 
-    features = model.get_image_features(raw)
+    features = model.get_image_features(raw).pooler_output
     assert features.shape == (1, KEYS, 32)
     torch.testing.assert_close(model(pixel_values=raw, **inputs).logits, expected)
     torch.testing.assert_close(model(image_embeds=features, **inputs).logits, expected)

@@ -40,9 +40,10 @@ class Owl1ForConditionalGeneration(OwlSplicedModel):
         """The decoder without its output layer."""
         return self.language_model.model
 
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Encode pictures: [m, 3, s, s], normalised floats or uint8, to [m, k, h]."""
-        return self.abstractor(self.vision_model(pixel_values), self.query_tokens)
+    def encode_pictures(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode [m, 3, s, s]: features of the tower [m, f, h_v], and vectors [m, k, h]."""
+        features = self.vision_model(pixel_values)
+        return features, self.abstractor(features, self.query_tokens)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of token vectors."""

@@ -30,9 +30,10 @@ class Owl2ForConditionalGeneration(OwlSplicedModel):
         """The decoder without its output layer."""
         return self.model
 
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Encode pictures: [m, 3, s, s], normalised floats or uint8, to [m, k, h]."""
-        return self.model.visual_abstractor(self.model.vision_model(pixel_values))
+    def encode_pictures(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode [m, 3, s, s]: features of the tower [m, f, h_v], and vectors [m, k, h]."""
+        features = self.model.vision_model(pixel_values)
+        return features, self.model.visual_abstractor(features)
 
     def media_options(self, is_media: Tensor | None) -> dict[str, Any]:
         """Tell layers which tokens are a picture's.

@@ -43,8 +43,9 @@ def read_places(path: Path) -> tuple[dict[str, TensorSpec], dict[str, Place]]:
             )
         specs[name] = TensorSpec(tuple(tensor.shape), tensor.dtype)
         if tensor.is_contiguous():
-            begin = tensor.untyped_storage()._checkpoint_offset
-            begin += tensor.storage_offset() * tensor.dtype.itemsize
+            start = tensor.untyped_storage()._checkpoint_offset
+            assert start is not None, "torch says it for every storage of a file"
+            begin = start + int(tensor.storage_offset()) * tensor.dtype.itemsize
             places[name] = Place(specs[name], begin)
     return specs, places
 
@@ -72,10 +73,12 @@ def _load(path: Path, mode: AbstractContextManager[object]) -> Mapping[str, Tens
     others = (
         [name for name, value in content.items() if not isinstance(value, Tensor)]
         if isinstance(content, dict)
-        else [f"a {type(content).__name__}"]
+        else ["no names of tensors"]
     )
     if others:
-        raise CheckpointError(f"{path} holds {others[0]}, which is not a tensor with a name.")
+        raise CheckpointError(
+            f"{path} holds {others[0]}: each entry must be a tensor with its name."
+        )
     tensors: dict[str, Tensor] = content
     return tensors
 

@@ -74,9 +74,9 @@ def test_a_pickle_that_wants_to_act_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": torch.ones(1), "step": 3}, "holds step, which is not a tensor"),
+        ({"a": torch.ones(1), "step": 3}, "holds step: each entry must be a tensor"),
         ({"a": torch.ones(3, dtype=torch.int8)}, "a in .* has dtype torch.int8"),
-        (torch.ones(1), "holds a Tensor"),
+        (torch.ones(1), "holds no names of tensors"),
     ],
 )
 def test_a_file_of_something_else_is_named(tmp_path, content, message):

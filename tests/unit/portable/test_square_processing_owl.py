@@ -147,7 +147,10 @@ def test_a_rendered_string_reads_the_same(conversation, family, processor):
     assert text == to_string(processor.chat.render(turns, is_open))
     for form in (messages, entries):
         jinja = processor.tokenizer.apply_chat_template(
-            form, processor.chat_template, tokenize=False, add_generation_prompt=is_open
+            form,
+            chat_template=processor.chat_template,
+            tokenize=False,
+            add_generation_prompt=is_open,
         )
         assert jinja == text
 
@@ -285,7 +288,7 @@ def test_the_template_of_fine_tuning_has_a_system_sentence(tmp_path):
     assert text.startswith("<s>A chat between a curious user")
     assert text.endswith("questions. USER: Hm? ASSISTANT:")
     jinja = processor.tokenizer.apply_chat_template(
-        question, processor.chat_template, tokenize=False, add_generation_prompt=True
+        question, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
     )
     assert jinja == text
     bare = PROCESSORS["owl2"].from_pretrained(tmp_path, template="pretrain")

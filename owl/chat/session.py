@@ -174,6 +174,7 @@ class Chat:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
+            return_tensors="pt",
             cut_enable=self.options.cut,
             max_tiles=self.options.max_tiles,
             max_frames=self.options.max_frames,

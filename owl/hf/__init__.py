@@ -6,6 +6,7 @@ A family adds its imports and one call of register.
 
 from typing import Any
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -39,6 +40,8 @@ __all__ = [
 
 AUTO_CLASSES: dict[str, dict[str, type]] = {}
 """By model_type: the class that each of transformers' Auto classes loads."""
+OLD_AUTO = "AutoModelForVision2Seq"
+"""The name of AutoModelForImageTextToText in transformers 4, which exported folders list too."""
 
 
 def register(config: Any, model: type, processor: type) -> None:
@@ -47,10 +50,13 @@ def register(config: Any, model: type, processor: type) -> None:
     AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto in model_autos:
         auto.register(config, model, exist_ok=True)
+    if hasattr(transformers, OLD_AUTO):
+        getattr(transformers, OLD_AUTO).register(config, model, exist_ok=True)
     AutoProcessor.register(config, processor, exist_ok=True)
     AUTO_CLASSES[config.model_type] = {
         "AutoConfig": config,
         **{auto.__name__: model for auto in model_autos},
+        OLD_AUTO: model,
         "AutoProcessor": processor,
     }
 

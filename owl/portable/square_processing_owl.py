@@ -74,8 +74,10 @@ class OwlSquareProcessor(OwlProcessor):
             if name in kwargs and not name.startswith("padding"):  # a tokenizer's own
                 raise RequestError(f"{name} is an option of each call, not of from_pretrained.")
         settings = cls.saved_settings(folder) | given
+        hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        if "template" not in given:
+            settings.setdefault("chat_template", cls.saved_template(folder, **hub))
         if not {"image_size", "tokens_per_picture", "fit"} <= set(settings):
-            hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
             settings = cls.settings_of(cls.config_class.from_pretrained(folder, **hub)) | settings
         return cls(load_hf_tokenizer(folder, **kwargs), **settings)
 

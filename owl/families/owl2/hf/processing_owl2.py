@@ -10,8 +10,12 @@ from owl.families.owl2.hf.configuration_owl2 import Owl2Config
 from owl.families.owl2.hf.template_owl2 import TEMPLATES, chat_format, chat_template
 from owl.families.owl2.tiles_owl2 import FITS
 from owl.portable.marks_owl import ChatFormat
+from owl.portable.options_owl import OwlProcessorKwargs
 from owl.portable.pixels_owl import Fit
 from owl.portable.square_processing_owl import OwlSquareProcessor
+
+Owl2ProcessorKwargs = OwlProcessorKwargs
+"""Under the name that transformers derives from the class."""
 
 
 class Owl2Processor(OwlSquareProcessor):
@@ -53,6 +57,11 @@ class Owl2Processor(OwlSquareProcessor):
     def chat(self) -> ChatFormat:  # type: ignore[override]
         """How conversations are written."""
         return chat_format(self.template)
+
+    @property
+    def default_template(self) -> str:  # type: ignore[override]
+        """Jinja of the published format."""
+        return chat_template(self.template)
 
     @classmethod
     def settings_of(cls, config: Owl2Config) -> dict[str, Any]:

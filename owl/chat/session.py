@@ -111,13 +111,20 @@ def _with_adapter(network: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         )
     if not (adapter / "adapter_config.json").is_file():
         raise ValueError(f"--adapter {adapter} holds no adapter_config.json. Name a PEFT folder.")
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 
     try:
         adapted = PeftModel.from_pretrained(network, adapter)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--adapter {adapter} does not fit this model: {reason}") from error
+    # peft only warns of matrices without a layer, and of layers without matrices.
+    stored = load_peft_weights(str(adapter), device="cpu")
+    if unplaced := sorted(stored.keys() ^ get_peft_model_state_dict(adapted).keys()):
+        raise ValueError(
+            f"--adapter {adapter} does not fit this model: {len(unplaced)} names differ, such as "
+            f"{unplaced[0]}."
+        )
     base: PreTrainedModel = adapted.get_base_model()
     return base
 

@@ -13,7 +13,7 @@ from owl.chat.session import Chat, ChatOptions, load_model
 from owl.convert.from_hf import import_checkpoint
 from owl.convert.to_hf import ExportOptions, export_checkpoint
 from tests.llama_tokenizer import write_llama_tokenizer
-from tests.unit.portable.spliced_models import FAMILIES, save_folder, tiny_model
+from tests.unit.portable.spliced.spliced_models import FAMILIES, save_folder, tiny_model
 
 OPTIONS = ChatOptions(max_new_tokens=4, greedy=True)
 

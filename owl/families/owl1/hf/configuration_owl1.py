@@ -7,9 +7,14 @@ from typing import Any
 
 from transformers import LlamaConfig, PretrainedConfig
 
-from owl.portable.abstractor_owl import AbstractorSizes
-from owl.portable.clip_tower_owl import ClipSizes
-from owl.portable.spliced_config_owl import complete, llama_problems, media_problems, read_fit
+from owl.portable.spliced.abstractor_owl import AbstractorSizes
+from owl.portable.spliced.clip_tower_owl import ClipSizes
+from owl.portable.spliced.spliced_config_owl import (
+    complete,
+    llama_problems,
+    media_problems,
+    read_fit,
+)
 
 
 class Owl1Config(PretrainedConfig):
@@ -27,6 +32,8 @@ class Owl1Config(PretrainedConfig):
     """
 
     model_type = "mplug-owl"
+    # A list, since Trainer appends to it.
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
     sub_configs = {"text_config": LlamaConfig}  # noqa: RUF012 - transformers' own name
 
     def __init__(

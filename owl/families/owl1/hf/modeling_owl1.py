@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from owl.families.owl1.hf.configuration_owl1 import Owl1Config
-from owl.portable.abstractor_owl import OwlAbstractor
-from owl.portable.clip_tower_owl import OwlClipModel
-from owl.portable.spliced_model_owl import OwlSplicedModel
+from owl.portable.spliced.abstractor_owl import OwlAbstractor
+from owl.portable.spliced.clip_tower_owl import OwlClipModel
+from owl.portable.spliced.spliced_model_owl import OwlSplicedModel
 
 
 class Owl1ForConditionalGeneration(OwlSplicedModel):

@@ -10,7 +10,7 @@ from owl.families.owl1.hf.template_owl1 import CHAT, CHAT_TEMPLATE
 from owl.families.owl1.markup_owl1 import write_clip
 from owl.portable.options_owl import OwlProcessorKwargs
 from owl.portable.pieces_owl import Piece
-from owl.portable.square_processing_owl import OwlSquareProcessor
+from owl.portable.spliced.square_processing_owl import OwlSquareProcessor
 
 Owl1ProcessorKwargs = OwlProcessorKwargs
 """Under the name that transformers derives from the class."""

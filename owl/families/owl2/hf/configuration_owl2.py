@@ -7,9 +7,14 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from owl.portable.abstractor_owl import AbstractorSizes
-from owl.portable.clip_tower_owl import ClipSizes
-from owl.portable.spliced_config_owl import complete, llama_problems, media_problems, read_fit
+from owl.portable.spliced.abstractor_owl import AbstractorSizes
+from owl.portable.spliced.clip_tower_owl import ClipSizes
+from owl.portable.spliced.spliced_config_owl import (
+    complete,
+    llama_problems,
+    media_problems,
+    read_fit,
+)
 
 _TOWER = {"image_size": 448, "attention_dropout": 0.0, "hidden_act": "quick_gelu"}
 _TOWER |= {"num_channels": 3, "use_cls_token": True, "use_post_layernorm": True}
@@ -29,6 +34,8 @@ class Owl2Config(LlamaConfig):
     """
 
     model_type = "mplug_owl2"
+    # A list, since Trainer appends to it.
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
 
     def __init__(
         self,

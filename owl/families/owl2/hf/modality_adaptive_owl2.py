@@ -16,8 +16,8 @@ from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from owl.families.owl2.hf.configuration_owl2 import Owl2Config
-from owl.portable.abstractor_owl import OwlAbstractor
-from owl.portable.clip_tower_owl import OwlClipModel
+from owl.portable.spliced.abstractor_owl import OwlAbstractor
+from owl.portable.spliced.clip_tower_owl import OwlClipModel
 
 _IS_MEDIA: ContextVar[Tensor | None] = ContextVar("is_media", default=None)
 """[b, q] bool while a layer runs: LLaMA's attention hands its projections nothing but the tokens.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from owl.families.owl2.hf.configuration_owl2 import Owl2Config
 from owl.families.owl2.hf.modality_adaptive_owl2 import Owl2Model
-from owl.portable.spliced_model_owl import OwlSplicedModel
+from owl.portable.spliced.spliced_model_owl import OwlSplicedModel
 
 
 class Owl2ForConditionalGeneration(OwlSplicedModel):

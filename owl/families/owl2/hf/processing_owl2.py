@@ -12,7 +12,7 @@ from owl.families.owl2.tiles_owl2 import FITS
 from owl.portable.marks_owl import ChatFormat
 from owl.portable.options_owl import OwlProcessorKwargs
 from owl.portable.pixels_owl import Fit
-from owl.portable.square_processing_owl import OwlSquareProcessor
+from owl.portable.spliced.square_processing_owl import OwlSquareProcessor
 
 Owl2ProcessorKwargs = OwlProcessorKwargs
 """Under the name that transformers derives from the class."""

@@ -18,11 +18,11 @@ from owl.data.shards.document import Document
 from owl.data.shown import CutChoice
 from owl.families.owl1.reading import Owl1Reading
 from owl.families.owl2.reading import Owl2Reading
-from owl.portable.clip_tower_owl import normalise_clip
 from owl.portable.marks_owl import Turn, split_marks, to_string
 from owl.portable.requests_owl import RequestError
+from owl.portable.spliced.clip_tower_owl import normalise_clip
 from tests.unit.data.shard_factory import picture
-from tests.unit.portable.spliced_models import (
+from tests.unit.portable.spliced.spliced_models import (
     FAMILIES,
     KEYS,
     PROCESSORS,

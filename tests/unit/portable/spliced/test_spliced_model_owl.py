@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from owl.portable.splice_owl import IGNORE_INDEX
-from tests.unit.portable.spliced_models import (
+from owl.portable.spliced.splice_owl import IGNORE_INDEX
+from tests.unit.portable.spliced.spliced_models import (
     FAMILIES,
     KEYS,
     make_pixels,
@@ -110,10 +110,36 @@ def test_the_published_marks_are_read(model, side):
 
 
 @torch.no_grad()
+def test_the_base_model_sees_the_pictures_too(model):
+    ids, offsets = make_prompt([3, 4])
+    inputs = {"input_ids": ids[None], "pixel_values": make_pixels(1), "media_offset": [offsets]}
+
+    hidden = model.base_model(**inputs).last_hidden_state
+
+    logits = model.get_output_embeddings()(hidden)
+    torch.testing.assert_close(logits, model(**inputs).logits)
+    assert len(model(**inputs, output_hidden_states=True).hidden_states) == 3
+    assert len(model.base_model(**inputs, output_hidden_states=True).hidden_states) == 3
+
+
+@torch.no_grad()
+def test_eager_attention_gives_its_weights(model):
+    ids, offsets = make_prompt([3, 4])
+    inputs = {"input_ids": ids[None], "pixel_values": make_pixels(1), "media_offset": [offsets]}
+    eager = tiny_model("owl1" if model.config.model_type == "mplug-owl" else "owl2")
+    eager.set_attn_implementation("eager")
+
+    output = eager(**inputs, output_attentions=True)
+
+    torch.testing.assert_close(output.logits, model(**inputs).logits, rtol=0, atol=1e-5)
+    assert [each.shape for each in output.attentions] == [(1, 4, 12, 12)] * 2
+
+
+@torch.no_grad()
 def test_features_may_stand_for_pixels_and_bytes_for_floats(model):
     ids, offsets = make_prompt([3, 4])
     raw = torch.randint(0, 256, (1, 3, 28, 28), dtype=torch.uint8)
-    from owl.portable.clip_tower_owl import normalise_clip
+    from owl.portable.spliced.clip_tower_owl import normalise_clip
 
     inputs = {"input_ids": ids[None], "media_offset": [offsets]}
     expected = model(pixel_values=normalise_clip(raw, torch.float32), **inputs).logits

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from owl.portable.abstractor_owl import AbstractorSizes
-from owl.portable.clip_tower_owl import ClipSizes
+from owl.portable.spliced.abstractor_owl import AbstractorSizes
+from owl.portable.spliced.clip_tower_owl import ClipSizes
 
 FITS = ("pad", "stretch", "crop")
 PUBLISHED_FITS = {"pad": "pad", "resize": "stretch"}

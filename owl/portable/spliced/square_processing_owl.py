@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from owl.portable.clip_tower_owl import normalise_clip
 from owl.portable.options_owl import CALL_OPTIONS, CallOptions
 from owl.portable.pictures_owl import load_frames, load_picture
 from owl.portable.pieces_owl import Piece, Tile
 from owl.portable.pixels_owl import FITS, RESIZES, Fit
 from owl.portable.processing_owl import OwlProcessor, Row
 from owl.portable.requests_owl import RequestError
+from owl.portable.spliced.clip_tower_owl import normalise_clip
 from owl.portable.tensor_names_owl import HUB_OPTIONS
 from owl.portable.tokenizer_owl import control_ids, load_hf_tokenizer
 

@@ -18,10 +18,18 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from owl.portable.abstractor_owl import POSITION_TABLES, OwlAbstractor
-from owl.portable.clip_tower_owl import OwlClipEmbeddings
-from owl.portable.splice_owl import IGNORE_INDEX, Offsets, Tokens, media_rows, read_marks, splice
-from owl.portable.spliced_generation_owl import CACHE, OwlSplicedGenerationMixin, one_cache
+from owl.portable.body_owl import CACHE, OwlBody
+from owl.portable.spliced.abstractor_owl import POSITION_TABLES, OwlAbstractor
+from owl.portable.spliced.clip_tower_owl import OwlClipEmbeddings
+from owl.portable.spliced.splice_owl import (
+    IGNORE_INDEX,
+    Offsets,
+    Tokens,
+    media_rows,
+    read_marks,
+    splice,
+)
+from owl.portable.spliced.spliced_generation_owl import OwlSplicedGenerationMixin, one_cache
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,11 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
     def media_options(self, is_media: Tensor | None) -> dict[str, Any]:
         """Return what the decoder needs to know about pictures: arguments of its layers."""
         return {}
+
+    @property
+    def base_model(self) -> OwlBody:
+        """The model up to its output layer, as trainers look for it."""
+        return OwlBody(self)
 
     # Loading and saving.
 

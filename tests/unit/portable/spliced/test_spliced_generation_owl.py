@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig
 
 from tests.llama_tokenizer import write_llama_tokenizer
-from tests.unit.portable.spliced_models import (
+from tests.unit.portable.spliced.spliced_models import (
     FAMILIES,
     KEYS,
     make_pixels,

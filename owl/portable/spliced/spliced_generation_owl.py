@@ -9,12 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from owl.portable.splice_owl import Offsets, Tokens
-
-CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""The name of the key-value cache: transformers 5.24 renamed past_key_values."""
+from owl.portable.body_owl import CACHE
+from owl.portable.spliced.splice_owl import Offsets, Tokens
 
 
 class OwlSplicedGenerationMixin(GenerationMixin):

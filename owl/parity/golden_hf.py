@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run stored cases of the published model through owl.hf and compare (see owl/parity/golden.py)."""
+"""Run stored cases of the published model through owl.hf and compare (see golden_case.py)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +14,12 @@ from owl.parity.golden import (
     FEATURES_TOLERANCE,
     LOGITS_TOLERANCE,
     LOSS_TOLERANCE,
-    Case,
     Difference,
     absolute,
     gradient_difference,
-    load_folder,
     report,
 )
+from owl.parity.golden_case import Case, load_folder
 
 
 def run_golden_hf(folder: Path) -> None:

@@ -18,10 +18,12 @@ from owl.checkpoint.content import (
     restore_random_states,
     weight_shards,
 )
+from owl.checkpoint.save import LORA
 from owl.checkpoint.state import TrainState
 from owl.config.node import build_node
-from owl.config.run import ModelConfig
+from owl.config.run import LoraConfig, ModelConfig
 from owl.errors import CheckpointError
+from owl.mcore.adapters import add_adapters, has_adapters, merge_adapters
 from owl.mcore.parameters import unwrapped
 from owl.mcore.process_groups import ProcessGroups
 
@@ -35,9 +37,19 @@ _FREE = {
 def load_weights(
     checkpoint: Path, chunks: Sequence[nn.Module], model: ModelConfig, groups: ProcessGroups
 ) -> None:
-    """Load weights into unwrapped or wrapped model chunks; every rank calls this together."""
+    """Load weights into unwrapped or wrapped model chunks; every rank calls this together.
+
+    Where the checkpoint has adapters and the chunks have none, they are merged into the weights:
+    the model computes what the checkpoint's run computed.
+    """
     check_same_model(checkpoint, model)
+    lora = load_lora_config(checkpoint)
+    merges = lora.is_on and not has_adapters(chunks)
+    if merges:
+        add_adapters(chunks, lora, seed=groups.seed)
     _fill(chunks, _load(weight_shards(chunks, groups), checkpoint))
+    if merges:
+        merge_adapters(chunks)
 
 
 def load_everything(
@@ -80,6 +92,12 @@ def load_model_config(checkpoint: Path) -> ModelConfig:
             f"{checkpoint} has no model.json: it is no checkpoint of this trainer."
         )
     return build_node(ModelConfig, json.loads(path.read_text()))
+
+
+def load_lora_config(checkpoint: Path) -> LoraConfig:
+    """Read what adapters a checkpoint has; those of most have no target."""
+    path = checkpoint / LORA
+    return build_node(LoraConfig, json.loads(path.read_text())) if path.is_file() else LoraConfig()
 
 
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:

@@ -19,7 +19,9 @@ from owl.config.choices import (
     ImageLibrary,
     LayerBackend,
     LiteralPolicy,
+    LoraTarget,
     LrDecay,
+    ModelPart,
     OversizePolicy,
     PictureFit,
     Precision,
@@ -36,6 +38,7 @@ from owl.config.data import (
     PackConfig,
     SourceConfig,
 )
+from owl.config.lora import LoraConfig
 from owl.config.model import (
     AbstractorConfig,
     ModelConfig,
@@ -66,8 +69,11 @@ __all__ = [
     "LayerBackend",
     "LiteralPolicy",
     "LogConfig",
+    "LoraConfig",
+    "LoraTarget",
     "LrDecay",
     "ModelConfig",
+    "ModelPart",
     "OptimConfig",
     "OversizePolicy",
     "PackConfig",
@@ -122,13 +128,19 @@ class RunConfig:
     pack: PackConfig = field(default_factory=PackConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     stage: StageConfig = field(default_factory=StageConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    @property
+    def trained_parts(self) -> Trainable:
+        """Parts whose own weights are trained: the stage's, or with LoRA only lora.also_train."""
+        return self.lora.trained_parts(self.stage.trainable)
+
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
-        nodes = (self.model, self.data, self.pack, self.batch, self.stage)
+        nodes = (self.model, self.data, self.pack, self.batch, self.stage, self.lora)
         for node in (*nodes, self.optim, self.parallel, self.checkpoint, self.log):
             yield from node.problems()

@@ -129,6 +129,24 @@ def stale_image_feature() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def swapped_adapters() -> Iterator[None]:
+    """Of two projections in one layer, each gets what the other's adapter adds."""
+    from owl.model.lora import Split
+
+    def swapped(join: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(split: Any, parts: dict[str, Tensor]) -> Tensor:
+            names = list(parts)[-2:]  # key and value, gate and up
+            exchanged = zip(names, [parts[name] for name in reversed(names)], strict=True)
+            result: Tensor = join(split, parts | dict(exchanged))
+            return result
+
+        return wrapped
+
+    with _replaced(Split, "join", swapped):
+        yield
+
+
 FAULTS: dict[str, Callable[[], Any]] = {
     "mask-off-by-one": mask_off_by_one,
     "position-shift": position_shift,
@@ -136,4 +154,5 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "wrong-denominator": wrong_denominator,
     "unsharded-relayout": unsharded_relayout,
     "stale-image-feature": stale_image_feature,
+    "adapter-on-wrong-projection": swapped_adapters,
 }

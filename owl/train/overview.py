@@ -10,11 +10,9 @@ import torch
 from owl.config.load import to_yaml
 from owl.config.run import (
     CommBackend,
-    DeviceKind,
     LrDecay,
     ModelConfig,
     ParallelConfig,
-    Precision,
     RunConfig,
 )
 from owl.logging import logger
@@ -50,7 +48,7 @@ def log_run_overview(
         f"TP={parallel.tensor} PP={parallel.pipeline} DP={dp_size}",
         version_line(),
         layer_table(run.model, parallel),
-        part_table(part_sizes(sizes, run.stage.trainable)),
+        part_table(part_sizes(sizes, run.trained_parts)),
         rate_line(run),
         batch_lines(run, global_batch_size=global_batch_size, dp_size=dp_size),
     ):
@@ -78,9 +76,7 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     return "\n".join(lines)
 
 
-def parameter_sizes(
-    model: ModelConfig, precision: Precision, device: DeviceKind
-) -> list[tuple[str, int]]:
+def parameter_sizes(run: RunConfig) -> list[tuple[str, int]]:
     """Return name and number of elements of every parameter of the unsplit model.
 
     Allocates no weights. Starts and ends a process group of one: call it before the job's own
@@ -88,10 +84,14 @@ def parameter_sizes(
     """
     from owl.mcore.parameters import global_names
     from owl.mcore.provider import model_provider
+    from owl.model import lora
 
-    one = ParallelConfig(device=device, backend=CommBackend.gloo)  # nothing is communicated
+    # Nothing is communicated.
+    one = ParallelConfig(device=run.parallel.device, backend=CommBackend.gloo)
     with process_groups(one, alone=True) as groups, torch.device("meta"):
-        chunk = model_provider(model, one, precision, groups, initialise=False)(True, True, None)
+        provide = model_provider(run.model, one, run.precision, groups, initialise=False)
+        chunk = provide(True, True, None)
+        lora.attach(chunk, run.lora)
         return [(name, parameter.numel()) for name, parameter in global_names([chunk])]
 
 

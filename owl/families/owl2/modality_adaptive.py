@@ -56,6 +56,8 @@ class _Scale(nn.Module):
 class ModalityAdaptiveAttention(MediaKeyValueAttention):
     """Causal self-attention in which text and media have keys and values of their own."""
 
+    publishes_media_keys_alone = True  # so that their values get adapters of their own, too
+
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, *, packed_seq_params: PackContext, **_: Any
     ) -> tuple[Tensor, Tensor | None]:

@@ -53,6 +53,7 @@ def build_hooks(
                 groups,
                 carried=carried,
                 keep=run.checkpoint.keep,
+                lora=run.lora,
             )
 
     return [

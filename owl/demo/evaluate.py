@@ -14,6 +14,7 @@ from torch import Tensor
 from owl.checkpoint.inference import LoadedModel
 from owl.data.collate import collate
 from owl.data.encode.tokenizer import Tokenizer
+from owl.data.families import reading_of
 from owl.data.samples import EncodedSample, PackedBatch, RawSample
 from owl.demo.digits import HELD_OUT, load_digits
 from owl.demo.questions import QUESTION_KINDS, Question, build_questions, question_sample
@@ -90,7 +91,7 @@ def answerer_of(model: LoadedModel, tokenizer: Path) -> Answerer:
         model: complete, in this process.
         tokenizer: folder of the demo's tokenizer.
     """
-    encoder = open_encoder(tokenizer)
+    encoder = open_encoder(tokenizer, reading_of(model.config))
 
     def answer(samples: Sequence[RawSample]) -> list[str]:
         prompts = [encoder.encode_prompt(sample) for sample in samples]
@@ -120,7 +121,7 @@ def decode_greedily(
     Returns:
         Answers, in the order of the prompts.
     """
-    ends = {tokenizer.im_end, tokenizer.end_of_text}
+    ends = set(tokenizer.control_ids.values())
     written: list[list[int]] = [[] for _ in prompts]
     unfinished = list(range(len(prompts)))
     for _ in range(max_tokens):

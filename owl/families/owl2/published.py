@@ -19,12 +19,11 @@ from owl.convert.parts import (
     clip_tower,
     decoder_sizes,
 )
-from owl.convert.reader import HfFolder
-from owl.convert.start import InitOptions, Start
 from owl.convert.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
 from owl.errors import CheckpointError
 from owl.families.owl2.published_config import claims, read_config, write_config
+from owl.families.owl2.start import start
 from owl.families.owl2.variants_owl2 import VARIANTS
 
 __all__ = [
@@ -105,11 +104,6 @@ def describe(model: ModelConfig) -> dict[str, str]:
 def logits(folder: Path, batch: PackedBatch) -> Tensor:
     """Compute the logits of a published folder with the inference code, in float32."""
     raise CheckpointError("This family has no inference code yet.")
-
-
-def start(language: HfFolder, vision: HfFolder, options: InitOptions) -> Start:
-    """Start from a LLaMA and a CLIP."""
-    raise CheckpointError("This family cannot start from pretrained parts yet.")
 
 
 def _config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:

@@ -67,3 +67,11 @@ def test_the_shards_are_made_of_training_digits_only(monkeypatch, tmp_path):
     (digits,) = seen
     assert digits.indices.tolist() == list(TRAINING)
     assert not set(digits.indices.tolist()) & set(load_digits(HELD_OUT).indices.tolist())
+
+
+def test_samples_in_words_have_no_pictures(album):
+    data = StageData(samples=8, mixture={Kind.several: 1.0}, in_words=True)
+    for _, document, files in draw_samples(data, album, Random(0)):
+        assert not files
+        assert not document["media"]
+        assert document["turns"][0]["content"][0]["text"].startswith("<|")

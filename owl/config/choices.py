@@ -154,6 +154,16 @@ class LrDecay(StrEnum):
     constant = "constant"
 
 
+class MetricKind(StrEnum):
+    """How answers are scored against references."""
+
+    vqa = "vqa"  # accuracy of VQA: normalised answers of ten annotators
+    exact = "exact"  # the reference, letter for letter; case and a last period do not count
+    choice = "choice"  # the letter of an option
+    caption = "caption"  # CIDEr-D
+    yesno = "yesno"  # MME's pairs: accuracy, and accuracy+ of complete pairs
+
+
 class CommBackend(StrEnum):
     """Which library communicates between processes."""
 

@@ -21,6 +21,7 @@ from owl.config.choices import (
     LiteralPolicy,
     LoraTarget,
     LrDecay,
+    MetricKind,
     ModelPart,
     OversizePolicy,
     PictureFit,
@@ -72,6 +73,7 @@ __all__ = [
     "LoraConfig",
     "LoraTarget",
     "LrDecay",
+    "MetricKind",
     "ModelConfig",
     "ModelPart",
     "OptimConfig",
@@ -138,6 +140,11 @@ class RunConfig:
     def trained_parts(self) -> Trainable:
         """Parts whose own weights are trained: the stage's, or with LoRA only lora.also_train."""
         return self.lora.trained_parts(self.stage.trainable)
+
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether a pack without pictures and videos moves any weight."""
+        return self.stage.trainable.language_model or self.lora.is_on
 
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""

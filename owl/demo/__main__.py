@@ -18,7 +18,7 @@ from owl.config.run import FamilyKind
 from owl.errors import CheckpointError, OwlError
 
 if TYPE_CHECKING:
-    from owl.demo.evaluate import Answerer
+    from owl.evaluate.greedy import Answerer
 
 QUESTIONS_COMPARED = 40
 """Number of held-out questions whose logits are compared."""

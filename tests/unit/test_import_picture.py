@@ -15,7 +15,7 @@ RANK = {
     "data": 2,
     **dict.fromkeys(("curate", "model"), 3),
     "mcore": 4,
-    "checkpoint": 5,
+    **dict.fromkeys(("checkpoint", "evaluate"), 5),
     **dict.fromkeys(("convert", "train"), 6),  # neither sees the other
     # Command lines of their own, and the one command that starts any of them.
     **dict.fromkeys(("parity", "demo", "chat"), 7),

@@ -56,7 +56,7 @@ class _Scale(nn.Module):
 class ModalityAdaptiveAttention(MediaKeyValueAttention):
     """Causal self-attention in which text and media have keys and values of their own."""
 
-    publishes_media_keys_alone = True  # so that their values get adapters of their own, too
+    publishes_media_keys_alone = True  # k_proj.multiway.1 and v_proj.multiway.1, for adapters
 
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, *, packed_seq_params: PackContext, **_: Any

@@ -21,8 +21,8 @@ from owl.config.run import (
 )
 from owl.errors import ConfigError
 
-DEMO_MODEL = "owl3_tiny"
-"""The model whose start weights the embedded demo makes."""
+DEMO_MODEL = "{family}_tiny"
+"""The model of a family whose start weights the embedded demo makes."""
 
 
 def check_run(run: RunConfig, world_size: int) -> None:
@@ -196,6 +196,7 @@ def _training_problems(run: RunConfig) -> Iterator[str]:
 def _start_problems(run: RunConfig) -> Iterator[str]:
     """Frozen parts need start weights, and the demo's fit one model only."""
     start, frozen = run.checkpoint.start_from, run.trained_parts.frozen
+    demo_model = DEMO_MODEL.format(family=run.model.family)
     if start is None:
         if run.scale == ScaleKind.published and frozen and not run.dry_run:
             yield (
@@ -208,9 +209,9 @@ def _start_problems(run: RunConfig) -> Iterator[str]:
                 f"checkpoint.start_from={start} does not exist. Name a checkpoint or a run folder, "
                 f"or make one with `python -m owl.convert init`."
             )
-    elif run.data.is_made_by_demo(start) and run.model.name != DEMO_MODEL and not run.dry_run:
+    elif run.data.is_made_by_demo(start) and run.model.name != demo_model and not run.dry_run:
         yield (
-            f"checkpoint.start_from={start} is the demo's, made for model={DEMO_MODEL}, but "
+            f"checkpoint.start_from={start} is the demo's, made for model={demo_model}, but "
             f"model.name={run.model.name}. Set data= and checkpoint.start_from= to your own."
         )
 

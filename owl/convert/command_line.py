@@ -104,10 +104,18 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     command.set_defaults(run=_init)
     command.add_argument(
-        "--language-model", type=Path, required=True, metavar="DIR", help="for Owl3: Qwen2"
+        "--language-model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="Qwen2 for Owl3; LLaMA for the families that have one",
     )
     command.add_argument(
-        "--vision-model", type=Path, required=True, metavar="DIR", help="for Owl3: SigLIP"
+        "--vision-model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="SigLIP for Owl3; CLIP for the families that have one",
     )
     command.add_argument(
         "--variant", required=True, metavar="NAME",
@@ -121,6 +129,11 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument(
         "--vocab-size", type=int, help="embedding rows to keep (default: the variant's own)"
     )
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS",
+        help="side of a picture, where the family can resize the vision model's position table "
+        "(default: the vision model's own)",
+    )  # fmt: skip
     command.add_argument("--name", default="owl3", help="name for the model")
     command.add_argument("--seed", type=int, default=1234, help="of the remaining weights")
 
@@ -244,6 +257,7 @@ def _init(options: Namespace) -> None:
             variant=options.variant,
             layer_indices=options.layer_indices,
             vocab_size=options.vocab_size,
+            image_size=options.image_size,
             name=options.name,
             seed=options.seed,
         ),

@@ -76,7 +76,7 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     lines.append(
         f"{model.family}, {''.join(of_family)}projector {model.projector}, a tile is "
         f"{tower.image_size} px and {model.keys_per_tile} keys, tower layers "
-        f"0-{tower.num_layers - 2} of {tower.num_layers} are computed"
+        f"0-{tower.layers_run - 1} of {tower.num_layers} are computed"
     )
     return "\n".join(lines)
 
@@ -104,6 +104,7 @@ def rate_line(run: RunConfig) -> str:
     """Format the peak learning rates of the trained parts, and how they change."""
     optim, trained = run.optim, run.learning_parts
     peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
+    peaks = peaks or [f"{optim.learning_rate:.3g}"]  # of adapters
     if trained.vision_tower and optim.tower_layer_decay != 1:
         peaks.append(f"times {optim.tower_layer_decay:g} a layer from the tower's last one down")
     share = optim.min_learning_rate / optim.learning_rate

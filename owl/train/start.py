@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from owl.checkpoint.folder import newest_checkpoint, resolve_checkpoint
-from owl.checkpoint.load import check_same_model, load_lora_config
+from owl.checkpoint.load import check_can_start, load_lora_config
 from owl.checkpoint.save import CARRIED
 from owl.checkpoint.state import TrainState
 from owl.config.run import LoraConfig, RunConfig
@@ -55,7 +55,7 @@ def find_start(run: RunConfig) -> Start:
         logger.info("checkpoint.start_from is not set: every weight starts at random")
         return Start()
     checkpoint = resolve_checkpoint(Path(run.checkpoint.start_from), "checkpoint.start_from")
-    check_same_model(checkpoint, run.model)
+    check_can_start(checkpoint, run.model)
     return Start(weights=checkpoint)
 
 

@@ -37,6 +37,7 @@ from owl.config.data import (
     PackConfig,
     SourceConfig,
 )
+from owl.config.evaluation import EvaluateConfig
 from owl.config.model import (
     AbstractorConfig,
     ModelConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "CutPolicy",
     "DataConfig",
     "DeviceKind",
+    "EvaluateConfig",
     "FamilyKind",
     "ImageLibrary",
     "LayerBackend",
@@ -128,9 +130,11 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
         nodes = (self.model, self.data, self.pack, self.batch, self.stage)
-        for node in (*nodes, self.optim, self.parallel, self.checkpoint, self.log):
+        more = (self.optim, self.parallel, self.checkpoint, self.log, self.evaluate)
+        for node in (*nodes, *more):
             yield from node.problems()

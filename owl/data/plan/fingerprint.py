@@ -33,7 +33,7 @@ def make_fingerprint(
     blend = {
         f"data.sources.{source.name}": f"{source.dataset.fingerprint} {source.share} "
         f"cut={source.cut} max_frames={source.lengths.encoder.max_frames} "
-        f"oversize={source.oversize}"
+        f"oversize={source.oversize}" + (f" held_out={source.held_out}" if source.held_out else "")
         for source in sources
     }
     budgets = {

@@ -94,6 +94,8 @@ class PlannedSource:
     oversize: OversizePolicy = OversizePolicy.drop
     allowed_codes: frozenset[str] = frozenset()  # codes of invalid samples that are used anyway
     left_out: frozenset[int] = frozenset()  # samples that data.quarantine names
+    held_out: float = 0.0  # the share that is evaluated, not trained on
+    reserved: NDArray[np.bool_] | None = None  # samples of the other part, which this plan skips
 
     @property
     def share(self) -> str:
@@ -279,6 +281,8 @@ class Plan:
     ) -> tuple[list[PlannedSample], Mapping[str, int]]:
         """Plan one sample: itself, excerpts of it, or the code for which it is dropped."""
         chosen = self.sources[source]
+        if chosen.reserved is not None and chosen.reserved[index]:
+            return [], {}
         exclusion_code = chosen.exclusion_code(index)
         if exclusion_code:
             return [], {exclusion_code: 1}

@@ -47,6 +47,20 @@ class VisionTowerConfig:
         return self.class_tokens + self.patches_per_tile
 
     @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Mean of red, green and blue, each 0 to 1, which pixels are normalised by."""
+        if self.kind is TowerKind.clip:
+            return (0.48145466, 0.4578275, 0.40821073)
+        return (0.5, 0.5, 0.5)
+
+    @property
+    def pixel_deviation(self) -> tuple[float, float, float]:
+        """Standard deviation of red, green and blue, which pixels are normalised by."""
+        if self.kind is TowerKind.clip:
+            return (0.26862954, 0.26130258, 0.27577711)
+        return (0.5, 0.5, 0.5)
+
+    @property
     def layers_run(self) -> int:
         """Layers that are computed."""
         return self.num_layers - 1 if self.kind is TowerKind.siglip else self.num_layers

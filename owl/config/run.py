@@ -132,6 +132,11 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether a pack without pictures and videos moves any weight."""
+        return self.stage.trainable.language_model
+
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
         nodes = (self.model, self.data, self.pack, self.batch, self.stage)

@@ -14,6 +14,8 @@ from owl.data.encode.tokenizer import Tokenizer
 from owl.data.samples import PackedBatch
 from owl.data.shards.document import Media, MediaPart
 from owl.data.shown import CutChoice, Shown, Sizes
+from owl.families.owl1 import work as owl1_work
+from owl.families.owl2 import work as owl2_work
 from owl.families.owl3 import work as owl3_work
 from owl.families.owl3.reading import Owl3Reading
 from owl.portable.pieces_owl import Piece, RenderedTurn, Tile
@@ -154,6 +156,8 @@ READINGS: Mapping[FamilyKind, Callable[[ModelConfig], Reading]] = {
 }
 WORK: Mapping[FamilyKind, Work] = {
     FamilyKind.owl3: owl3_work,
+    FamilyKind.owl2: owl2_work,
+    FamilyKind.owl1: owl1_work,
 }
 
 

@@ -26,7 +26,7 @@ def part_of(name: str) -> str:
         return "vision_tower"
     if name.startswith("projector."):
         return "projector"
-    if ".linear_media_kv." in name or ".fusion." in name:
+    if any(part in name for part in (".linear_media_kv.", ".fusion.", "norm.media.")):
         return "fusion"
     return "language_model"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run stored cases of the published model through owl.hf and compare (see owl/parity/golden.py)."""
+"""Run stored cases of the published model through owl.hf and compare (see golden_case.py)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +14,12 @@ from owl.parity.golden import (
     FEATURES_TOLERANCE,
     LOGITS_TOLERANCE,
     LOSS_TOLERANCE,
-    Case,
     Difference,
     absolute,
     gradient_difference,
-    load_folder,
     report,
 )
+from owl.parity.golden_case import Case, load_folder
 
 
 def run_golden_hf(folder: Path) -> None:
@@ -81,8 +80,8 @@ def _feature_differences(
     if "pixel_values" not in tensors:
         return
     with torch.no_grad():
-        features = model.vision_model(tensors["pixel_values"])
-        projected = model.vision2text_model(features)
+        encoded = model.get_image_features(tensors["pixel_values"])
+    features, projected = encoded.last_hidden_state, encoded.pooler_output
     for quantity, ours in (("vision_hidden_m2", features), ("image_embeds", projected)):
         if quantity in tensors:
             stored = tensors[quantity]

@@ -51,7 +51,7 @@ def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precisio
     weights: FullTensors = {}
     for name, parameter in global_names(chunks):
         noise = torch.randn_like(parameter) * 0.08  # biases and gates away from zero too
-        is_scale = name.endswith("norm.weight")
+        is_scale = "norm." in name and name.endswith(".weight")
         weights[name] = (noise + 1 if is_scale else noise).detach().cpu()
     vocabulary = model.vocab_size
     return {
@@ -100,12 +100,12 @@ def run_trial(
             losses[kind].append(loss)
             token_losses[kind].append(_over_ranks(seen.take() if seen else [], groups))
             if with_gradients:
-                gradients[f"{kind} step {step + 1}"] = _gather(
+                gradients[f"{kind} step {step + 1}"] = gather_published(
                     chunks, model, groups, gradients=True
                 )
             optimizer.step()
         with synchronized_weights(chunks):
-            parameters[kind] = _gather(chunks, model, groups, gradients=False)
+            parameters[kind] = gather_published(chunks, model, groups, gradients=False)
     return Outcome(losses, token_losses, gradients, parameters)
 
 
@@ -182,10 +182,14 @@ def _my_packs(packs: list[PackedBatch], groups: ProcessGroups) -> list[PackedBat
     return packs[groups.dp_rank * each : (groups.dp_rank + 1) * each]
 
 
-def _gather(
+def gather_published(
     chunks: list[nn.Module], model: ModelConfig, groups: ProcessGroups, *, gradients: bool
 ) -> FullTensors:
-    """Collect parameters, or their gradients, from all ranks, unsharded, by published name."""
+    """Collect what learns, or its gradients, from all ranks, unsharded, by published name.
+
+    Returns:
+        On rank 0; empty on the others, all of which call this.
+    """
     parameters = {
         name: parameter for name, parameter in global_names(chunks) if parameter.requires_grad
     }

@@ -23,6 +23,8 @@ class CallOptions:
         max_tiles: most tiles of one picture, its global view included; no limit by default.
         max_frames: most frames of one video. By default 16 of a file or an array, and all of a
             list of frames, as published.
+        fps: frames a second of a video file, by its time stamps. By default every
+            round(frames per second)-th frame, as published.
         number_media: write `Picture 1: ` before the first picture, and so on.
         padding: pad rows to the longest; without padding a batch must be of equal lengths.
         padding_side: left or right; media_offset is the same for both.
@@ -32,6 +34,7 @@ class CallOptions:
     cut_enable: bool = True
     max_tiles: int | None = None
     max_frames: int | None = None
+    fps: float | None = None
     number_media: bool = False
     padding: bool | str | None = True
     padding_side: str = "left"
@@ -41,6 +44,8 @@ class CallOptions:
         for name, value in (("max_tiles", self.max_tiles), ("max_frames", self.max_frames)):
             if value is not None and value < 1:
                 raise RequestError(f"{name}={value} must be at least 1, or None.")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise RequestError(f"fps={self.fps} must be above 0, or None.")
         if self.padding not in (True, "longest", False, None, "do_not_pad"):
             raise RequestError(
                 f"padding={self.padding!r} must be True ('longest') or False ('do_not_pad'): rows "
@@ -90,7 +95,6 @@ _UNSUPPORTED = {
     "audio": "audio is not an input of the model",
     "load_audio_from_video": "audio is not an input of the model",
     "num_frames": "max_frames limits the frames of a video",
-    "fps": "one frame a second is taken, and max_frames limits them",
 }
 """Options of transformers that are not supported here, and what to do instead."""
 _IGNORED = ("return_attention_mask", "sanitize_control_tokens", "verbose")

@@ -9,7 +9,7 @@ from owl.curate.converters.fields import leftovers, number, required, typed
 from owl.curate.converters.formats import media_fields
 from owl.curate.converters.formats.placeholders import MARKS, Placeholders
 from owl.curate.converters.pictures import ClipSource, PictureStore
-from owl.curate.converters.records import MediaList
+from owl.curate.converters.records import LeftOut, MediaList
 from owl.errors import DataError
 
 ROLES = {
@@ -49,7 +49,7 @@ class RecordReader:
     shown: dict[str, list[int | None]] = field(default_factory=lambda: {kind: [] for kind in MARKS})
     """Kind -> the media that fields of the record name; content parts may add others."""
     used: set[str] = field(default_factory=set)
-    left_out: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def read_media(self, value: Mapping[str, Any], *, leave_out: bool = False) -> None:
         """Add the pictures and videos that the record's fields name.

@@ -100,7 +100,7 @@ class Owl3Processor(OwlProcessor):
 
     def write_video(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Show each frame of a video as one tile."""
-        frames = load_frames(source, options.max_frames)
+        frames = load_frames(source, options.max_frames, options.fps)
         row.tiles += [self._tiles(frame) for frame in frames]
         yield from TEMPLATES[self.template].clip(len(frames))
 

@@ -24,7 +24,6 @@ from owl.convert.parts import (
 )
 from owl.convert.table import Entry, Shape, expand
 from owl.data.samples import PackedBatch
-from owl.errors import CheckpointError
 from owl.families.owl1.markup_owl1 import BEGIN, END
 from owl.families.owl1.published_config import claims, read_config, write_config
 from owl.families.owl1.start import start

@@ -23,7 +23,6 @@ from owl.convert.parts import (
 )
 from owl.convert.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
-from owl.errors import CheckpointError
 from owl.families.owl2.markup_owl2 import BEGIN, END
 from owl.families.owl2.published_config import claims, read_config, write_config
 from owl.families.owl2.start import start

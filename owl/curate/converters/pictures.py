@@ -169,7 +169,9 @@ class PictureStore:
             label = f"{name} ({path})" if path else name
             return self.add_bytes(media, data, label, uri=path)
         found = next((fields[key] for key in ("path", "url", "image") if fields.get(key)), None)
-        if isinstance(value, dict) and (self.folder is None or not isinstance(found, str)):
+        is_inside = isinstance(found, str) and found.startswith("data:")
+        has_place = isinstance(found, str) and (is_inside or self.folder is not None)
+        if isinstance(value, dict) and not has_place:
             raise DataError(
                 "E302",
                 f"{name} holds no bytes (path={found!r:.80}). Embed the pictures, or give --images "

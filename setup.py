@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "demo": ["transformers>=4.57", "tokenizers", "scikit-learn>=1.5", "matplotlib>=3.9"],
     "hf": ["transformers>=4.57"],  # owl.hf, owl.chat; accelerate for device_map, peft for LoRA
-    "web": ["transformers>=4.57", "gradio>=5"],
+    "web": ["transformers>=4.57", "gradio>=6"],
     "video": ["av>=14"],
     "svg": ["resvg-py>=0.5"],  # drawings of pages that are converted
     "speed": ["isal"],  # checksums of what is read, 12 times as fast as zlib's

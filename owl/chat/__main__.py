@@ -9,12 +9,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from owl.errors import OwlError
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +51,7 @@ def _start(options: argparse.Namespace) -> None:
     if options.web:
         from owl.chat.web import serve
 
-        serve(model, shown, port=options.port)
+        serve(model, shown, host=options.host, port=options.port)
         return
     chat = Chat(model, shown)
     for image in options.image:
@@ -99,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--ask", metavar="QUESTION", help="answer this one question and exit")
     parser.add_argument("--web", action="store_true", help="serve a local web page (needs gradio)")
+    parser.add_argument(
+        "--host", default="127.0.0.1",
+        help="address of the page; 0.0.0.0 lets others in (default: this machine alone)",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument(

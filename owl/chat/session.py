@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation with a model: its history, its media, and streamed answers."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,22 +68,38 @@ def load_model(folder: Path, *, device: str | None = None, dtype: str = "auto") 
 
 @dataclass
 class Chat:
-    """One conversation."""
+    """One conversation.
+
+    Pictures and frames are encoded once, with the question that shows them first.
+    """
 
     model: Model
     options: ChatOptions = field(default_factory=ChatOptions)
     history: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
     """Media that precede the next question."""
+    number: int = 0
+    """How many conversations were ended by `reset`."""
+    _features: dict[bytes, torch.Tensor] = field(default_factory=dict, repr=False)
+    """Digest of each tile of the conversation -> [p, h]."""
+    _stopped: Event = field(default_factory=Event, repr=False)
+    """Set to end the present answer."""
 
     def show(self, kind: str, source: Any) -> None:
         """Put an image or a video (`kind`) before the next question."""
         self.waiting.append({"type": kind, kind: source})
 
     def reset(self) -> None:
-        """Clear the history and the media."""
+        """Clear the history and the media; an answer that is being written ends, unremembered."""
+        self.stop()
+        self.number += 1
         self.history.clear()
         self.waiting.clear()
+        self._features.clear()
+
+    def stop(self) -> None:
+        """End the answer that is being written (by another thread); its beginning is kept."""
+        self._stopped.set()
 
     def ask(self, question: str) -> Iterator[str]:
         """Ask, and yield the answer piece by piece.
@@ -92,6 +109,7 @@ class Chat:
         Raises:
             ValueError: a picture or video cannot be read.
         """
+        number, self._stopped = self.number, Event()
         content = [*self.waiting, {"type": "text", "text": question}]
         self.waiting = []
         asked = [*self.history, {"role": "user", "content": content}]
@@ -105,16 +123,34 @@ class Chat:
             max_frames=self.options.max_frames,
         )
         pieces = []
-        for piece in self._stream(inputs):
+        for piece in self._stream(self._with_features(inputs), self._stopped):
             pieces.append(piece)
             yield piece
-        self.history = [*asked, {"role": "assistant", "content": "".join(pieces)}]
+        if number == self.number:
+            self.history = [*asked, {"role": "assistant", "content": "".join(pieces)}]
 
-    def _stream(self, inputs: Mapping[str, Any]) -> Iterator[str]:
+    @torch.no_grad()
+    def _with_features(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace tiles by their features; only those that are new are encoded."""
+        tiles = inputs.get("pixel_values")
+        if tiles is None or not len(tiles):
+            return inputs
+        network = self.model.network
+        names = [hashlib.blake2b(tile.numpy().tobytes()).digest() for tile in tiles]
+        known = {name: self._features[name] for name in names if name in self._features}
+        new = {name: place for place, name in enumerate(names) if name not in known}
+        if new:
+            images = network.get_image_features(tiles[[*new.values()]].to(network.device))
+            known |= zip(new, getattr(images, "pooler_output", images), strict=True)
+        self._features = known
+        embeds = torch.stack([known[name] for name in names])
+        return {k: v for k, v in inputs.items() if k != "pixel_values"} | {"image_embeds": embeds}
+
+    def _stream(self, inputs: Mapping[str, Any], stopped: Event) -> Iterator[str]:
         """Generate in a thread, so that text can be shown as it arrives."""
         network, tokenizer = self.model.network, self.model.processor.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stopped, failures = Event(), []
+        failures: list[Exception] = []
         settings: dict[str, Any] = {"max_new_tokens": self.options.max_new_tokens}
         if self.options.greedy:
             settings["do_sample"] = False

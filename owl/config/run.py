@@ -121,6 +121,11 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether a pack without pictures and videos moves any weight."""
+        return self.stage.trainable.language_model
+
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
         nodes = (self.model, self.data, self.pack, self.batch, self.stage)

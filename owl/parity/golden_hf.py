@@ -81,8 +81,8 @@ def _feature_differences(
     if "pixel_values" not in tensors:
         return
     with torch.no_grad():
-        features = model.vision_model(tensors["pixel_values"])
-        projected = model.vision2text_model(features)
+        encoded = model.get_image_features(tensors["pixel_values"])
+    features, projected = encoded.last_hidden_state, encoded.pooler_output
     for quantity, ours in (("vision_hidden_m2", features), ("image_embeds", projected)):
         if quantity in tensors:
             stored = tensors[quantity]

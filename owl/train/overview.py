@@ -2,6 +2,7 @@
 """Log what a run is before it starts: layers, parameters, micro-batches, versions."""
 
 import subprocess
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -23,24 +24,33 @@ from owl.model.freeze import part_sizes, part_table
 
 
 def write_run_overview(
-    run: RunConfig, sizes: list[tuple[str, int]], global_batch_size: int, dp_size: int
+    run: RunConfig,
+    sizes: list[tuple[str, int]],
+    global_batch_size: int,
+    dp_size: int,
+    data: Sequence[str],
 ) -> None:
     """Log the overview, and write the run's configuration into its folder. For one rank only."""
     (Path(run.output) / "config.yaml").write_text(to_yaml(run))
-    log_run_overview(run, sizes, global_batch_size, dp_size)
+    log_run_overview(run, sizes, global_batch_size, dp_size, data)
     logger.info("run folder %s (config.yaml holds every setting)", run.output)
 
 
 def log_run_overview(
-    run: RunConfig, sizes: list[tuple[str, int]], global_batch_size: int | None, dp_size: int
+    run: RunConfig,
+    sizes: list[tuple[str, int]],
+    global_batch_size: int | None,
+    dp_size: int,
+    data: Sequence[str] = (),
 ) -> None:
-    """Log versions, layers, parameters and batch.
+    """Log versions, layers, parameters, batch and data.
 
     Args:
         run: its settings.
         sizes: from parameter_sizes.
         global_batch_size: packs of a step; None where it depends on data that does not exist yet.
         dp_size: data-parallel ranks.
+        data: lines about what becomes of its samples.
     """
     parallel = run.parallel
     for text in (
@@ -50,6 +60,7 @@ def log_run_overview(
         layer_table(run.model, parallel),
         part_table(part_sizes(sizes, run.stage.trainable)),
         batch_lines(run, global_batch_size=global_batch_size, dp_size=dp_size),
+        *(["\n".join(data)] if data else []),
     ):
         logger.info(text)
 

@@ -12,7 +12,14 @@ from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
 from owl.config.run import RunConfig
 from owl.data.loader import Loader
-from owl.data.open_run import check_vocabulary, chosen_for, open_loader, packs_per_step, step_size
+from owl.data.open_run import (
+    check_vocabulary,
+    chosen_for,
+    data_lines,
+    open_loader,
+    packs_per_step,
+    step_size,
+)
 from owl.logging import logger, set_up_logging
 from owl.mcore.optimizer import Optimizer, build_optimizer
 from owl.mcore.process_groups import ProcessGroups, process_groups, world_size
@@ -51,7 +58,9 @@ def build_and_fit(run: RunConfig) -> None:
         global_batch_size = step_size(run.batch, loader, dp_size=groups.dp_size, start=cursor)
         steps = loader.steps(global_batch_size, cursor, samples_per_step=chosen_for(run.batch))
         if groups.is_writer:
-            overview.write_run_overview(run, sizes, global_batch_size, groups.dp_size)
+            overview.write_run_overview(
+                run, sizes, global_batch_size, groups.dp_size, data_lines(run, loader, cursor)
+            )
 
         chunks = build_trained_model(run, start, groups)  # packed batch -> loss per token
         optimizer = build_optimizer(
@@ -79,15 +88,16 @@ def build_and_fit(run: RunConfig) -> None:
 def dry_run(run: RunConfig) -> None:
     """Print layers, parameters and micro-batches of the run, without allocating weights."""
     dp_size = max(1, world_size() // (run.parallel.tensor * run.parallel.pipeline))
-    global_batch_size = None
+    global_batch_size, data = None, []
     if all(Path(source.path).is_dir() for source in run.data.sources.values()):
         loader = open_loader(run, dp_size=dp_size)
         check_vocabulary(run, loader)
         global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
+        data = data_lines(run, loader)
     elif not run.pack.enabled or run.batch.global_batch_size:
         global_batch_size = packs_per_step(run.batch, mean_samples_per_pack=1.0, dp_size=dp_size)
     sizes = overview.parameter_sizes(run.model, run.precision, run.parallel.device)
-    overview.log_run_overview(run, sizes, global_batch_size, dp_size)
+    overview.log_run_overview(run, sizes, global_batch_size, dp_size, data)
     logger.info("dry run: nothing was trained")
 
 

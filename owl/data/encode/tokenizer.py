@@ -8,6 +8,7 @@ does not know them, so `<|im_start|>` typed by a user comes out as six ordinary 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ class Tokenizer:
         """Tokenise plain text; literals of control tokens in it stay plain text."""
         ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
         return ids
+
+    def token_ends(self, text: str) -> list[int]:
+        """For each token of `encode`, the characters of the text up to its end; never decreasing.
+
+        Tokens that are halves of one character have the same end.
+        """
+        offsets = self._rust.encode(text, add_special_tokens=False).offsets
+        return list(accumulate((end for _, end in offsets), max))
 
     def decode(self, ids: list[int]) -> str:
         """Turn ids back into text; control tokens are left out."""

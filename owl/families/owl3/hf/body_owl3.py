@@ -26,7 +26,8 @@ class Owl3Body(nn.Module):
         """Run the model with the arguments of its own forward but those of logits and loss.
 
         Returns:
-            last_hidden_state [b, q, h], normed: lm_head makes logits of it; the cache.
+            last_hidden_state [b, q, h], normed: lm_head makes logits of it; the cache; what else
+            was requested.
         """
         no_logits = torch.empty(0, dtype=torch.long)
         kwargs |= {"logits_to_keep": no_logits, "output_hidden_states": True, "return_dict": True}
@@ -34,5 +35,6 @@ class Owl3Body(nn.Module):
         return BaseModelOutputWithPast(
             last_hidden_state=output.hidden_states[-1],
             hidden_states=output.hidden_states if output_hidden_states else None,
+            attentions=output.attentions,
             **{CACHE: getattr(output, CACHE)},
         )

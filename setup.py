@@ -8,8 +8,9 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "demo": ["transformers>=4.57", "tokenizers", "scikit-learn>=1.5", "matplotlib>=3.9"],
     "hf": ["transformers>=4.57"],  # owl.hf, owl.chat; accelerate for device_map, peft for LoRA
-    "web": ["transformers>=4.57", "gradio>=5"],
+    "web": ["transformers>=4.57", "gradio>=6"],
     "video": ["av>=14"],
+    "svg": ["resvg-py>=0.5"],  # drawings of pages that are converted
     "speed": ["isal"],  # checksums of what is read, 12 times as fast as zlib's
     "remote": ["fsspec", "s3fs", "gcsfs", "aiohttp"],  # shards behind s3://, gs://, https://
     "data": ["pyarrow>=16"],  # from 14.0.1 on it does not unpickle data from files
@@ -42,7 +43,7 @@ setup(
     packages=[*find_packages(include=["owl", "owl.*"]), "owl._configs"],
     package_dir={"owl._configs": "configs"},  # owl/config/load.py finds them in both places
     package_data={
-        "owl._configs": ["*.yaml", "*/*.yaml"],
+        "owl._configs": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "owl.curate.preview": ["*.css", "*.js", "*.j2"],
     },
     entry_points={"console_scripts": ["owl = owl.command.__main__:main"]},

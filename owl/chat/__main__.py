@@ -9,12 +9,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from owl.errors import OwlError
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +40,13 @@ def _start(options: argparse.Namespace) -> None:
     from owl.chat.terminal import answer, talk
 
     _check_folder(options.model)
-    model = load_model(options.model, device=options.device, dtype=options.dtype)
+    model = load_model(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        bits=options.bits,
+        adapter=options.adapter,
+    )
     shown = ChatOptions(
         max_new_tokens=options.max_new_tokens,
         greedy=options.greedy,
@@ -55,7 +57,7 @@ def _start(options: argparse.Namespace) -> None:
     if options.web:
         from owl.chat.web import serve
 
-        serve(model, shown, port=options.port)
+        serve(model, shown, host=options.host, port=options.port)
         return
     chat = Chat(model, shown)
     for image in options.image:
@@ -99,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--ask", metavar="QUESTION", help="answer this one question and exit")
     parser.add_argument("--web", action="store_true", help="serve a local web page (needs gradio)")
+    parser.add_argument(
+        "--host", default="127.0.0.1",
+        help="address of the page; 0.0.0.0 lets others in (default: this machine alone)",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument(
@@ -111,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-frames", type=int, default=16, help="most frames of one video")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--dtype", default="auto", help="such as bfloat16 (default: the weights')")
+    bits = parser.add_mutually_exclusive_group()
+    for count in (4, 8):
+        bits.add_argument(
+            f"--load-{count}bit", dest="bits", action="store_const", const=count,
+            help=f"linear layers in {count} bits (needs bitsandbytes)",
+        )  # fmt: skip
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="a LoRA for the model: its PEFT folder"
+    )
     return parser
 
 

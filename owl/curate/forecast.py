@@ -5,7 +5,6 @@ It is computed from the plan that training follows, without decoding anything. O
 were not looked at are estimated.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from owl.config.run import PackConfig
 from owl.data.plan.balance import share_packs
 from owl.data.plan.packing import pack_window
 from owl.data.plan.plan import Pack, Plan, PlannedSample, imbalance, predicted_cost
+from owl.data.plan.shares import Shares, count_shares
 
 BALANCED_WITHIN = 0.05
 """No suggestion is made if the fills of the two budgets differ by less."""
@@ -61,17 +61,12 @@ class Forecast:
     packed: bool
     fill: Fill
     sources: Mapping[str, SourceShare]
-    dropped: Mapping[str, int]
+    shares: Shares
     longest: tuple[int, int]  # most text tokens, and most tiles, of a sample that is kept
     global_batch_size: int
     dp_size: int
     imbalances: Sequence[float]  # of each step looked at
     suggestions: Sequence[Fill]
-
-    @property
-    def kept(self) -> int:
-        """Samples in the windows that were looked at, pieces of split ones counted each."""
-        return sum(share.samples for share in self.sources.values())
 
     @property
     def packs_per_epoch(self) -> int:
@@ -107,9 +102,6 @@ def forecast(
     windows = [plan.window(0, number) for number in range(count)]
     packs = [each for window in windows for each in window.packs]
     samples = [[s for each in window.packs for s in each] for window in windows]
-    dropped: Counter[str] = Counter()
-    for window in windows:
-        dropped.update(window.dropped)
     fill = measure_fill(packs, pack)
     return Forecast(
         windows=count,
@@ -118,7 +110,7 @@ def forecast(
         packed=pack.enabled,
         fill=fill,
         sources=dict(source_shares(plan, packs)),
-        dropped=dict(sorted(dropped.items())),
+        shares=count_shares(windows),
         longest=longest_sample(packs),
         global_batch_size=global_batch_size,
         dp_size=dp_size,

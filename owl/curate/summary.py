@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.data.plan.lengths import MAGIC
+from owl.data.plan.shares import unlisted_files
 from owl.data.shards.dataset import Dataset
 from owl.data.shown import CutChoice
 
@@ -38,6 +39,8 @@ class Summary:
     bytes: int
     samples: int
     invalid: Mapping[str, int]  # code -> samples
+    without_media: int  # valid samples without a picture or video
+    unlisted: Sequence[str]  # shards in the folder that dataset.json does not list
     distributions: Sequence[Distribution]
 
 
@@ -55,6 +58,8 @@ def summarise(folder: Path) -> Summary:
         bytes=sum(record.bytes for record in records),
         samples=len(dataset),
         invalid=dict(sorted(dataset.errors.items())),
+        without_media=sum(int((media == 0).sum()) for media in _media_counts(dataset)),
+        unlisted=unlisted_files(dataset),
         distributions=[*_media(dataset), *_lengths(dataset)],
     )
 
@@ -92,16 +97,21 @@ def _label(number: int) -> str:
 
 def _media(dataset: Dataset) -> Iterator[Distribution]:
     """Yield the number of pictures per sample, and the sizes of pictures."""
-    per_sample: list[Values] = []
     sides: list[Values] = []
     for number in range(len(dataset.records)):
         index = dataset.index(number)
-        samples = index.samples[index.samples["error"] == 0]
-        per_sample.append(samples["members"].astype(np.int64) - 1)  # the json is a member too
         long_sides = np.maximum(index.members["width"], index.members["height"])
         sides.append(long_sides[long_sides > 0].astype(np.int64))
-    yield distribution("pictures of a sample", _joined(per_sample))
+    yield distribution("pictures of a sample", _joined([*_media_counts(dataset)]))
     yield distribution("longer side of a picture, pixels", _joined(sides), adds_up=False)
+
+
+def _media_counts(dataset: Dataset) -> Iterator[Values]:
+    """Yield the number of media files of each valid sample, shard by shard."""
+    for number in range(len(dataset.records)):
+        samples = dataset.index(number).samples
+        good = samples[samples["error"] == 0]
+        yield good["members"].astype(np.int64) - 1  # the json is a member too
 
 
 def _lengths(dataset: Dataset) -> Iterator[Distribution]:

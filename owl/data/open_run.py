@@ -5,6 +5,7 @@ from owl.config.run import BatchConfig, RunConfig
 from owl.data.families import WORK, reading_of
 from owl.data.loader import GatherFaults, Loader, ShareSkips, build_loader
 from owl.data.plan.resume import kept_packs_per_step
+from owl.data.plan.shares import count_shares, describe_shares, unlisted_shards
 from owl.data.samples import Cursor
 from owl.errors import ConfigError
 
@@ -39,7 +40,7 @@ def open_loader(
         micro_batch_size=run.batch.micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,
-        tile_cost=WORK[run.model.family].tile_cost(run.model, run.stage.trainable),
+        tile_cost=WORK[run.model.family].tile_cost(run.model, run.counted_parts),
         read_pixels=read_pixels,
         share_skips=share_skips,
         gather_faults=gather_faults,
@@ -98,3 +99,14 @@ def step_size(
 def chosen_for(batch: BatchConfig) -> int | None:
     """The samples for which the packs of a step are chosen; None when the user set the packs."""
     return batch.samples_per_step if batch.global_batch_size is None else None
+
+
+def data_lines(run: RunConfig, loader: Loader, start: Cursor | None = None) -> list[str]:
+    """What becomes of the samples of the window in which a run starts, and shards it does not use.
+
+    Training reads that window first anyway, so this costs nothing.
+    """
+    epoch, number = (start.epoch, start.window) if start else (0, 0)
+    shares = count_shares([loader.plan.window(epoch, number)])
+    lines = [*describe_shares(shares, run), *unlisted_shards(loader.plan)]
+    return [f"data, by {shares.samples:,} samples:", *(f"  {line}" for line in lines)]

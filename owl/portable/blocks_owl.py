@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from owl.portable.decoder_config_owl import OwlDecoderConfig
-from owl.portable.rotary_owl import TextContext, at_least_float32, attend, rotate
+from owl.portable.rotary_owl import (
+    TextContext,
+    at_least_float32,
+    attend,
+    attend_eager,
+    rotate,
+)
 
 
 class OwlRMSNorm(nn.Module):
@@ -63,7 +69,9 @@ class OwlAttention(nn.Module):
         super().__init__()
         self.layer_index = layer_index
         self.head_dim = config.head_dim
-        self.config, self.is_causal = config, True  # read by transformers' attention functions
+        # Read by attention functions of transformers and vLLM.
+        self.config, self.is_causal, self.layer_idx = config, True, layer_index
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         width, key_width = config.hidden_size, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(width, config.num_attention_heads * config.head_dim)
         self.k_proj = nn.Linear(width, key_width)
@@ -97,9 +105,17 @@ class OwlAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, context: TextContext
     ) -> Tensor:
         """Attend to tokens: [b, q, a * d]."""
+        if context.eager:
+            heads, weights = attend_eager(
+                query, key, value, mask=context.mask, is_causal=context.is_causal
+            )
+            context.keep(text=weights)
+            return heads
         if self.config.uses_torch_attention:
             return attend(query, key, value, mask=context.mask, is_causal=context.is_causal)
         attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
-        scale = self.head_dim**-0.5
-        heads, _ = attention(self, query, key, value, context.padding, dropout=0.0, scaling=scale)
-        return heads.flatten(2)
+        heads, _ = attention(
+            self, query, key, value, context.padding,
+            dropout=0.0, scaling=self.head_dim**-0.5, **context.options,
+        )  # fmt: skip
+        return heads.reshape(query.shape[0], query.shape[2], -1)  # vLLM's are [tokens, a * d]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Config fields of a decoder made of blocks_owl's parts; a family's config adds its own."""
 
+from inspect import signature
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -17,9 +18,6 @@ class OwlDecoderConfig(PretrainedConfig):
         sliding_window: dropped unless use_sliding_window.
         **kwargs: for PretrainedConfig.
     """
-
-    # A saved config names every size: the published code fills what is missing with its defaults.
-    has_no_defaults_at_init = True
 
     def __init__(
         self,
@@ -69,6 +67,15 @@ class OwlDecoderConfig(PretrainedConfig):
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the contents of config.json, with every argument of the class.
+
+        The published code fills what is missing with defaults of its own.
+        """
+        values = self.to_dict()
+        names = {**signature(OwlDecoderConfig).parameters, **signature(type(self)).parameters}
+        return super().to_diff_dict() | {name: values[name] for name in names if name in values}
+
     @property
     def attention_problem(self) -> str:
         """Why attention cannot be computed as the config requests; empty if it can."""
@@ -81,16 +88,16 @@ class OwlDecoderConfig(PretrainedConfig):
             return ""
         return (
             f"attn_implementation={self._attn_implementation!r} takes other masks than those built "
-            "here. Leave it out, or use 'sdpa' or 'flash_attention_2'."
+            "here. Leave it out, or use 'sdpa', 'flash_attention_2' or 'eager'."
         )
 
     @property
     def uses_torch_attention(self) -> bool:
         """Whether tokens attend to tokens through torch's own function, as by default."""
-        return self._attn_implementation in (None, "sdpa")
+        return self._attn_implementation in (None, "sdpa", "eager")
 
 
-_OTHER_ATTENTIONS = ("eager", "flex_attention", "paged")
+_OTHER_ATTENTIONS = ("flex_attention", "paged")
 
 
 def _quotient(size: Any, parts: Any) -> int:

@@ -8,7 +8,7 @@ folders. What is done for each format is a table in docs/data_format.md.
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 
 from PIL import ExifTags, Image, UnidentifiedImageError, features
@@ -16,6 +16,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from owl.portable.pixels_owl import MODES_WITHOUT_RANGE, to_rgb
 
 MAX_PIXELS = 80_000_000  # below the size at which Pillow warns of a decompression bomb
+MAX_FILE_BYTES = 256 << 20
+"""A larger file is a mistake or an attack; the pixel limits would refuse it anyway."""
+MIN_SIDE = 4
+MAX_SIDE = 16384
+MAX_ASPECT = 200
 
 SUFFIXES = {
     "JPEG": ("jpg", "jpeg"),
@@ -53,6 +58,7 @@ XMP_KEY = "XML:com.adobe.xmp"
 PROFILE_KEYS = ("Raw profile type exif", "Raw profile type APP1", "Raw profile type xmp")
 """Texts of a PNG in which ImageMagick and exiftool keep EXIF and XMP, in hexadecimal."""
 NOTE_CHUNKS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+FRAME_CHUNKS = (b"acTL", b"fcTL", b"fdAT")
 MAX_NOTE_BYTES = 1 << 20
 """Of a note of a PNG that may hold an orientation no more than this is unpacked."""
 
@@ -70,11 +76,33 @@ class PictureError(ValueError):
         super().__init__(message)
 
 
-def open_picture(data: bytes) -> Image.Image:
+def check_size(width: int, height: int) -> None:
+    """Raise PictureError E309 for a size that training refuses: too small, too large, too long."""
+    long, short = max(width, height), min(width, height)
+    if short < MIN_SIDE or long > MAX_SIDE:
+        raise PictureError(
+            "E309", f"a picture of {width}x{height}: each side must be {MIN_SIDE}..{MAX_SIDE}."
+        )
+    _check_pixels(width, height)
+    if long > MAX_ASPECT * short:
+        raise PictureError(
+            "E309", f"a picture of {width}x{height} is over {MAX_ASPECT} times as long as wide."
+        )
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            "E309", f"a picture of {width}x{height} has more than {MAX_PIXELS} pixels: shrink it."
+        )
+
+
+def open_picture(data: bytes, *, animated: bool = False) -> Image.Image:
     """Open a picture without decoding its pixels.
 
     Args:
         data: a file of one of FORMATS, told from its bytes: wrong suffixes are common.
+        animated: keep the frames behind the first of a PNG.
 
     Raises:
         PictureError: E307 of no accepted format, E308 a damaged header, E309 far too large.
@@ -82,7 +110,7 @@ def open_picture(data: bytes) -> Image.Image:
     notes: dict[str, bytes | str] = {}
     stored = data
     if data.startswith(PNG_START):
-        stored, notes = _without_notes(data)
+        stored, notes = _without_notes(data, FRAME_CHUNKS if animated else ())
     try:
         image = Image.open(io.BytesIO(stored), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -138,15 +166,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check(image: Image.Image) -> None:
+    if image.format == "EPS":
+        raise PictureError("E307", "an EPS picture is a program, which Ghostscript would run.")
     if image.mode in MODES_WITHOUT_RANGE:
         raise PictureError(
             "E310", f"a picture of mode {image.mode} has no defined range: store 8 or 16 bit."
         )
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(
-            "E309", f"a picture of {width}x{height} has more than {MAX_PIXELS} pixels: shrink it."
-        )
+    _check_pixels(*image.size)
 
 
 def _has_unused_alpha(image: Image.Image) -> bool:
@@ -200,7 +226,7 @@ XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 # PNG.
 
 
-def _without_notes(png: bytes) -> tuple[bytes, dict[str, bytes | str]]:
+def _without_notes(png: bytes, wanted: Collection[bytes]) -> tuple[bytes, dict[str, bytes | str]]:
     """Split a PNG into what makes its pixels, and the notes that may hold an orientation.
 
     Pillow refuses a picture whose texts or colour profile are large or damaged, though it does
@@ -217,7 +243,7 @@ def _without_notes(png: bytes) -> tuple[bytes, dict[str, bytes | str]]:
         kind = bytes(view[start + 4 : start + 8])
         if not kind.isalpha():
             break
-        if kind[:1].isupper() or kind == b"tRNS":  # upper case: needed for the pixels
+        if kind[:1].isupper() or kind in (b"tRNS", *wanted):  # upper case: needed for the pixels
             kept.append(view[start:end])
         elif kind in NOTE_CHUNKS and (note := _note(kind, bytes(view[start + 8 : end - 4]))):
             notes.setdefault(*note)

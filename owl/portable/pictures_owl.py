@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads pictures and videos from paths, URLs, bytes and arrays.
 
-Decoded with Pillow alone, to the same pixels as in training, by the same reader.
+Decoded to the same pixels as in training, by the same readers.
 """
 
-import base64
-import io
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 from torch import Tensor
 
-from owl.portable.picture_reader_owl import FORMATS, PictureError, open_picture, upright_rgb
-from owl.portable.video_owl import open_video, upright_frame
-
-URL_TIMEOUT_SECONDS = 30
-DEFAULT_MAX_FRAMES = 16  # of the model cards
-ANIMATED = {".gif", ".webp", ".png", ".apng"}
+from owl.portable.fetch_owl import FetchError, open_source, read_source
+from owl.portable.frames_owl import (
+    DEFAULT_MAX_FRAMES,
+    FrameSampling,
+    FrameTimes,
+    SamplingMode,
+    spread,
+)
+from owl.portable.picture_reader_owl import PictureError, open_picture, upright_rgb
+from owl.portable.video_owl import open_clip
 
 
 class MediaError(ValueError):
@@ -44,10 +44,11 @@ def load_picture(source: Any) -> Image.Image:
         return _upright(source, "that was opened")
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(np.asarray(source))
-    data = source if isinstance(source, bytes) else _read(source)
-    name = "the bytes given" if isinstance(source, bytes) else shorten(source)
+    name = _name(source)
     try:
-        image = open_picture(data)
+        image = open_picture(read_source(source))
+    except FetchError as error:
+        raise MediaError(f"{name} cannot be read: {error}.") from error
     except PictureError as error:
         raise _unusable(name, error) from error
     with image:
@@ -69,22 +70,13 @@ def _unusable(name: str, error: PictureError) -> MediaError:
 def shorten(source: Any) -> str:
     """Return a source as text of at most about 200 characters, for messages."""
     text = str(source)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    most = 60 if text.startswith("data:") else 200
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _read(source: str | Path) -> bytes:
-    """Fetch the bytes of a path or URL."""
-    text = str(source)
-    try:
-        if text.startswith("data:"):
-            return base64.b64decode(text.partition(",")[2], validate=True)
-        if text.startswith(("http://", "https://")):
-            with urlopen(text, timeout=URL_TIMEOUT_SECONDS) as answer:
-                data: bytes = answer.read()
-                return data
-        return Path(text.removeprefix("file://")).read_bytes()
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{shorten(text)} cannot be read: {error}.") from error
+def _name(source: Any) -> str:
+    is_named = not isinstance(source, bytes | bytearray | memoryview)
+    return shorten(source) if is_named else "the bytes given"
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -104,90 +96,93 @@ def _from_array(array: np.ndarray) -> Image.Image:
 # Videos.
 
 
-def load_frames(source: Any, max_frames: int | None = None) -> list[Image.Image]:
+@dataclass(frozen=True)
+class Clip:
+    """A video with its own choice of frames, where it differs from that of the call.
+
+    Args:
+        source: as load_frames takes it.
+        start: second at which it begins.
+        end: second at which it ends; by default the end of the file.
+        fps: frames a second, by the file's time stamps.
+        max_frames: most frames.
+    """
+
+    source: Any
+    start: float = 0.0
+    end: float = float("inf")
+    fps: float | None = None
+    max_frames: int | None = None
+
+
+def load_frames(
+    source: Any, max_frames: int | None = None, fps: float | None = None
+) -> list[Image.Image]:
     """Open a video as frames.
 
     Args:
-        source: a list of pictures; a uint8 array [frames, h, w, 3]; a path or URL of an animated
-            picture or, with PyAV installed, of a video.
+        source: a list of pictures; a uint8 array [frames, h, w, 3]; a path, URL or bytes of an
+            animated picture or, with PyAV installed, of a video; or a Clip of one of these.
         max_frames: most frames; of more, the middles of that many equal parts are taken. None
             keeps a list as it is, as published, and means DEFAULT_MAX_FRAMES otherwise.
+        fps: of a file what is shown at each 1 / fps seconds, by its time stamps; None takes every
+            round(frames per second)-th frame, as published.
 
     Raises:
         MediaError: it cannot be read, or holds no frame.
     """
-    most = DEFAULT_MAX_FRAMES if max_frames is None else max_frames
-    if isinstance(source, list | tuple):
-        kept = range(len(source)) if max_frames is None else spread(len(source), most)
-        frames = [load_picture(source[index]) for index in kept]
-    elif isinstance(source, np.ndarray | Tensor):
-        array = np.asarray(source)
-        frames = [_from_array(array[index]) for index in spread(len(array), most)]
-    elif Path(str(source)).suffix.lower() in ANIMATED:
-        frames = _animation(source, most)
+    clip = source if isinstance(source, Clip) else Clip(source)
+    clip = replace(clip, fps=clip.fps or fps, max_frames=clip.max_frames or max_frames)
+    name = _name(clip.source)
+    if isinstance(clip.source, list | tuple | np.ndarray | Tensor):
+        if clip != Clip(clip.source, max_frames=clip.max_frames):
+            raise MediaError(
+                "a video of single frames has no times: start, end and fps need a file. Choose the "
+                "frames, or use max_frames."
+            )
+        frames = _listed_frames(clip.source, clip.max_frames)
     else:
-        frames = _video(source, most)
+        frames = _file_frames(clip, name)
     if not frames:
-        raise MediaError(f"video {shorten(source)} holds no frame.")
+        raise MediaError(f"video {name} holds no frame.")
     return frames
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Choose frames: all of them, or the middles of `most` equal parts (published)."""
-    if count <= most:
-        return list(range(count))
-    gap = count / most
-    return [int(part * gap + gap / 2) for part in range(most)]
+def _listed_frames(source: Any, max_frames: int | None) -> list[Image.Image]:
+    if isinstance(source, list | tuple):
+        kept = range(len(source)) if max_frames is None else spread(len(source), max_frames)
+        return [load_picture(source[index]) for index in kept]
+    array = np.asarray(source)
+    return [_from_array(array[index]) for index in spread(len(array), _most(max_frames))]
 
 
-def one_a_second(count: int, frames_per_second: float, most: int) -> list[int]:
-    """Choose one frame a second, then at most `most` of those (published)."""
-    step = max(round(frames_per_second), 1)
-    seconds = range(0, count, step)
-    return [seconds[index] for index in spread(len(seconds), most)]
+def _most(max_frames: int | None) -> int:
+    return DEFAULT_MAX_FRAMES if max_frames is None else max_frames
 
 
-def _animation(source: str | Path, max_frames: int) -> list[Image.Image]:
-    data = _read(source)
+def _file_frames(clip: Clip, name: str) -> list[Image.Image]:
+    sampling = FrameSampling(
+        mode=SamplingMode.fps if clip.fps is None else SamplingMode.time,
+        fps=clip.fps or 1.0,
+        max_frames=_most(clip.max_frames),
+    )
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            frames = [upright_rgb(frame) for frame in ImageSequence.Iterator(image)]
-            milliseconds = image.info.get("duration") or 100
-    except Exception as error:  # Pillow raises whatever the parsers of damaged files meet
-        reason = str(error).rstrip(".")
-        raise MediaError(f"video {shorten(source)} cannot be decoded: {reason}.") from error
-    chosen = one_a_second(len(frames), 1000 / milliseconds, max_frames)
-    return [frames[index] for index in chosen]
+        with open_source(clip.source) as file, open_clip(file) as video:
+            within = _within(video.times, clip)
+            seconds = video.times.seconds[within.start : within.stop]
+            chosen = sampling.choose(seconds, video.times.fps)
+            return list(video.decode([within[index] for index in chosen]))
+    except FetchError as error:
+        raise MediaError(f"{name} cannot be read: {error}.") from error
+    except PictureError as error:
+        reason = error.message.rstrip(".")
+        raise MediaError(f"video {name} cannot be decoded: {reason}.") from error
+    except OSError as error:
+        raise MediaError(f"video {name} cannot be read: {error}.") from error
 
 
-def _video(source: str | Path, max_frames: int) -> list[Image.Image]:
+def _within(times: FrameTimes, clip: Clip) -> range:
     try:
-        import av
-    except ImportError as error:
-        raise MediaError(
-            f"video {shorten(source)} needs PyAV: pip install av, or give the frames as a list of "
-            "pictures."
-        ) from error
-    data = _read(source)
-    try:
-        with open_video(av, io.BytesIO(data)) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or 1)
-            count = int(stream.frames) or len(list(container.decode(stream)))
-        wanted = one_a_second(count, rate, max_frames)
-        with open_video(av, io.BytesIO(data)) as container:
-            return _pick(container.decode(container.streams.video[0]), wanted)
-    except Exception as error:  # ffmpeg's errors have no useful common base
-        raise MediaError(f"video {shorten(source)} cannot be decoded: {error}.") from error
-
-
-def _pick(frames: Any, wanted: Sequence[int]) -> list[Image.Image]:
-    """Select the frames at the wanted, increasing indices."""
-    left, chosen = set(wanted), []
-    for index, frame in enumerate(frames):
-        if index in left:
-            chosen.append(upright_frame(frame))
-            left.discard(index)
-        if not left:
-            break
-    return chosen
+        return times.between(clip.start, clip.end)
+    except ValueError as error:
+        raise MediaError(f"video {_name(clip.source)}: {error}.") from error

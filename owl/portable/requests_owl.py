@@ -13,14 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from owl.portable.marks_owl import ChatFormat, Mark, Turn, split_marks
-from owl.portable.pictures_owl import shorten
+from owl.portable.pictures_owl import Clip, shorten
 from owl.portable.pieces_owl import Control, Piece
 
 SOURCE_KEYS = {
-    "image": ("image", "path", "url", "base64"),
-    "video": ("video", "path", "url"),
+    "image": ("image", "path", "url", "base64", "image_url"),
+    "video": ("video", "path", "url", "base64", "video_url"),
 }
 """Keys under which an entry of a content list may hold its media."""
+KINDS = {
+    **{"image": "image", "image_url": "image", "input_image": "image"},
+    **{"video": "video", "video_url": "video"},
+}
+"""Types of entries with media (transformers, Qwen, OpenAI), and their kinds."""
+CLIP_KEYS = {
+    "video_start": "start",
+    "video_end": "end",
+    "fps": "fps",
+    "max_frames": "max_frames",
+}
+"""Keys of a video's entry that choose its frames (Qwen), and the fields of a Clip."""
 
 
 class RequestError(ValueError):
@@ -176,6 +188,41 @@ def _is_clip(media: Any) -> bool:
 _PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".avif"}
 
 
+def is_message(value: Any) -> bool:
+    """Whether this is one message, as a dict or an object, rather than a conversation."""
+    return isinstance(value, Mapping) or hasattr(value, "role")
+
+
+def plain_messages(messages: Sequence[Any]) -> list[Any]:
+    """Convert messages and content entries that are objects to dicts.
+
+    Entries of the OpenAI form, {"type": "image_url", "image_url": {"url": ...}}, become image
+    entries.
+    """
+    plain = [_as_dict(message) for message in messages]
+    for message in plain:
+        if isinstance(message, dict) and isinstance(message.get("content"), list | tuple):
+            message["content"] = [_plain_entry(_as_dict(entry)) for entry in message["content"]]
+    return plain
+
+
+def _as_dict(value: Any) -> Any:
+    """Convert a dict, dataclass or pydantic model to a dict without fields that are None."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    fields = vars(value) if hasattr(value, "__dict__") else None
+    return value if fields is None else {n: v for n, v in fields.items() if v is not None}
+
+
+def _plain_entry(entry: Any) -> Any:
+    kind = entry.get("type") if isinstance(entry, dict) else None
+    if kind not in ("image_url", "video_url"):
+        return entry
+    source = entry.get(kind)
+    source = source.get("url") if isinstance(source, Mapping) else source
+    return {"type": kind.removesuffix("_url"), "url": source}
+
+
 def read_conversation(
     messages: Sequence[dict[str, Any]], ending: Ending, chat: ChatFormat, *, need_media: bool
 ) -> Request:
@@ -217,15 +264,38 @@ def _entry(entry: Any, request: Request, need_media: bool) -> str | Mark:
                 f"a content entry of type text has text={entry.get('text')!r}: it must be a string."
             )
         return str(entry["text"])
-    if kind not in SOURCE_KEYS:
+    if kind not in KINDS:
         raise RequestError(f"a content entry of type {kind!r}: it must be text, image or video.")
-    found = [entry[key] for key in SOURCE_KEYS[kind] if entry.get(key) is not None]
+    mark = Mark[KINDS[kind]]
+    keys = SOURCE_KEYS[mark.name]
+    found = [(key, entry[key]) for key in keys if entry.get(key) is not None]
     if len(found) != 1 and need_media:
         raise RequestError(
             f"a content entry {sorted(entry)} of type {kind} holds {len(found)} sources: give one "
-            f"of {', '.join(SOURCE_KEYS[kind])}."
+            f"of {', '.join(keys)}."
         )
     if found:
-        source = found[0] if entry.get("base64") is None else f"data:,{found[0]}"
-        (request.images if kind == "image" else request.videos).append(source)
-    return Mark[kind]
+        source = _source(*found[0])
+        (request.images if mark is Mark.image else request.videos).append(
+            _clip(source, entry) if mark is Mark.video else source
+        )
+    return mark
+
+
+def _source(key: str, value: Any) -> Any:
+    if key == "base64":
+        return f"data:;base64,{value}"
+    if key.endswith("_url") and isinstance(value, Mapping):  # OpenAI's {"url": ..., "detail": ...}
+        return value.get("url")
+    return value
+
+
+def _clip(source: Any, entry: Mapping[str, Any]) -> Any:
+    """Return a video with the choice of frames that its entry makes, if any."""
+    chosen = {key: entry[key] for key in CLIP_KEYS if entry.get(key) is not None}
+    for key, value in chosen.items():
+        least = 0 if key.startswith("video_") else 1 if key == "max_frames" else 1e-6
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+            raise RequestError(f"a content entry of type video has {key}={value!r}: use a number.")
+    options: Any = {CLIP_KEYS[key]: value for key, value in chosen.items()}
+    return Clip(source, **options) if options else source

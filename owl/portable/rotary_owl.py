@@ -4,7 +4,7 @@
 Letters: b rows of a batch, q tokens computed now, a heads, k key-value heads, d head width.
 """
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,20 @@ class TextContext:
     num_keys: int  # tokens computed now or before; a static cache is longer
     padding: Tensor | None = None
     """[b, keys], 0 at padding, for attention other than torch's own; None without padding."""
+    eager: bool = False
+    """Compute attention step by step, for its weights, rather than by a fused function."""
+    weights: list[Tensor] | None = None
+    """Where layers append their weights on tokens, [b, a, q, keys]; None discards them."""
+    media_weights: list[Tensor] | None = None
+    """Likewise those on pictures, of the layers that attend to them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments for an attention function that is not torch's own."""
+
+    def keep(self, *, text: Tensor | None = None, media: Tensor | None = None) -> None:
+        """Keep a layer's weights on tokens, or on pictures, if they were requested."""
+        for kept, weights in ((self.weights, text), (self.media_weights, media)):
+            if kept is not None and weights is not None:
+                kept.append(weights)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TextContext":
         """Move to the device of a layer (device_map spreads layers over several)."""
@@ -135,3 +149,22 @@ def attend(
         query, key, value, attn_mask=mask, is_causal=is_causal and query.shape[2] > 1
     )
     return heads.transpose(1, 2).flatten(2)
+
+
+def attend_eager(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, is_causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Compute what attend does step by step, in memory for [b, a, q, n] weights.
+
+    Returns:
+        [b, q, a * d], and the weights [b, a, q, n] in the dtype of the heads.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    if is_causal and query.shape[2] > 1:
+        mask = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = at_least_float32(scores).softmax(dim=-1).to(query.dtype)
+    return (weights @ value).transpose(1, 2).flatten(2), weights

@@ -44,6 +44,7 @@ def make_step(
             loss=loss,
             grad_norm=result.grad_norm,
             learning_rate=result.learning_rate,
+            part_rates=result.part_rates,
             loss_scale=result.loss_scale,
             update_skipped=result.skipped,
             samples=counts.samples,

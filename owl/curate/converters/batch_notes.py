@@ -24,8 +24,10 @@ class BatchNote:
     shards: list[tuple[str, int]]  # name, bytes
     samples: int
     rejects: list[Reject]
-    left_out: int = 0
-    """Pictures that documents are written without."""
+    pictures: int = 0
+    """Pictures and clips that samples show."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Code -> pictures that documents are written without."""
     bare: int = 0
     """Documents that have no picture left."""
     layouts: dict[str, int] = field(default_factory=dict)
@@ -41,6 +43,8 @@ def load_notes(output: Path) -> dict[str, BatchNote]:
 def _load_note(path: Path) -> BatchNote:
     content = json.loads(path.read_text(encoding="utf-8"))
     content["rejects"] = [Reject(**reject) for reject in content["rejects"]]
+    if isinstance(content["left_out"], int):  # of an earlier version
+        content["left_out"] = {"E302": content["left_out"]} if content["left_out"] else {}
     content["shards"] = [(name, size) for name, size in content["shards"]]
     return BatchNote(**content)
 

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -90,7 +90,10 @@ class ConvertJob:
 
     def store(self) -> PictureStore:
         """Where the pictures are read."""
-        folder = SourceFolder(self.images, self.options.follow_links) if self.images else None
+        place = self.images
+        if place is None and self.format.has_pictures_beside:
+            place = self.input if self.input.is_dir() else self.input.parent
+        folder = SourceFolder(place, self.options.follow_links) if place else None
         return PictureStore(folder, self.options)
 
 
@@ -109,7 +112,8 @@ class ConvertReport:
     shards: int
     rejects: int
     codes: dict[str, int]
-    left_out: int
+    pictures: int
+    left_out: dict[str, int]
     bare: int
     layouts: dict[str, int]
     abandoned: list[str]
@@ -139,9 +143,12 @@ def convert(
         _check_settings(job)
         notes = load_notes(job.output)
         files = list_files(
-            job.input, job.format.source.suffixes, follow_links=job.options.follow_links
+            job.input,
+            job.format.source.suffixes,
+            follow_links=job.options.follow_links,
+            together=job.format.is_folder_of_pages,
         )
-        progress = Progress("convert", sum(file.path.stat().st_size for file in files), report)
+        progress = Progress("convert", sum(file.size for file in files), report)
         samples = rejects = 0
         done: dict[str, BatchNote] = {}
 
@@ -193,7 +200,8 @@ def convert_batch(job: ConvertJob, batch: Batch) -> BatchNote:
         [(path.name, path.stat().st_size) for path in series.paths],
         samples=len(written),
         rejects=rejects,
-        left_out=sum(sample.left_out for sample in written),
+        pictures=sum(len(sample.document["media"]) for sample in written),
+        left_out=dict(sum((Counter(sample.left_out) for sample in written), Counter())),
         bare=sum(1 for each in written if each.left_out and not each.document["media"]),
         layouts=dict(Counter(sample.layout for sample in written if sample.layout)),
     )
@@ -209,7 +217,7 @@ def convert_record(
     return finish_draft(
         job.format.to_draft(record, store),
         record,
-        f"{job.name}/{slug}/{record.line:08}",
+        f"{job.name}/{slug}/{record.key or f'{record.line:08}'}",
         source=job.format.name,
         escape=job.options.escape,
     )
@@ -366,10 +374,15 @@ def _finish(
         shards=sum(len(note.shards) for note in done.values()),
         rejects=codes.total(),
         codes=dict(sorted(codes.items())),
-        left_out=sum(note.left_out for note in done.values()),
+        pictures=sum(note.pictures for note in done.values()),
+        left_out=_total(note.left_out for note in done.values()),
         bare=sum(note.bare for note in done.values()),
-        layouts=dict(sum((Counter(note.layouts) for note in done.values()), Counter())),
+        layouts=_total(note.layouts for note in done.values()),
         abandoned=sorted(name for note in abandoned for name, _ in note.shards),
     )
     _save_settings(job, asdict(report))
     return report
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sorted(sum((Counter(each) for each in counts), Counter()).items()))

@@ -6,28 +6,27 @@ import json
 import os
 import re
 import stat
-from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 from owl.curate.converters.fields import required, typed
 from owl.curate.converters.records import (
     ConvertError,
     ConvertOptions,
+    LeftOut,
     MediaList,
     MissingPictures,
     SourceStats,
 )
+from owl.curate.converters.svg import draw_svg, is_svg
 from owl.data.encode.images import decode_picture, picture_size, picture_suffix
 from owl.data.shards.rules import uneven_frames
 from owl.errors import DataError
-
-MAX_FILE_BYTES = 256 << 20
-"""A larger file is a mistake or an attack; the pixel limits would refuse it anyway."""
+from owl.portable.fetch_owl import FetchError, decode_data_url, local_path
+from owl.portable.picture_reader_owl import MAX_FILE_BYTES
 
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of a wrong name. Any other is a failure of the disk, and ends the run."""
@@ -136,11 +135,16 @@ def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], name
 
 
+Span = tuple[float, float]
+EVERYTHING: Span = (0.0, float("inf"))
+"""From the first second of a video to its last."""
+
+
 class ClipSource(Protocol):
     """Provides the frames of a video that a source names."""
 
-    def add_clip(self, media: MediaList, name: str) -> int:
-        """Append a video to the media of a sample; return its index."""
+    def add_clip(self, media: MediaList, name: str, span: Span = EVERYTHING) -> int:
+        """Append a video, or the seconds [start, end) of it, to the media; return its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class PictureStore:
         """Append a picture by its name, `file://` address or data url; return its index."""
         if name.startswith("data:"):
             return self.add_bytes(media, data_of_url(name), f"{name:.40}...")
-        data = self._folder().read(self._mapped(path_of(name)), media.sources)
+        data = self._folder().read(self._mapped(local_path(name)), media.sources)
         return self.add_bytes(media, data, name, uri=name)
 
     def add_value(self, media: MediaList, value: object, name: str) -> int:
@@ -170,7 +174,9 @@ class PictureStore:
             label = f"{name} ({path})" if path else name
             return self.add_bytes(media, data, label, uri=path)
         found = next((fields[key] for key in ("path", "url", "image") if fields.get(key)), None)
-        if isinstance(value, dict) and (self.folder is None or not isinstance(found, str)):
+        is_inside = isinstance(found, str) and found.startswith("data:")
+        has_place = isinstance(found, str) and (is_inside or self.folder is not None)
+        if isinstance(value, dict) and not has_place:
             raise DataError(
                 "E302",
                 f"{name} holds no bytes (path={found!r:.80}). Embed the pictures, or give --images "
@@ -179,7 +185,7 @@ class PictureStore:
         return self.add(media, typed(found if fields else value, str, name))
 
     def add_unless_missing(
-        self, media: MediaList, value: object, name: str, left_out: list[str]
+        self, media: MediaList, value: object, name: str, left_out: list[LeftOut]
     ) -> int | None:
         """Append a picture of a document; return its index, or None if it is left out.
 
@@ -200,7 +206,7 @@ class PictureStore:
             leave_out = self.options.missing_pictures is MissingPictures.leave_out
             if not leave_out or error.code not in UNUSABLE_PICTURE:
                 raise
-            left_out.append(value if isinstance(value, str) else name)
+            left_out.append(LeftOut(value if isinstance(value, str) else name, error.code))
             return None
 
     def add_bytes(self, media: MediaList, data: bytes, name: str, **fields: object) -> int:
@@ -212,13 +218,20 @@ class PictureStore:
             name: of the picture, for messages.
             fields: of the media entry.
         """
+        data = self._drawn(data, name)
         suffix, width, height = self._check(data, name)
         return media.add_picture(data, suffix, w=width, h=height, cut=self.options.cut, **fields)
 
-    def add_clip(self, media: MediaList, name: str) -> int:
+    def add_clip(self, media: MediaList, name: str, span: Span = EVERYTHING) -> int:
         """Append a video whose frames are in a folder of its name, with or without suffix."""
+        if span != EVERYTHING:
+            raise DataError(
+                "E313",
+                f"{name!r:.200} is to be shown from second {span[0]} to {span[1]}, but frames in a "
+                "folder have no times. Use owl data video-frames with the video file.",
+            )
         folder, of = self._folder(), name
-        name = path_of(name)
+        name = local_path(name)
         if folder.locate(name).is_file():
             raise DataError(
                 "E313",
@@ -249,6 +262,15 @@ class PictureStore:
             return name
         return load_url_map(self.options.url_map).get(name, name)
 
+    def _drawn(self, data: bytes, name: str) -> bytes:
+        """Return a picture as it is stored: an SVG as the PNG that is drawn from it."""
+        if not is_svg(data):
+            return data
+        try:
+            return draw_svg(data)
+        except DataError as error:
+            raise DataError(error.code, f"{name!r:.200}: {error.message}") from error
+
     def _check(self, data: bytes, name: str) -> tuple[str, int, int]:
         """Return suffix, width and height. Raises DataError E307 to E310, with the name."""
         try:
@@ -261,21 +283,11 @@ class PictureStore:
         return suffix, width, height
 
 
-def path_of(name: str) -> str:
-    """The path that a `file://` address names; any other name as it is."""
-    if name.startswith("file:///"):
-        return unquote(urlsplit(name).path)
-    return name.removeprefix("file://")
-
-
 def data_of_url(url: str) -> bytes:
     """Decode `data:image/jpeg;base64,...`. Raises DataError E302."""
-    head, comma, text = url.partition(",")
     try:
-        if not comma or not head.endswith(";base64"):
-            raise ValueError("it is not base64")
-        return b64decode("".join(unquote(text).split()), validate=True)
-    except ValueError as error:
+        return decode_data_url(url)
+    except FetchError as error:
         raise DataError("E302", f"{url!r:.60} is not a readable data url: {error}.") from error
 
 

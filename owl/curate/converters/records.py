@@ -6,11 +6,12 @@ that the sample format does not have are kept in `meta.raw`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from owl.curate.converters.prompt_endings import PromptEnding, add_ending
 from owl.data.shards.schema import FORBIDDEN_LITERALS, SCHEMA, Json
@@ -36,6 +37,8 @@ class SourceRecord:
     file: str  # relative to the input folder
     line: int  # from 1: line of a json-lines file, element of an array, row of a table, tar sample
     value: Any
+    key: str = ""
+    """Last part of the sample's key, where the line is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,13 @@ class Reject:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.code}: {self.message}"
+
+
+class LeftOut(NamedTuple):
+    """A picture that a document is written without."""
+
+    name: str
+    code: str
 
 
 class MissingPictures(StrEnum):
@@ -121,8 +131,8 @@ class Draft:
     media: MediaList
     raw: dict[str, Any] = field(default_factory=dict)
     """Fields of the source that the sample format does not have, unchanged."""
-    left_out: list[str] = field(default_factory=list)
-    """Names of missing or damaged pictures that the document is written without."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Missing or damaged pictures that the document is written without."""
     prompt_ending: PromptEnding | None = None
     id: str | None = None
     layout: str = ""
@@ -138,8 +148,8 @@ class ConvertedSample:
     files: Mapping[str, bytes]
     sources: SourceStats
     """Files that were read for it; a change in one of them makes the sample another."""
-    left_out: int
-    """Pictures that it is written without."""
+    left_out: Mapping[str, int]
+    """Code -> pictures that it is written without."""
     layout: str
 
 
@@ -168,7 +178,7 @@ def finish_draft(
         "source": source,
         "from": f"{record.file}:{record.line}",
         "raw": draft.raw,
-        "left_out": draft.left_out,
+        "left_out": [each.name for each in draft.left_out],
     }
     check_json(meta)
     document = {
@@ -184,7 +194,7 @@ def finish_draft(
         document,
         draft.media.files,
         sources=draft.media.sources,
-        left_out=len(draft.left_out),
+        left_out=Counter(each.code for each in draft.left_out),
         layout=draft.layout,
     )
 

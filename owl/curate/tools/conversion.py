@@ -4,7 +4,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from owl.curate.converters.formats.layouts import LAYOUTS
@@ -128,6 +128,10 @@ def run_job(job: ConvertJob, workers: int, *, retry_rejects: bool, tool: str) ->
     return 1 if report.rejects or report.abandoned else 0
 
 
+def _by_code(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{code} {count}" for code, count in counts.items())
+
+
 def _print_line(line: str) -> None:
     """Print at once, even into a log file."""
     print(line, flush=True)
@@ -140,13 +144,14 @@ def _print_report(report: ConvertReport, output: Path) -> None:
         layouts = ", ".join(f"{name} {count}" for name, count in report.layouts.items())
         print(f"layouts, by the fields of the records: {layouts}")
     if report.left_out:
+        total, codes = sum(report.left_out.values()), _by_code(report.left_out)
         print(
-            f"left out {report.left_out} missing or damaged pictures, named in meta.left_out; "
-            f"{report.bare} documents have no picture left",
+            f"pictures and videos: {report.pictures} shown, {total} missing or damaged left out "
+            f"({codes}), named in meta.left_out; {report.bare} documents have none left",
             file=sys.stderr,
         )
     if report.rejects:
-        codes = ", ".join(f"{code} {count}" for code, count in report.codes.items())
+        codes = _by_code(report.codes)
         print(f"rejected {report.rejects}: {codes}; see {output / REJECTS_FILE}", file=sys.stderr)
     for name in report.abandoned:
         print(f"{name} belongs to input that is gone: delete it, or restore it.", file=sys.stderr)

@@ -40,17 +40,22 @@ FORMAT_HELP = {
     "m4": "M4-Instruct json: conversations over several pictures",
     "sharegpt4video": "ShareGPT4Video json, frames as pictures in folders",
     "captions": "image-caption tars of img2dataset (LAION, COYO, DataComp, CC12M)",
-    "parquet": "Hugging Face tables: OBELICS, The Cauldron, or any layout of jsonl",
+    "parquet": "Hugging Face tables, also .arrow: OBELICS, The Cauldron, any layout of jsonl",
+    "csv": "tables as text, .csv or .tsv, in any layout of jsonl",
+    "imagefolder": "pictures with a metadata.csv, .jsonl or .parquet beside them",
+    "pages": "a folder of markdown or HTML pages with their figures",
     "jsonl": "your own: messages, questions and answers, captions, or texts",
 }
+OWN_FIELDS = ("jsonl", "csv", "parquet", "imagefolder")
+"""Formats whose records may have any layout."""
 ONLY_WITH = {
-    "prompt_ending": ("llava", "m4", "sharegpt4video", "parquet", "jsonl"),
-    "missing_pictures": ("obelics", "mmc4", "jsonl", "parquet"),
-    "url_map": ("obelics", "parquet", "jsonl"),
-    "turns_of": ("jsonl",),
-    "field_map": ("captions", "jsonl", "parquet"),
-    "ignore_fields": ("llava", "m4", "sharegpt4video", "jsonl", "parquet"),
-    "media_first": ("llava", "m4", "sharegpt4video", "jsonl", "parquet"),
+    "prompt_ending": ("llava", "m4", "sharegpt4video", *OWN_FIELDS),
+    "missing_pictures": ("obelics", "mmc4", "pages", *OWN_FIELDS),
+    "url_map": ("obelics", "pages", *OWN_FIELDS),
+    "turns_of": ("jsonl", "csv"),
+    "field_map": ("captions", *OWN_FIELDS),
+    "ignore_fields": ("llava", "m4", "sharegpt4video", *OWN_FIELDS),
+    "media_first": ("llava", "m4", "sharegpt4video", *OWN_FIELDS),
 }
 """Options that would have no effect with the other formats."""
 FLAGS = {"field_map": "--map", "ignore_fields": "--ignore-field"}

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from owl.curate.summary import Distribution, Summary, summarise
+from owl.data.plan.shares import unlisted_sentence
 from owl.errors import OwlError
 
 BAR_WIDTH = 40
@@ -82,6 +83,15 @@ def _describe(summary: Summary) -> Iterator[str]:
     if summary.invalid:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.invalid.items())
         yield f"invalid, and left out below: {codes} (owl data lint lists them)"
+    if summary.without_media:
+        valid = summary.samples - sum(summary.invalid.values())
+        yield (
+            f"without pictures or videos: {summary.without_media:,} samples "
+            f"({summary.without_media / valid:.1%}); they teach nothing while the language model "
+            "is frozen (stage 1)"
+        )
+    if summary.unlisted:
+        yield unlisted_sentence(summary.unlisted, summary.folder)
     for each in summary.distributions:
         yield from _describe_distribution(each)
     if not any("tokens" in each.name for each in summary.distributions):

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from owl.config.data_run import read_data_run
-from owl.config.run import OversizePolicy, RunConfig
+from owl.config.run import RunConfig
 from owl.curate.forecast import Fill, Forecast, forecast
 from owl.data.loader import Loader
 from owl.data.open_run import open_loader, step_size
+from owl.data.plan.shares import describe_shares, unlisted_shards
 from owl.errors import ConfigError, OwlError, UsageError
 
 
@@ -88,11 +89,12 @@ def _describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]
         f"of {run.pack.window}; looked at {result.windows:,}"
     )
     yield from _source_lines(result)
-    yield from _dropped_lines(result, run.data.oversize)
+    yield from describe_shares(result.shares, run)
     yield from _fill_lines(result)
     yield _step_line(result, run.stage.train_steps)
     yield _balance_line(result, loader.tile_cost)
     yield from _suggestion_lines(result)
+    yield from unlisted_shards(loader.plan)
 
 
 def _source_lines(result: Forecast) -> Iterator[str]:
@@ -105,24 +107,6 @@ def _source_lines(result: Forecast) -> Iterator[str]:
         amounts = (share.samples, share.text_tokens, share.tiles)
         cells = [f"{a:,} ({a / total:.0%})" for a, total in zip(amounts, totals, strict=True)]
         yield f"  {name:20}{cells[0]:>18}{cells[1]:>20}{cells[2]:>18}"
-
-
-def _dropped_lines(result: Forecast, oversize: OversizePolicy) -> Iterator[str]:
-    if not result.dropped:
-        yield "nothing is dropped"
-        return
-    listed = ", ".join(f"{code} {count:,}" for code, count in result.dropped.items())
-    count = sum(result.dropped.values())
-    share = count / (count + result.kept)
-    yield (
-        f"dropped: {share:.1%} of the samples, {listed} (E401: text over pack.text_tokens, "
-        "E402: tiles over pack.tiles)"
-    )
-    if oversize is OversizePolicy.drop:
-        yield (
-            "  to keep them: data.oversize=split cuts documents into pieces that fit, truncate "
-            "keeps the start of each sample; or raise the budget"
-        )
 
 
 def _fill_lines(result: Forecast) -> Iterator[str]:
@@ -177,7 +161,12 @@ def _suggestion_lines(result: Forecast) -> Iterator[str]:
     if not result.fill.tile_fill:
         yield "no sample has a tile: only pack.text_tokens matters"
     else:
-        yield "the two budgets run out together: nothing better to suggest"
+        yield f"the two budgets run out together{_verdict(result)}"
+
+
+def _verdict(result: Forecast) -> str:
+    lost = 1 - result.shares.kept / result.shares.samples
+    return f", but {lost:.1%} of the samples are lost" if lost else ": nothing better to suggest"
 
 
 def _describe_fill(fill: Fill) -> str:
@@ -189,5 +178,6 @@ def _describe_json(result: Forecast) -> dict[str, object]:
         "packs_per_epoch": result.packs_per_epoch,
         "steps_per_epoch": result.steps_per_epoch,
         "efficiency": result.fill.efficiency,
+        "dropped": result.shares.dropped,
     }
     return asdict(result) | derived

@@ -14,7 +14,9 @@ A line of the input names a video and its text, in one of four ways:
 
 Sampling fps (the default, the published rule): every round(video fps / --fps)-th frame; of more
 than --max-frames of those, the middles of as many equal parts. Sampling uniform: the middles of
---max-frames equal parts of all frames. Each segment is sampled separately. Needs PyAV:
+--max-frames equal parts of all frames. Sampling time: what is shown at each 1 / --fps seconds by
+the video's own time stamps, for screen recordings and others whose rate varies. Each segment is
+sampled separately. Animated GIF, WebP and PNG are videos too. Needs PyAV:
 pip install 'owl3-megatron[video]'.
 
 Exit code: 0 every record became a sample; 1 some records were rejected (rejects.jsonl), or shards
@@ -32,7 +34,6 @@ from owl.curate.converters.pictures import SourceFolder
 from owl.curate.converters.prompt_endings import WORDING, PromptEnding
 from owl.curate.converters.records import ConvertError, ConvertOptions
 from owl.curate.converters.shard_series import ShardLimits
-from owl.curate.converters.video.frame_sampling import FrameSampling, SamplingMode
 from owl.curate.converters.video.video_file import load_av
 from owl.curate.converters.video.video_frames import NAME, VideoClips, video_format
 from owl.curate.tools.conversion import (
@@ -42,6 +43,7 @@ from owl.curate.tools.conversion import (
     run_job,
     running_problem,
 )
+from owl.portable.frames_owl import FrameSampling, SamplingMode
 
 
 def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """RawSample to EncodedSample: token ids, loss weights, positions, tiles and their offsets."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class SampleEncoder:
         Raises:
             DataError: E307..E310, a picture cannot be used.
         """
-        places, row = self._write(raw.document, _sizes(raw), cut, excerpt)
+        places, row = self.write(raw.document, _sizes(raw), cut, excerpt)
         return self._finish(raw, excerpt.name(raw.key), source, row, places)
 
     def encode_text(
@@ -102,7 +103,7 @@ class SampleEncoder:
 
         The sample has sizes and no files, as Dataset.read_text returns it.
         """
-        _, row = self._write(raw.document, raw.sizes, cut, excerpt)
+        _, row = self.write(raw.document, raw.sizes, cut, excerpt)
         return self._sample(excerpt.name(raw.key), source, row, self.reading.no_pixels())
 
     def encode_prompt(
@@ -111,7 +112,8 @@ class SampleEncoder:
         """Encode a conversation up to where the assistant's next answer begins; learns nothing."""
         asked = raw.document.prompt()
         places = self.places(asked, _sizes(raw), cut)
-        row = self._row(render_prompt(self._readable(asked), places, self.reading))
+        pieces = render_prompt(self._readable(asked), places, self.reading)
+        row = self._row(pieces, self.tokenizer.encode)
         row.loss_weights = [CONTEXT] * len(row.tokens)
         return self._finish(raw, raw.key, source, row, places)
 
@@ -129,8 +131,7 @@ class SampleEncoder:
         self, document: Document, sizes: Sizes, cut: CutChoice, excerpt: Excerpt = COMPLETE
     ) -> tuple[int, int]:
         """Count a sample's text tokens (placeholders included) and tiles, without its pixels."""
-        _, row = self._write(document, sizes, cut, excerpt)
-        return len(row.tokens), len(row.media_offset)
+        return SampleMeter(self, document, sizes).measure(cut, excerpt)
 
     def places(
         self, document: Document, sizes: Sizes, cut: CutChoice, max_frames: int | None = None
@@ -153,30 +154,36 @@ class SampleEncoder:
             for part in parts
         ]
 
-    def _write(
-        self, document: Document, sizes: Sizes, cut: CutChoice, excerpt: Excerpt
+    def write(
+        self,
+        document: Document,
+        sizes: Sizes,
+        cut: CutChoice,
+        excerpt: Excerpt,
+        encode: Callable[[str], list[int]] | None = None,
     ) -> tuple[list[Shown], TokenRow]:
         """How an excerpt of a document shows its media, and its tokens.
 
         The complete document decides how: a picture is not cut only because the others that it
-        came with were left out.
+        came with were left out. `encode` replaces the tokenizer's own.
         """
         places = self.places(document, sizes, cut, excerpt.frames)
         left, kept = excerpt_document(document, excerpt)
         places = places[kept]
-        return places, self._row(render_sample(self._readable(left), places, self.reading))
+        pieces = render_sample(self._readable(left), places, self.reading)
+        return places, self._row(pieces, encode or self.tokenizer.encode)
 
     def _readable(self, document: Document) -> Document:
         if self.literals == LiteralPolicy.reject:
             return document
         return escape_literals(document, self.reading.literals)
 
-    def _row(self, pieces: Iterable[Piece]) -> TokenRow:
+    def _row(self, pieces: Iterable[Piece], encode: Callable[[str], list[int]]) -> TokenRow:
         row = TokenRow()
         for piece in join_text(pieces):
             if isinstance(piece, Text):
                 for text in piece.text.split(BREAK):
-                    row.add(self.tokenizer.encode(text), piece.weight)
+                    row.add(encode(text), piece.weight)
             elif isinstance(piece, Control):
                 row.add([self.tokenizer.control_id(piece.literal)], piece.weight)
             else:
@@ -214,6 +221,26 @@ class SampleEncoder:
             tiles=tiles,
             media_offset=row.media_offset,
         )
+
+
+class SampleMeter:
+    """Counts one sample in several ways: no text is tokenised twice for that.
+
+    Args:
+        encoder: as which it counts.
+        document: of the sample.
+        sizes: of its pictures.
+    """
+
+    def __init__(self, encoder: SampleEncoder, document: Document, sizes: Sizes) -> None:
+        self._encoder, self._document, self._sizes = encoder, document, sizes
+        self._encode = lru_cache(maxsize=None)(encoder.tokenizer.encode)
+        self.token_ends = encoder.tokenizer.token_ends
+
+    def measure(self, cut: CutChoice, excerpt: Excerpt = COMPLETE) -> tuple[int, int]:
+        """Count text tokens (placeholders included) and tiles, without pixels."""
+        _, row = self._encoder.write(self._document, self._sizes, cut, excerpt, self._encode)
+        return len(row.tokens), len(row.media_offset)
 
 
 def _sizes(raw: RawSample) -> Sizes:

@@ -16,9 +16,9 @@ from PIL import Image
 from owl.config.run import ImageLibrary
 from owl.errors import DataError
 from owl.portable.picture_reader_owl import (
-    MAX_PIXELS,
     XMP_START,
     PictureError,
+    check_size,
     find_orientation,
     open_picture,
     shown_size,
@@ -26,10 +26,6 @@ from owl.portable.picture_reader_owl import (
 )
 from owl.portable.picture_reader_owl import picture_suffix as portable_suffix
 from owl.portable.pixels_owl import Pixels
-
-MIN_SIDE = 4
-MAX_SIDE = 16384
-MAX_ASPECT = 200
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -53,22 +49,6 @@ def picture_suffix(data: bytes) -> str:
     """
     with _coded_errors():
         return portable_suffix(data)
-
-
-def check_size(width: int, height: int) -> None:
-    """Raise E309 for a picture that is too small, too large or too long."""
-    long, short = max(width, height), min(width, height)
-    if short < MIN_SIDE or long > MAX_SIDE:
-        raise DataError(
-            "E309", f"a picture of {width}x{height}: each side must be {MIN_SIDE}..{MAX_SIDE}."
-        )
-    if width * height > MAX_PIXELS:
-        raise DataError("E309", f"a picture of {width}x{height} has more than {MAX_PIXELS} pixels.")
-    if long > MAX_ASPECT * short:
-        raise DataError(
-            "E309",
-            f"a picture of {width}x{height} is over {MAX_ASPECT} times as long as wide.",
-        )
 
 
 def decode_picture(data: bytes, library: ImageLibrary = ImageLibrary.fast) -> Pixels:
@@ -112,7 +92,8 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     is_plain = colorspace in ("YCbCr", "Gray", "RGB") and not _is_turned(data)
     if not is_plain:
         return None
-    check_size(width, height)
+    with _coded_errors():
+        check_size(width, height)
     return width, height
 
 
@@ -139,7 +120,7 @@ def _before_pixels(jpeg: bytes) -> bytes:
 
 
 def _checked_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as displayed. Raises DataError E309, PictureError E309, E310."""
+    """Width and height as displayed. Raises PictureError E309, E310."""
     width, height = shown_size(image)
     check_size(width, height)
     return width, height

@@ -4,8 +4,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
-from owl.config.run import DataConfig, PackConfig
+from owl.config.run import DataConfig, OversizePolicy, PackConfig
 from owl.data.encode.encoder import ENCODING_VERSION
+from owl.data.encode.oversize import CUTS_VERSION
 from owl.data.plan.plan import PLAN_VERSION, PlannedSource
 from owl.data.shards.quarantine import Quarantine
 
@@ -33,7 +34,8 @@ def make_fingerprint(
     blend = {
         f"data.sources.{source.name}": f"{source.dataset.fingerprint} {source.share} "
         f"cut={source.cut} max_frames={source.lengths.encoder.max_frames} "
-        f"oversize={source.oversize}"
+        f"oversize={_oversize(source)}"
+        + (f" held_out={source.held_out}" if source.held_out else "")
         for source in sources
     }
     budgets = {
@@ -42,6 +44,12 @@ def make_fingerprint(
     }
     libraries = {LIBRARY + name: version(name) for name in LIBRARIES}
     return settings | blend | budgets | libraries
+
+
+def _oversize(source: PlannedSource) -> str:
+    """The policy, and the version of where it cuts; without one where nothing is cut."""
+    is_cutting = source.oversize != OversizePolicy.drop
+    return f"{source.oversize}/{CUTS_VERSION}" if is_cutting else str(source.oversize)
 
 
 def fingerprint_differences(

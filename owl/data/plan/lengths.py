@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import LiteralPolicy
-from owl.data.encode.encoder import SampleEncoder
+from owl.data.encode.encoder import SampleEncoder, SampleMeter
 from owl.data.shards.dataset import MAX_LOADED_INDEXES, Dataset
 from owl.data.shards.index import LITERAL_ERROR, replace_file
 from owl.data.shards.storage import LocalFolder
@@ -95,12 +95,13 @@ def count_shard(dataset: Dataset, shard: int, encoder: SampleEncoder) -> Counts:
 def count_sample(dataset: Dataset, sample: int, encoder: SampleEncoder) -> list[tuple[int, int]]:
     """Text tokens and tiles of one sample, for each CutChoice."""
     raw = dataset.read_text(sample)
+    meter = SampleMeter(encoder, raw.document, raw.sizes)
     # Most samples look the same under every choice.
     by_places: dict[Sequence[Shown], tuple[int, int]] = {}
     counts = []
     for cut in CutChoice:
         places = tuple(encoder.places(raw.document, raw.sizes, cut))
         if places not in by_places:
-            by_places[places] = encoder.measure(raw.document, raw.sizes, cut)
+            by_places[places] = meter.measure(cut)
         counts.append(by_places[places])
     return counts

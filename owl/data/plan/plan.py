@@ -10,13 +10,13 @@ any number of ranks.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from owl.config.run import CutPolicy, OversizePolicy, PackConfig
-from owl.data.encode.encoder import COMPLETE
+from owl.data.encode.encoder import COMPLETE, SampleMeter
 from owl.data.encode.oversize import Excerpt, Fitted, Shortener
 from owl.data.plan.lengths import SampleLengths
 from owl.data.plan.mixture import epoch_quotas, repeated_quotas, taken_before
@@ -70,6 +70,8 @@ class Window:
 
     packs: Sequence[Pack]
     dropped: Mapping[str, int]  # error code -> samples
+    samples: int  # kept and dropped
+    largest: tuple[int, int]  # text tokens of the longest sample, tiles of that with the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class PlannedSource:
     oversize: OversizePolicy = OversizePolicy.drop
     allowed_codes: frozenset[str] = frozenset()  # codes of invalid samples that are used anyway
     left_out: frozenset[int] = frozenset()  # samples that data.quarantine names
+    held_out: float = 0.0  # the share that is evaluated, not trained on
+    reserved: NDArray[np.bool_] | None = None  # samples of the other part, which this plan skips
 
     @property
     def share(self) -> str:
@@ -255,54 +259,65 @@ class Plan:
     def _make_window(self, epoch: int, number: int) -> Window:
         dropped: Counter[str] = Counter()
         kept: list[PlannedSample] = []
-        for source, own_epoch, index in self._window_places(epoch, number):
-            samples, lost = self._plan_sample(source, own_epoch, index)
+        places = list(self._window_places(epoch, number))
+        tokens = tiles = 0
+        for source, own_epoch, index in places:
+            samples, lost, size = self._plan_sample(source, own_epoch, index)
             kept += samples
             dropped.update(lost)
+            tokens, tiles = max(tokens, size[0]), max(tiles, size[1])
         packs = self._make_packs(kept)
         order = generator("packs", self._seed, epoch, number).permutation(len(packs))
-        return Window([packs[place] for place in order], dropped)
+        return Window([packs[place] for place in order], dropped, len(places), (tokens, tiles))
 
     def _window_places(self, epoch: int, number: int) -> Iterator[tuple[int, int, int]]:
-        """Yield source, pass over it, and sample number for all of a window."""
+        """Yield source, pass over it, and sample number for all of a window but the reserved."""
         size = self.samples_per_epoch
         begin = min(number * self._pack.window, size)
         end = min(begin + self._pack.window, size)
         for source, (quota, order) in enumerate(zip(self._quotas, self._orders, strict=True)):
             first = taken_before(quota, begin, size)
             count = taken_before(quota, end, size) - first
+            reserved = self.sources[source].reserved
             for own_epoch, index in order.take(epoch * quota + first, count):
-                yield source, own_epoch, index
+                if reserved is None or not reserved[index]:
+                    yield source, own_epoch, index
 
     def _plan_sample(
         self, source: int, epoch: int, index: int
-    ) -> tuple[list[PlannedSample], Mapping[str, int]]:
-        """Plan one sample: itself, excerpts of it, or the code for which it is dropped."""
+    ) -> tuple[list[PlannedSample], Mapping[str, int], tuple[int, int]]:
+        """Plan one sample: itself, excerpts of it, or the code for which it is dropped.
+
+        The last value is its size; (0, 0) for one that may not be used.
+        """
         chosen = self.sources[source]
         exclusion_code = chosen.exclusion_code(index)
         if exclusion_code:
-            return [], {exclusion_code: 1}
+            return [], {exclusion_code: 1}, (0, 0)
         cut = chosen.choose_cut(self._seed, epoch, index)
-        tokens, tiles = chosen.lengths.of(index, cut)
+        size = tokens, tiles = chosen.lengths.of(index, cut)
         code = self.over_budget(tokens, tiles)
         if code is None:
-            return [PlannedSample(source, epoch, index, cut, tokens, tiles)], {}
+            return [PlannedSample(source, epoch, index, cut, tokens, tiles)], {}, size
         if chosen.oversize == OversizePolicy.drop:
-            return [], {code: 1}
+            return [], {code: 1}, size
         fitted, lost = self._excerpts(source, index, cut, code)
-        return [
+        parts = [
             PlannedSample(source, epoch, index, cut, part.tokens, part.tiles, part.excerpt)
             for part in fitted
-        ], lost
+        ]
+        return parts, lost, size
 
     def _find_excerpts(
         self, source: int, index: int, cut: CutChoice, code: str
     ) -> tuple[list[Fitted], Mapping[str, int]]:
         chosen = self.sources[source]
-        raw, encoder = chosen.dataset.read_text(index), chosen.lengths.encoder
+        raw = chosen.dataset.read_text(index)
+        meter = SampleMeter(chosen.lengths.encoder, raw.document, raw.sizes)
         shortener = Shortener(
             raw.document,
-            lambda excerpt: encoder.measure(raw.document, raw.sizes, cut, excerpt),
+            partial(meter.measure, cut),
+            meter.token_ends,
             max_tokens=self._pack.text_tokens,
             max_tiles=self._pack.tiles,
             code=code,

@@ -15,30 +15,8 @@ from safetensors.torch import load_file, save_file
 from owl.chat.__main__ import main
 from owl.chat.session import Chat, ChatOptions, load_model
 from owl.chat.terminal import HELP, talk
-from owl.chat.web import build_page, reply
-from owl.errors import OwlError
 from tests.unit.data.shard_factory import write_tokenizer
 from tests.unit.families.owl3.hf.conftest import build
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("owl3")
-    build("joint_softmax").save_pretrained(path)
-    write_tokenizer(path)
-    return path
-
-
-@pytest.fixture
-def chat(folder) -> Chat:
-    return Chat(load_model(folder, device="cpu"), ChatOptions(max_new_tokens=5, greedy=True))
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    Image.new("RGB", (30, 20), "red").save(path)
-    return path
 
 
 def typed(*lines: str):
@@ -76,7 +54,7 @@ def test_a_streamed_answer_is_what_generate_gives(chat, photo):
     ]
     processor, network = chat.model.processor, chat.model.network
     inputs = processor.apply_chat_template(
-        asked, add_generation_prompt=True, tokenize=True, return_dict=True
+        asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     expected = network.generate(
         **inputs, tokenizer=processor.tokenizer, decode_text=True, max_new_tokens=5, do_sample=False
@@ -213,27 +191,58 @@ def test_an_incomplete_folder_is_one_clear_error(folder, tmp_path, monkeypatch, 
     assert str(stopped.value.code).startswith("CheckpointError: ")
 
 
-def test_the_page_without_gradio_says_what_to_install(chat, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(OwlError, match=r"owl3-megatron\[web\]"):
-        build_page(chat.model, chat.options)
+def test_pictures_of_earlier_questions_are_not_encoded_again(chat, photo, tmp_path, monkeypatch):
+    chat.options = ChatOptions(max_new_tokens=5, greedy=True, cut=False)
+    encoded = []
+    encode = chat.model.network.get_image_features
+
+    def count(tiles):
+        encoded.append(len(tiles))
+        return encode(tiles)
+
+    monkeypatch.setattr(chat.model.network, "get_image_features", count)
+    other = tmp_path / "other.png"
+    Image.new("RGB", (20, 20), "blue").save(other)
+    chat.show("image", photo)
+    list(chat.ask("What?"))
+    list(chat.ask("And its colour?"))
+    assert encoded == [1]
+    chat.show("image", other)
+    list(chat.ask("This one?"))
+    assert encoded == [1, 1]
+    chat.reset()
+    chat.show("image", photo)
+    list(chat.ask("What?"))
+    assert encoded == [1, 1, 1]
 
 
-def test_the_page_shows_what_was_asked_and_the_answer_as_it_grows(chat, photo):
-    steps = list(reply(chat, {"text": "What?", "files": [str(photo)]}, []))
-    shown, box, _ = steps[-1]
-    assert box is None
-    assert [entry["role"] for entry in shown] == ["user", "user", "assistant"]
-    assert shown[-1]["content"] == chat.history[-1]["content"]
-    assert steps[0][0][-1]["content"] == ""
+def test_a_later_answer_is_what_the_model_gives_to_the_entire_conversation(chat, photo):
+    chat.show("image", photo)
+    list(chat.ask("What?"))
+    asked = [*chat.history, {"role": "user", "content": [{"type": "text", "text": "Sure?"}]}]
+    processor, network = chat.model.processor, chat.model.network
+    inputs = processor.apply_chat_template(
+        asked, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    expected = network.generate(
+        **inputs, tokenizer=processor.tokenizer, decode_text=True, max_new_tokens=5, do_sample=False
+    )
+    assert "".join(chat.ask("Sure?")) == expected[0]
 
 
-def test_the_page_shows_an_error_in_place_of_the_answer(chat, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    steps = list(reply(chat, {"text": "What?", "files": [str(tmp_path / "bad.png")]}, []))
-    assert "cannot be decoded" in steps[-1][0][-1]["content"]
+def test_a_stopped_answer_keeps_its_beginning(chat):
+    chat.options = ChatOptions(max_new_tokens=10_000, greedy=True)
+    answer = chat.ask("Hi")
+    first = next(answer)
+    chat.stop()
+    rest = "".join(answer)  # ends: the test's timeout would tell
+    assert chat.history[-1] == {"role": "assistant", "content": first + rest}
 
 
-def test_the_page_is_built(chat):
-    gradio = pytest.importorskip("gradio")
-    assert isinstance(build_page(chat.model, chat.options), gradio.Blocks)
+def test_an_answer_of_a_conversation_that_was_ended_is_not_remembered(chat):
+    chat.options = ChatOptions(max_new_tokens=10_000, greedy=True)
+    answer = chat.ask("Hi")
+    next(answer)
+    chat.reset()
+    list(answer)
+    assert not chat.history

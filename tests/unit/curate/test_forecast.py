@@ -46,8 +46,8 @@ def test_what_is_not_looked_at_is_estimated(tmp_path):
 
 def test_oversize_samples_are_counted_by_code(tmp_path):
     _, result = look(tmp_path, PackConfig(text_tokens=55, tiles=1, window=8))
-    assert result.dropped.keys() == {"E401", "E402"}
-    assert sum(result.dropped.values()) + result.sources["a"].samples == 20
+    assert result.shares.dropped.keys() == {"E401", "E402"}
+    assert sum(result.shares.dropped.values()) + result.sources["a"].samples == 20
     assert result.longest[0] <= 55
     assert result.longest[1] == 1
 

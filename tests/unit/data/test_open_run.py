@@ -2,11 +2,12 @@
 """How many packs make a step, and whether a model can read the data at all."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from owl.config.run import BatchConfig
-from owl.data.open_run import check_vocabulary, open_loader, packs_per_step
+from owl.data.open_run import check_vocabulary, data_lines, open_loader, packs_per_step
 from owl.errors import ConfigError
 from tests.tiny_run import tiny_run
 
@@ -19,6 +20,21 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
     check_vocabulary(run, loader)
     with pytest.raises(ConfigError, match=r"model\.vocab_size=\d+ is too small"):
         check_vocabulary(small, loader)
+
+
+def test_the_header_says_what_becomes_of_the_samples(tmp_path):
+    run = tiny_run(tmp_path)
+    folder = Path(next(iter(run.data.sources.values())).path)
+    (folder / "later.tar").write_bytes(b"")
+    header = "\n".join(data_lines(run, open_loader(run)))
+    assert header.startswith("data, by ")
+    assert "nothing is dropped" in header
+    assert "later.tar" in header
+
+    small = replace(run, pack=replace(run.pack, text_tokens=20))
+    header = "\n".join(data_lines(small, open_loader(small)))
+    assert "dropped: 100.0% of the samples, E401" in header
+    assert "to keep them: data.oversize=split" in header
 
 
 def test_a_number_of_packs_is_taken_as_it_is():

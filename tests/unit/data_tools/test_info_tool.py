@@ -37,6 +37,17 @@ def test_the_same_figures_come_as_json_and_invalid_samples_are_left_out(tmp_path
     assert figures["distributions"][0]["total"] == 1
 
 
+def test_samples_of_text_alone_and_shards_that_are_not_used_are_stated(tmp_path):
+    folder = write_chats(tmp_path / "a")
+    for name in ("later-1", "later-2", "later-3", "later-4"):
+        (folder / f"{name}.tar").write_bytes(b"broken")
+    printed = info(folder).stdout
+    assert "without pictures or videos: 7 samples (35.0%)" in printed
+    assert "4 shard(s) of" in printed
+    assert "later-1.tar, later-2.tar, later-3.tar and 1 more" in printed
+    assert json.loads(info(folder, "--json").stdout)["unlisted"][-1] == "later-4.tar"
+
+
 def test_histograms_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     folder = write_chats(tmp_path / "a")

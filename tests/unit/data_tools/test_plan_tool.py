@@ -5,7 +5,7 @@ import re
 import pytest
 
 from owl.curate.prepare import prepare_folder
-from tests.unit.data.shard_factory import chat, write_chats, write_shard, write_tokenizer
+from tests.unit.data.shard_factory import chat, files_of, write_chats, write_shard, write_tokenizer
 from tests.unit.data_tools.command import run_command, run_tool
 
 
@@ -75,8 +75,45 @@ def test_the_share_of_dropped_samples_and_what_keeps_them_is_said(words):
     assert dropped is not None
     assert float(dropped[1]) == pytest.approx(100 * int(dropped[2]) / 20, abs=0.05)
     assert "data.oversize=split" in few
+    largest = re.search(r"pack.text_tokens=(\d+) holds every sample whole", few)
+    assert largest is not None
+    whole = plan(*words, f"pack.text_tokens={largest[1]}", "batch.global_batch_size=1").stdout
+    assert "nothing is dropped" in whole
     truncated = plan(*words, "pack.text_tokens=30", "data.oversize=truncate").stdout
-    assert "to keep them" not in truncated
+    assert "to keep them: pack.text_tokens=" in truncated
+
+
+def test_equal_fills_are_no_praise_while_samples_are_dropped(tmp_path, words):
+    long = chat("q" * 500)
+    write_shard(tmp_path / "b/s.tar", [(f"k{n}", long, {}) for n in range(20)])
+    picture = chat("q" * 5, "a" * 6, pictures=1)
+    write_shard(tmp_path / "b/t.tar", [(f"k{n}", picture, files_of(picture)) for n in range(10)])
+    assert prepare_folder(tmp_path / "b") == []
+    mixed = [word.replace(str(tmp_path / "a"), str(tmp_path / "b")) for word in words]
+    tokens = json.loads(plan("--json", *mixed).stdout)["longest"][0]
+    printed = plan(*mixed, f"pack.text_tokens={4 * tokens}", "pack.tiles=4").stdout
+    assert "run out together, but 66.7% of the samples are lost" in printed
+
+
+def test_split_samples_and_packs_that_teach_nothing_are_stated(tmp_path, words):
+    turns = [{"role": "document", "content": [{"text": "owl " * 100}]}]
+    document = {"schema": "owl3-sample/1", "id": "d", "kind": "document", "turns": turns}
+    write_shard(tmp_path / "text/s.tar", [(f"k{n}", document, {}) for n in range(5)])
+    assert prepare_folder(tmp_path / "text") == []
+    alone = [word.replace(str(tmp_path / "a"), str(tmp_path / "text")) for word in words]
+    frozen = plan(*alone, "data.oversize=split").stdout
+    assert "split into several parts: 100.0%" in frozen
+    assert "without pictures or videos: 100.0%" in frozen
+    assert "100.0% of the packs have no picture or video and teach nothing" in frozen
+    learning = plan(*alone, "data.oversize=split", "stage.trainable.language_model=true").stdout
+    assert "teach nothing" not in learning
+
+
+def test_shards_added_after_prepare_are_named(tmp_path, words):
+    write_shard(tmp_path / "a/later.tar", [("k", chat(), {})])
+    printed = plan(*words).stdout
+    assert "data.sources.a: 1 shard(s) of" in printed
+    assert "are not in its dataset.json and not used: later.tar" in printed
 
 
 def test_a_plan_that_keeps_nothing_names_no_steps_and_no_balance(words):

@@ -3,10 +3,12 @@
 
 import base64
 import io
+import shutil
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +16,22 @@ import torch
 from PIL import Image
 
 from owl.data.encode import images
-from owl.portable import pictures_owl
+from owl.portable import animation_owl, pictures_owl
+from owl.portable.fetch_owl import ALLOW_PRIVATE
+from owl.portable.frames_owl import FrameSampling, SamplingMode
 from owl.portable.pictures_owl import (
+    Clip,
     MediaError,
     load_frames,
     load_picture,
-    one_a_second,
-    spread,
+)
+from tests.unit.curate.converters.test_video import (
+    VARYING,
+    convert,
+    frames_seen,
+    stored_frames,
+    write_animation,
+    write_timed,
 )
 from tests.unit.data.shard_factory import picture
 
@@ -69,7 +80,8 @@ def server(tmp_path):
         http.shutdown()
 
 
-def test_a_picture_may_come_in_any_form(tmp_path, server):
+def test_a_picture_may_come_in_any_form(tmp_path, server, monkeypatch):
+    monkeypatch.setenv(ALLOW_PRIVATE, "1")
     data = picture(codec="PNG")
     (tmp_path / "a.png").write_bytes(data)
     opened = Image.open(io.BytesIO(data))
@@ -101,19 +113,13 @@ def test_a_picture_may_come_in_any_form(tmp_path, server):
         (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
         (Image.new("F", (4, 4)), "mode F"),
         (picture(codec="EPS"), "none of JPEG, PNG"),
+        (Image.open(io.BytesIO(picture(codec="EPS"))), "Ghostscript would run"),
         (picture(codec="ICNS"), "none of JPEG, PNG"),
     ],
 )
 def test_a_picture_that_cannot_be_used_is_named(source, message):
     with pytest.raises(MediaError, match=message):
         load_picture(source)
-
-
-def test_frames_are_the_middles_of_equal_parts():
-    assert spread(5, 16) == [0, 1, 2, 3, 4]
-    assert spread(100, 4) == [12, 37, 62, 87]
-    assert one_a_second(120, 29.97, 16) == [0, 30, 60, 90]
-    assert one_a_second(1200, 30, 4) == [150, 450, 750, 1050]
 
 
 def test_a_video_may_be_frames_an_array_or_an_animation(tmp_path):
@@ -153,10 +159,47 @@ def test_a_video_file_gives_one_frame_a_second(tmp_path):
     assert len(load_frames(str(tmp_path / "a.mp4"), 2)) == 2
 
 
-def test_a_phones_video_is_shown_upright():
-    lying = Image.new("RGB", (4, 2))
-    frame = SimpleNamespace(to_image=lambda: lying, rotation=90)
-    assert [image.size for image in pictures_owl._pick([frame, frame], [1])] == [(2, 4)]
+def test_frames_are_those_that_conversion_stores(tmp_path):
+    pytest.importorskip("av")
+    path = write_timed(tmp_path / "videos/a.webm", VARYING)
+    for mode, options in ((SamplingMode.fps, {}), (SamplingMode.time, {"fps": 1.0})):
+        record = {"video": "a.webm", "text": "!"}
+        shard = convert(tmp_path, record, sampling=FrameSampling(mode=mode), quality=100)
+        loaded = load_frames(path, 16, **options)
+        assert frames_seen(loaded) == stored_frames(shard.samples[0])
+        shutil.rmtree(tmp_path / "shards")
+
+
+def test_a_clip_chooses_its_own_frames(tmp_path):
+    path = write_animation(tmp_path / "a.gif")  # ten frames, two a second
+    assert frames_seen(load_frames(Clip(path, start=2.0, end=4.0))) == [4, 6]
+    assert frames_seen(load_frames(Clip(path, fps=2.0), 16, 1.0)) == list(range(10))
+    assert frames_seen(load_frames(Clip(path.read_bytes(), max_frames=1), 16)) == [4]
+    with pytest.raises(MediaError, match=r"a\.gif: it lasts 5.000 s, but a segment goes from 1"):
+        load_frames(Clip(path, start=1, end=9))
+    with pytest.raises(MediaError, match="of single frames has no times"):
+        load_frames([np.zeros((4, 4, 3), np.uint8)], fps=2.0)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_an_animation_is_in_memory_one_frame_at_a_time(tmp_path, suffix):
+    path = write_animation(tmp_path / f"a.{suffix}", frames=60, size=(1000, 1000))
+    code = (
+        "import resource, sys; from owl.portable.pictures_owl import load_frames\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert len(load_frames(sys.argv[1], 2)) == 2\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout) < 60_000  # kilobytes; all frames have 180 MB
+
+
+def test_an_animation_of_endless_frames_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(animation_owl, "MAX_ANIMATED_PIXELS", 1000)
+    with pytest.raises(MediaError, match="10 frames of 64x48, more than 1000 pixels in all"):
+        load_frames(write_animation(tmp_path / "a.gif"))
 
 
 def test_a_video_that_names_other_files_is_refused(tmp_path):

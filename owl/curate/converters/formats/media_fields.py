@@ -12,7 +12,10 @@ from typing import Any
 from owl.errors import DataError
 
 FIELDS = {
-    "image": (("images", "image"), ("image_path", "image_paths", "img_path", "file_name")),
+    "image": (
+        ("images", "image"),
+        ("image_path", "image_paths", "img_path", "file_name", "file_names"),
+    ),
     "video": (("videos", "video"), ("video_path", "video_paths")),
 }
 """Kind -> the fields that name its media, and those that do so only where none of the first is
@@ -53,8 +56,8 @@ def find_field(value: Mapping[str, Any], kind: str) -> str | None:
 
 def _names_some(name: str, value: object) -> bool:
     """Whether a field is there; `file_name` names other files too, such as those of code."""
-    if name == "file_name":
-        return isinstance(value, str) and PICTURE_FILE.fullmatch(value) is not None
+    if name in ("file_name", "file_names"):
+        return _mentions(value, PICTURE_FILE)
     return value not in (None, [])
 
 

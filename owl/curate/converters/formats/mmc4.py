@@ -12,7 +12,7 @@ from typing import Any
 
 from owl.curate.converters.fields import leftovers, required, string_list, typed
 from owl.curate.converters.pictures import PictureStore
-from owl.curate.converters.records import Draft, MediaList, SourceRecord
+from owl.curate.converters.records import Draft, LeftOut, MediaList, SourceRecord
 from owl.errors import DataError
 
 SEPARATOR = " "
@@ -27,7 +27,7 @@ def to_draft(record: SourceRecord, store: PictureStore) -> Draft:
     infos = required(value, "image_info", list)
     media = MediaList()
     before: dict[int, list[int]] = defaultdict(list)
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     for index, info in enumerate(infos):
         name, sentence = _match(info, f"image_info[{index}]", len(sentences))
         picture = store.add_unless_missing(media, name, name, left_out)

@@ -12,12 +12,17 @@ from owl.curate.converters.formats import (
     m4,
     mmc4,
     obelics,
+    pages,
     parquet,
     sharegpt4video,
 )
 from owl.curate.converters.pictures import PictureStore
 from owl.curate.converters.records import Draft, SourceRecord
+from owl.curate.converters.sources.arrow_source import ArrowSource
+from owl.curate.converters.sources.by_suffix import BySuffix, ImageFolder
+from owl.curate.converters.sources.csv_source import CsvSource
 from owl.curate.converters.sources.json_source import JsonSource
+from owl.curate.converters.sources.page_source import PageSource
 from owl.curate.converters.sources.parquet_source import ParquetSource
 from owl.curate.converters.sources.source import Source
 from owl.curate.converters.sources.tar_source import TarSource
@@ -32,7 +37,13 @@ class SourceFormat:
     to_draft: Callable[[SourceRecord, PictureStore], Draft]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of its own that change what is written."""
+    has_pictures_beside: bool = False
+    """Pictures are in the folder of the input, unless --images names another."""
+    is_folder_of_pages: bool = False
+    """Many small files are read together."""
 
+
+TABLES = BySuffix((CsvSource(), ParquetSource(), JsonSource()))
 
 FORMATS = {
     each.name: each
@@ -43,7 +54,16 @@ FORMATS = {
         SourceFormat("m4", JsonSource(), m4.to_draft),
         SourceFormat("sharegpt4video", JsonSource(), sharegpt4video.to_draft),
         SourceFormat("captions", TarSource(), captions.to_draft),
-        SourceFormat("parquet", ParquetSource(), parquet.to_draft),
+        SourceFormat("parquet", BySuffix((ArrowSource(), ParquetSource())), parquet.to_draft),
+        SourceFormat("csv", CsvSource(), jsonl.to_draft),
+        SourceFormat("imagefolder", ImageFolder(TABLES), jsonl.to_draft, has_pictures_beside=True),
+        SourceFormat(
+            "pages",
+            PageSource(),
+            pages.to_draft,
+            has_pictures_beside=True,
+            is_folder_of_pages=True,
+        ),
         SourceFormat("jsonl", JsonSource(), jsonl.to_draft),
     )
 }

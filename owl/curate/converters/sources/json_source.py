@@ -2,13 +2,22 @@
 """Json files: one record per line, or one array of records, read in parts."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from owl.curate.converters.records import ConvertOptions, Reject, SourceRecord
 from owl.curate.converters.sources.json_text import parse_json
-from owl.curate.converters.sources.source import Batch, Line, SourceFile, short_hash
+from owl.curate.converters.sources.source import (
+    BROKEN_GZIP,
+    Batch,
+    Line,
+    SourceFile,
+    open_source,
+    short_hash,
+)
 from owl.errors import DataError
 
 BATCH_BYTES = 32 << 20
@@ -22,29 +31,36 @@ Group = tuple[Line, ...]
 
 @dataclass(frozen=True, slots=True)
 class JsonSource:
-    """`*.jsonl` and `*.json`; the first character decides which of the two layouts a file has."""
+    """`*.jsonl` and `*.json`, also with `.gz`; the first character decides which layout it has."""
 
-    suffixes: tuple[str, ...] = (".jsonl", ".json")
+    suffixes: tuple[str, ...] = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
     def read_batches(
         self, file: SourceFile, *, max_records: int, options: ConvertOptions
     ) -> Iterator[Batch]:
         """Cut a file into batches of at most max_records records."""
-        groups = _groups(read_lines(file), options.turns_of)
-        for number, part in enumerate(_bounded(groups, max_records)):
-            texts = [b"%d %s" % (line.number, line.text) for group in part for line in group]
-            yield Batch(
-                file=file,
-                number=number,
-                fingerprint=short_hash(b"\n".join(texts)),
-                source_bytes=sum(len(line.text) for group in part for line in group),
-                groups=part,
-            )
+        return batch_lines(read_lines(file), file, max_records=max_records, options=options)
 
     def read_records(self, batch: Batch) -> Iterator[SourceRecord | Reject]:
         """Parse the lines of a batch."""
         for group in batch.groups:
             yield _read_group(group, batch.file.name)
+
+
+def batch_lines(
+    lines: Iterable[Line], file: SourceFile, *, max_records: int, options: ConvertOptions
+) -> Iterator[Batch]:
+    """Cut lines of json into batches of at most max_records records."""
+    groups = _groups(lines, options.turns_of)
+    for number, part in enumerate(_bounded(groups, max_records)):
+        texts = [b"%d %s" % (line.number, line.text) for group in part for line in group]
+        yield Batch(
+            file=file,
+            number=number,
+            fingerprint=short_hash(b"\n".join(texts)),
+            source_bytes=sum(len(line.text) for group in part for line in group),
+            groups=part,
+        )
 
 
 def _read_group(group: Sequence[Line], file: str) -> SourceRecord | Reject:
@@ -62,43 +78,49 @@ def _read_group(group: Sequence[Line], file: str) -> SourceRecord | Reject:
 
 def read_lines(file: SourceFile) -> Iterator[Line]:
     """Yield the text of each record and its number: its line, or its place in an array."""
-    with file.path.open("rb") as stream:
-        start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not start.startswith(b"[") or _starts_with_a_whole_list(file):
-        return _plain_lines(file)
-    return _array_lines(file)
+    try:
+        with open_source(file) as stream:
+            start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except BROKEN_GZIP as error:
+        return iter([Line(1, b"", f"the file cannot be unpacked: {error}. Copy it again.")])
+    is_array = start.startswith(b"[") and not _starts_with_a_whole_list(file)
+    return _array_lines(file) if is_array else _plain_lines(file)
 
 
 def _starts_with_a_whole_list(file: SourceFile) -> bool:
     """Whether the first line of a `*.jsonl` is a list and others follow: it is a bad record."""
-    if not file.name.endswith(".jsonl"):
+    if not file.name.removesuffix(".gz").endswith(".jsonl"):
         return False
-    with file.path.open("rb") as stream:
-        first = stream.readline(WINDOW_CHARS).removeprefix(b"\xef\xbb\xbf")
+    with open_source(file) as stream:
         try:
-            parse_json(first)
-        except DataError:
+            parse_json(stream.readline(WINDOW_CHARS).removeprefix(b"\xef\xbb\xbf"))
+            return any(line.strip() for line in stream)
+        except (DataError, *BROKEN_GZIP):
             return False
-        return any(line.strip() for line in stream)
 
 
 def _plain_lines(file: SourceFile) -> Iterator[Line]:
-    with file.path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.strip():
-                yield Line(number, text)
+    number = 0
+    with open_source(file) as stream:
+        try:
+            for number, line in enumerate(stream, start=1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if text.strip():
+                    yield Line(number, text)
+        except BROKEN_GZIP as error:
+            rest = f"the file cannot be unpacked from here on: {error}. Copy it again."
+            yield Line(number + 1, b"", rest)
 
 
 def _array_lines(file: SourceFile) -> Iterator[Line]:
-    with file.path.open(encoding="utf-8-sig", newline="\n") as stream:
+    with TextIOWrapper(open_source(file), encoding="utf-8-sig", newline="\n") as stream:
         elements = _Window(stream).elements()
         number = 0
         try:
             # Elements are numbered, not lines: json.dump writes an entire array on one line.
             for number, text in enumerate(elements, start=1):
                 yield Line(number, text)
-        except ValueError as error:  # of json and of UTF-8 alike
+        except (ValueError, *BROKEN_GZIP) as error:  # of json, of UTF-8, of the packing
             rest = f"the array cannot be read from here on: {error}. Nothing after it is converted."
             yield Line(number + 1, b"", rest)
 
@@ -145,6 +167,8 @@ class _Window:
                 if end < len(self._text) or not self._fill():
                     return end  # a number at the window's end may have more digits
             except (json.JSONDecodeError, RecursionError) as error:
+                if closed := _end_of_brackets(self._text, self._at):
+                    return closed  # a record of its own, which is rejected when it is read
                 if len(self._text) > MAX_RECORD_CHARS or not self._fill():
                     raise ValueError(str(error).partition(":")[0]) from error
 
@@ -168,6 +192,25 @@ class _Window:
         more = self._stream.read(max(WINDOW_CHARS, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + more, 0
         return bool(more)
+
+
+_STRING_OR_BRACKET = re.compile(r"""("(?:[^"\\]++|\\.)*+(?:"|\\?\Z))|([\[{])|([\]}])""", re.DOTALL)
+
+
+def _end_of_brackets(text: str, start: int) -> int | None:
+    """Return where the brackets that open at `start` are closed; None if they are not, or wrongly.
+
+    The parser does not say where a record ends that is nested too deeply or is not quite json.
+    """
+    open_: list[str] = []
+    for found in _STRING_OR_BRACKET.finditer(text, start) if text[start] in "[{" else ():
+        if found[2]:
+            open_.append("]" if found[2] == "[" else "}")
+        elif found[3] and open_.pop() != found[3]:
+            return None
+        if not open_:
+            return found.end()
+    return None
 
 
 def _groups(lines: Iterable[Line], turns_of: str | None) -> Iterator[Group]:

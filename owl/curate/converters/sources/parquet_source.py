@@ -48,23 +48,24 @@ class ParquetSource:
                 for row in rows.to_pylist():
                     yield SourceRecord(batch.file.name, number, row)
                     number += 1
-        except _import("pyarrow").ArrowException as error:
+        except import_pyarrow("pyarrow").ArrowException as error:
             rest = f"the row group cannot be read from here on: {error}. Copy the file again."
             yield Reject(batch.file.name, number, "E201", rest)
 
 
 def _open(file: SourceFile) -> Any:
     try:
-        return _import("pyarrow.parquet").ParquetFile(file.path)
-    except _import("pyarrow").ArrowException as error:
+        return import_pyarrow("pyarrow.parquet").ParquetFile(file.path)
+    except import_pyarrow("pyarrow").ArrowException as error:
         raise ConvertError(f"{file.path} is not a parquet file: {error}. Copy it again.") from error
 
 
-def _import(module: str) -> ModuleType:
+def import_pyarrow(module: str) -> ModuleType:
+    """Import a module of pyarrow. Raises ConvertError if it is not installed."""
     try:
         return import_module(module)
     except ImportError as error:
         raise ConvertError(
-            "parquet files are read with pyarrow, which is not installed. Run "
+            "parquet and arrow files are read with pyarrow, which is not installed. Run "
             "`pip install 'owl3-megatron[data]'`, or `pip install pyarrow`."
         ) from error

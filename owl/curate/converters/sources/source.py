@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a source, and the batches into which they are cut for the workers."""
 
+import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from owl.curate.converters.pictures import SourceFolder
 from owl.curate.converters.records import ConvertError, ConvertOptions, Reject, SourceRecord
 from owl.errors import DataError
 
+GZIP_START = b"\x1f\x8b"
+BROKEN_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+"""What reading a broken packed file raises; the first is an OSError, but the disk is well."""
 MAX_SLUG = 80
 """Characters of a file name in a key; tar (USTAR) allows 155 for all but the last part."""
 
@@ -23,11 +28,25 @@ class SourceFile:
 
     root: Path
     name: str  # relative to root
+    parts: tuple[str, ...] = ()
+    """Names of small files, relative to root, that are read together; `name` is that of all."""
 
     @property
     def path(self) -> Path:
         """Its complete path."""
         return self.root / self.name
+
+    @property
+    def size(self) -> int:
+        """Bytes to read, for the progress line."""
+        if self.parts:
+            return sum((self.root / part).stat().st_size for part in self.parts)
+        size = self.path.stat().st_size
+        with self.path.open("rb") as stream:
+            if stream.read(2) != GZIP_START:
+                return size
+            stream.seek(-4, os.SEEK_END)  # the unpacked size, of less than 4 GB
+            return max(size, int.from_bytes(stream.read(4), "little"))
 
     @property
     def slug(self) -> str:
@@ -37,6 +56,14 @@ class SourceFile:
         if len(plain) <= MAX_SLUG:
             return plain
         return f"{plain[: MAX_SLUG - 9]}-{short_hash(self.name.encode())[:8]}"
+
+
+def open_source(file: SourceFile) -> IO[bytes]:
+    """Open a file, packed with gzip or not, whatever its name; reads may raise BROKEN_GZIP."""
+    stream = file.path.open("rb")
+    packed = stream.read(2) == GZIP_START
+    stream.seek(0)
+    return gzip.open(stream) if packed else stream  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +86,7 @@ class Batch:
     groups: Sequence[Sequence[Line]] = ()  # json: the lines of each record
     row_group: int = 0  # parquet
     first_row: int = 1  # parquet
+    pages: Sequence[str] = ()  # names of pages
 
     @property
     def stem(self) -> str:
@@ -83,27 +111,39 @@ class Source(Protocol):
 
 
 def list_files(
-    place: Path, suffixes: Sequence[str], *, follow_links: bool = False
+    place: Path, suffixes: Sequence[str], *, follow_links: bool = False, together: bool = False
 ) -> list[SourceFile]:
     """List the input files of a kind: the file itself, or all under a folder, sorted.
 
     Hidden files and folders are ignored: caches, and the `._a.json` that some systems create.
 
+    Args:
+        place: the file or folder.
+        suffixes: of the files.
+        follow_links: trust links that lead out of the folder.
+        together: return one source that consists of all files.
+
     Raises:
         ConvertError: there are none, one leads out of the folder, or two would share shard names.
     """
     if place.is_file():
-        return [SourceFile(place.parent, place.name)]
+        return [SourceFile(place.parent, place.name, (place.name,) if together else ())]
     files = [
         SourceFile(place, name)
         for name in _walk(place, follow_links)
-        if name.endswith(tuple(suffixes))
+        if name.lower().endswith(tuple(suffixes))
     ]
     if not files:
-        raise ConvertError(f"--input {place} has no {' or '.join(suffixes)} file.")
+        raise ConvertError(f"--input {place} has no {_either(suffixes)} file.")
     _check_inside(SourceFolder(place, follow_links), files)
+    if together:
+        return [SourceFile(place, place.resolve().name, tuple(file.name for file in files))]
     _check_slugs(files)
     return files
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
 
 
 def short_hash(content: bytes) -> str:

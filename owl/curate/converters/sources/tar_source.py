@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from owl.curate.converters.pictures import MAX_FILE_BYTES
 from owl.curate.converters.records import ConvertOptions, Reject, SourceRecord
 from owl.curate.converters.sources.source import Batch, SourceFile, stat_fingerprint
+from owl.portable.picture_reader_owl import MAX_FILE_BYTES
 
 BLOCK = 512
 _DIGITS = re.compile("[0-9]+")

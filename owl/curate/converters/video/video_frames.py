@@ -23,18 +23,17 @@ from owl.curate.converters.formats import sharegpt4video
 from owl.curate.converters.formats.layouts import read_record
 from owl.curate.converters.formats.media_fields import check_all_read
 from owl.curate.converters.formats.registry import SourceFormat
-from owl.curate.converters.pictures import PictureStore, SourceFolder, path_of
+from owl.curate.converters.pictures import EVERYTHING, PictureStore, SourceFolder, Span
 from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.curate.converters.sources.json_source import JsonSource
-from owl.curate.converters.video.frame_sampling import FrameSampling
-from owl.curate.converters.video.video_file import VideoFile, store_frame
+from owl.curate.converters.video.video_file import open_video_file, store_frame
 from owl.data.encode.images import picture_size
 from owl.errors import DataError
+from owl.portable.fetch_owl import local_path
+from owl.portable.frames_owl import FrameSampling
+from owl.portable.video_owl import Clip
 
 NAME = "video_frames"
-
-EVERYTHING = (0.0, float("inf"))
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +46,9 @@ class VideoClips:
     """Larger frames are shrunk to this, in pixels; a tile has 378 or 384."""
     quality: int = 90
 
-    def add_clip(self, media: MediaList, name: str) -> int:
-        """Append a video to the media of a sample; return its index."""
-        index, _ = self.add_spans(media, name, [EVERYTHING])
+    def add_clip(self, media: MediaList, name: str, span: Span = EVERYTHING) -> int:
+        """Append a video, or the seconds [start, end) of it, to the media; return its index."""
+        index, _ = self.add_spans(media, name, [span])
         return index
 
     def add_spans(
@@ -71,15 +70,15 @@ class VideoClips:
         path = self._find(name)
         found = path.stat()
         media.sources[str(path)] = (found.st_size, found.st_mtime_ns)
-        with VideoFile(path) as video:
+        with open_video_file(path) as video:
             chosen = [self._choose(video, span, name) for span in spans]
             indices = [index for part in chosen for index in part]
             frames = [
                 store_frame(image, short_side=self.short_side, quality=self.quality)
                 for image in video.decode(indices)
             ]
-            times = [video.frames.seconds(video.frames.stamps[index]) for index in indices]
-            duration = video.frames.duration
+            times = [video.times.seconds[index] for index in indices]
+            duration = video.times.duration
         width, height = picture_size(frames[0])
         clip = media.add_clip(
             [(frame, "jpg") for frame in frames],
@@ -92,22 +91,20 @@ class VideoClips:
         return clip, _ranges([len(part) for part in chosen])
 
     def _find(self, name: str) -> Path:
-        name = path_of(name)
+        name = local_path(name)
         for place in (name, f"{name}.mp4"):  # ShareGPT4Video names some only by their id
             path = self.folder.locate(place)
             if path.is_file():
                 return path
         raise DataError("E302", f"{name!r:.200} is not a file under {self.folder.root}.")
 
-    def _choose(self, video: VideoFile, span: Span, name: str) -> list[int]:
-        within = video.frames.between(*span)
-        if not within:
-            raise DataError(
-                "E313",
-                f"{name!r} has no frame at {span[0]} <= seconds < {span[1]}; it lasts "
-                f"{video.frames.duration:.3f} s.",
-            )
-        return [within[index] for index in self.sampling.choose(len(within), video.frames.fps)]
+    def _choose(self, video: Clip, span: Span, name: str) -> list[int]:
+        try:
+            within = video.times.between(*span)
+        except ValueError as error:
+            raise DataError("E313", f"{name!r}: {error}.") from error
+        seconds = video.times.seconds[within.start : within.stop]
+        return [within[index] for index in self.sampling.choose(seconds, video.times.fps)]
 
 
 def video_format(clips: VideoClips) -> SourceFormat:

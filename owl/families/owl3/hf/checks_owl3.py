@@ -6,18 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from owl.families.owl3.hf.media_owl3 import Media, Offsets, read_offsets
+from owl.families.owl3.hf.media_owl3 import ABSENT, Media, Offsets, read_offsets
 
 _IGNORED = ("cache_position", "token_type_ids", "skip_logits")
 """Inputs of transformers without effect here: caches count their tokens, there is one type of
 token, and logits are computed beside a loss."""
 _OWN_ROWS = "give each sample a row of its own, with attention_mask"
+_OF_ATTENTION = (
+    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "attention_instances",
+)  # fmt: skip
+"""Options by which flash attention, and vLLM's, tell the samples within a row apart."""
 _ADVICE = {
-    "cu_seq_lens_q": _OWN_ROWS,
-    "cu_seq_lens_k": _OWN_ROWS,
-    "seq_idx": _OWN_ROWS,
+    **dict.fromkeys(
+        (*_OF_ATTENTION, "seq_idx"),
+        f"{_OWN_ROWS}; only rows without pictures, with flash_attention_2, may hold several",
+    ),
+    "media": "the cache carries the pictures of earlier tokens",
     "images": "pictures are pixel_values with media_offset, as the processor returns them",
     "pixel_values_videos": "frames are tiles of pixel_values, as the processor returns them",
     "shift_labels": "labels are the tokens themselves, and are shifted here",
@@ -28,23 +34,28 @@ _IMAGE_SIDE = (".v_kv_proj.", ".self_attn.gate", "vision2text_model.")
 _SHOWN = 8
 
 
-def check_options(others: Mapping[str, Any], *, output_attentions: bool) -> None:
-    """Raise ValueError for an argument that has no effect here, unless it requests nothing.
+def read_options(others: Mapping[str, Any], *, passed_on: bool) -> dict[str, Any]:
+    """Select the options of attention functions among the arguments that forward does not name.
 
     Args:
-        others: arguments that forward does not name.
-        output_attentions: as passed to forward.
+        others: those arguments.
+        passed_on: whether such a function is chosen, and all rows are text alone: then it may tell
+            samples within a row apart.
+
+    Raises:
+        ValueError: an argument has no effect here, and requests something.
     """
-    if output_attentions:
-        raise ValueError(
-            "output_attentions=True: torch's fused scaled_dot_product_attention returns no "
-            "weights. Leave it out."
-        )
-    for name, value in others.items():
-        if name in _IGNORED or value is None or value is False:
+    requested = {
+        name: value
+        for name, value in others.items()
+        if name not in _IGNORED and value is not None and value is not False
+    }
+    for name in requested:
+        if passed_on and name in _OF_ATTENTION:
             continue
         advice = _ADVICE.get(name, "correct its name or leave it out; the class lists them")
         raise ValueError(f"{name} is not an argument of this model: {advice}.")
+    return requested
 
 
 def check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
@@ -54,35 +65,48 @@ def check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
 
 
 def check_media(
-    past: Cache | None,
-    media: Media | None,
+    known: Media | None,
     pixel_values: Tensor | None,
     image_embeds: Tensor | None,
     media_offset: Offsets,
 ) -> None:
-    """Raise ValueError if pictures come twice, without their places, or are missing."""
-    given = {"media": media, "pixel_values": pixel_values, "image_embeds": image_embeds}
-    forms = [name for name, value in given.items() if value is not None]
-    if len(forms) > 1:
+    """Raise ValueError if pictures come twice, without their places, or are missing.
+
+    Args:
+        known: the pictures that the cache carries.
+        pixel_values: as passed to forward; the others as well.
+        image_embeds: see there.
+        media_offset: see there.
+    """
+    if pixel_values is not None and image_embeds is not None:
         raise ValueError(
-            f"{' and '.join(forms)} came together: each holds all pictures of the batch, so some "
-            "would be dropped. Pass one: media of an earlier step, or tiles or their features."
+            "pixel_values and image_embeds came together: each holds all pictures of the batch, "
+            "so some would be dropped. Pass one: tiles or their features."
         )
-    if forms and media is None and media_offset is None:
+    form = "pixel_values" if pixel_values is not None else "image_embeds"
+    given = pixel_values is not None or image_embeds is not None
+    if given and media_offset is None:
         raise ValueError(
-            f"{forms[0]} came without media_offset, the place of each tile in the text. Pass "
+            f"{form} came without media_offset, the place of each tile in the text. Pass "
             "everything that the processor returned: model(**inputs)."
         )
-    if not forms and any(read_offsets(media_offset, None)):
+    if not given and known is None and any(map(len, read_offsets(media_offset, None))):
         raise ValueError(
             "media_offset lists tiles but none came with it, so the text would be read without its "
             "pictures. Pass pixel_values, as the processor returned them, or image_embeds."
         )
-    known = past is not None and int(past.get_seq_length()) > 0
-    if known and not forms and getattr(past, "shows_media", False):
+
+
+def check_continued(known: Media, media: Media) -> None:
+    """Raise ValueError unless `media` begin with the tiles that the cached tokens have seen."""
+    count = known.position.shape[1]
+    begins = media.position[:, :count]
+    if begins.shape != known.position.shape or bool(
+        ((begins != known.position) & (known.position != ABSENT)).any()
+    ):
         raise ValueError(
-            "the cached tokens were computed with pictures, but neither media nor pixel_values "
-            "came with the new ones, which would not see them. Pass media=output.media."
+            "the cached tokens were computed with pictures that did not come again with the new "
+            "ones. Pass those of the entire conversation, or none to keep them."
         )
 
 
@@ -94,7 +118,11 @@ def count_positions(attention_mask: Tensor | None, rows: int, length: int) -> Te
 
 
 def check_positions(
-    position_ids: Tensor, attention_mask: Tensor | None, rows: int, queries: int
+    position_ids: Tensor,
+    attention_mask: Tensor | None,
+    rows: int,
+    queries: int,
+    checks_values: bool = True,
 ) -> Tensor:
     """Return position_ids for all rows.
 
@@ -103,6 +131,7 @@ def check_positions(
         attention_mask: [rows, cached + queries]; neighbours of padding may have any position.
         rows: of the batch.
         queries: tokens of a row computed now.
+        checks_values: False if attention tells the samples of a row apart.
 
     Raises:
         ValueError: another shape; or they start again within a row, which stands for several
@@ -113,6 +142,8 @@ def check_positions(
             f"position_ids is {list(position_ids.shape)}: it must be [{rows}, {queries}], one for "
             "each token computed now."
         )
+    if not checks_values:
+        return position_ids.expand(rows, -1)
     goes_back = position_ids[:, 1:] <= position_ids[:, :-1]
     if attention_mask is not None:
         real = attention_mask[:, attention_mask.shape[1] - queries :].bool().to(goes_back.device)

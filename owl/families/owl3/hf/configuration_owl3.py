@@ -32,6 +32,7 @@ class Owl3VisionConfig(PretrainedConfig):
         image_size: side of a tile in pixels, s.
         patch_size: side of a patch in pixels.
         layer_norm_eps: of both norms of a layer.
+        initializer_range: deviation of new weights.
     """
 
     model_type = "siglip_vision_model"
@@ -46,6 +47,7 @@ class Owl3VisionConfig(PretrainedConfig):
         image_size: int = 224,
         patch_size: int = 16,
         layer_norm_eps: float = 1e-6,
+        initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,6 +58,7 @@ class Owl3VisionConfig(PretrainedConfig):
         self.image_size = image_size
         self.patch_size = patch_size
         self.layer_norm_eps = layer_norm_eps
+        self.initializer_range = initializer_range
 
     @property
     def patches_per_tile(self) -> int:
@@ -82,7 +85,7 @@ class Owl3Config(OwlDecoderConfig):
 
     model_type = "mplugowl3"
     # A list, since Trainer appends to it.
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "media"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "image_outputs"]  # noqa: RUF012
     sub_configs = {"vision_config": Owl3VisionConfig}  # noqa: RUF012 - transformers' own name
 
     def __init__(
@@ -105,6 +108,12 @@ class Owl3Config(OwlDecoderConfig):
         for requested in (rope_scaling or {}, rope):
             if not is_plain_rotary(requested):
                 self.requested_rotary = requested  # reported by check
+        # Before the rest, which may set an attention for both.
+        self.vision_config = (
+            vision_config
+            if isinstance(vision_config, Owl3VisionConfig)
+            else Owl3VisionConfig(**(vision_config or {}))
+        )
         super().__init__(rope_theta=rope_theta or rope.get("rope_theta"), **kwargs)
         self.hyper_layers = list(hyper_layers) if isinstance(hyper_layers, tuple) else hyper_layers
         self.fusion = fusion
@@ -113,11 +122,6 @@ class Owl3Config(OwlDecoderConfig):
         self.template = template
         self.carried_vision_parts = list(carried_vision_parts)
         self.vision_batch_size = vision_batch_size
-        self.vision_config = (
-            vision_config
-            if isinstance(vision_config, Owl3VisionConfig)
-            else Owl3VisionConfig(**(vision_config or {}))
-        )
 
     @property
     def hyper_layer_indices(self) -> list[int]:

@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.media_owl3 import KeyValue, Media
 from owl.portable.blocks_owl import OwlAttention, OwlMLP, OwlRMSNorm
-from owl.portable.rotary_owl import TextContext, attend, rotary, rotate
+from owl.portable.rotary_owl import TextContext, attend, attend_eager, rotary, rotate
 
 
 class Owl3HyperAttention(OwlAttention):
@@ -63,7 +63,11 @@ class Owl3HyperAttention(OwlAttention):
         sees_any = visible.any(dim=-1, keepdim=True)  # [b, 1, q, 1]
         # A token that sees no patch attends to all of them, and the result is discarded below: a
         # softmax over no key would be NaN, also in the gradient.
-        images = attend(heads[0], *media_key_value, mask=_or_none(visible | ~sees_any))
+        if context.eager:
+            images, weights = attend_eager(heads[0], *media_key_value, mask=visible | ~sees_any)
+            context.keep(media=weights * sees_any)
+        else:
+            images = attend(heads[0], *media_key_value, mask=_or_none(visible | ~sees_any))
         gate = self._gate(text)
         return self.o_proj(torch.where(sees_any[:, 0], text * (1 - gate) + images * gate, text))
 
@@ -105,17 +109,20 @@ class Owl3HyperAttention(OwlAttention):
             mask = mask.tril(diagonal=keys - queries)[None, None]
         mask = torch.cat([visible, mask.expand(*visible.shape[:3], -1)], dim=-1)
         media_key, media_value = media_key_value
-        return attend(
-            query,
-            torch.cat([media_key, key], dim=2),
-            torch.cat([media_value, value], dim=2),
-            mask=_or_none(mask),
-        )
+        key, value = torch.cat([media_key, key], dim=2), torch.cat([media_value, value], dim=2)
+        if not context.eager:
+            return attend(query, key, value, mask=_or_none(mask))
+        heads, weights = attend_eager(query, key, value, mask=mask)
+        patches = media_key.shape[2]
+        context.keep(text=weights[..., patches:], media=weights[..., :patches])
+        return heads
 
 
 def _or_none(mask: Tensor) -> Tensor | None:
     """Drop a mask that hides nothing: without one, torch's fastest kernels are allowed."""
-    return None if mask.shape[2] == 1 and bool(mask.all()) else mask
+    if mask.shape[2] > 1 or torch.compiler.is_compiling():
+        return mask
+    return None if bool(mask.all()) else mask
 
 
 class Owl3DecoderLayer(GradientCheckpointingLayer):
@@ -193,7 +200,10 @@ class Owl3Decoder(nn.Module):
 class Owl3CausalLM(nn.Module):
     """Decoder and output layer, under the published name language_model."""
 
+    _supports_sdpa = True  # read by transformers, as is config
+
     def __init__(self, config: Owl3Config) -> None:
         super().__init__()
+        self.config = config
         self.model = Owl3Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

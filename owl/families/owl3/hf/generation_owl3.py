@@ -1,30 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation: ends of answers, the caches of text and pictures, beams."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from owl.families.owl3.hf.media_owl3 import Media, Offsets, read_offsets
+from owl.families.owl3.hf.media_owl3 import Offsets, read_offsets
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS
-
-CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""The name of the text's key-value cache: transformers 5.24 renamed past_key_values."""
+from owl.portable.body_owl import CACHE
 
 
 @dataclass
 class Owl3Output(CausalLMOutputWithPast):
     """The outputs of a forward pass.
 
-    loss []; logits [b, kept tokens, v]; the cache, under the name CACHE; hidden_states, num_layers
-    + 1 of [b, q, h], the last one normed.
+    loss []; logits [b, kept tokens, v]; the cache, under the name CACHE, which carries the pictures
+    as well; hidden_states, num_layers + 1 of [b, q, h], the last one normed; attentions, for each
+    layer the weights [b, a, q, keys] on tokens.
+
+    Args:
+        media_attentions: for each hyper layer the weights [b, a, q, M * p] on the patches of the
+            M tiles of a row. With joint_softmax a token's weights on tokens and patches sum to 1.
+        image_outputs: of get_image_features, if tiles came.
     """
 
-    media: Media | None = None  # pass it to the next step in place of pixel_values
+    media_attentions: tuple[Tensor, ...] | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 class Owl3GenerationMixin(GenerationMixin):
@@ -119,7 +125,6 @@ class Owl3GenerationMixin(GenerationMixin):
         pixel_values: Tensor | None = None,
         image_embeds: Tensor | None = None,
         media_offset: Offsets = None,
-        media: Media | None = None,
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         prompt_positions: Tensor | None = None,
@@ -134,7 +139,6 @@ class Owl3GenerationMixin(GenerationMixin):
             pixel_values: the prompt's tiles.
             image_embeds: their features, in place of pixel_values.
             media_offset: their places in the text.
-            media: of an earlier step.
             cache: see forward.
             inputs_embeds: [b, p, h], the prompt's vectors in place of its tokens.
             prompt_positions: [b or 1, p], the prompt's own position_ids.
@@ -149,10 +153,9 @@ class Owl3GenerationMixin(GenerationMixin):
             CACHE: past,
             "attention_mask": attention_mask,
             "position_ids": _next_positions(prompt_positions, attention_mask, input_ids, known),
-            "pixel_values": pixel_values if media is None else None,
-            "image_embeds": image_embeds if media is None else None,
-            "media_offset": media_offset if media is None else None,
-            "media": media,
+            "pixel_values": pixel_values,
+            "image_embeds": image_embeds,
+            "media_offset": media_offset,
         }
 
     def _next_tokens(
@@ -179,7 +182,9 @@ class Owl3GenerationMixin(GenerationMixin):
         updated = super()._update_model_kwargs_for_generation(
             outputs, model_kwargs, *args, **kwargs
         )
-        updated["media"] = outputs.media
+        if getattr(outputs, CACHE) is not None:  # it carries the pictures from now on
+            for name in ("pixel_values", "image_embeds", "media_offset"):
+                updated.pop(name, None)
         return updated
 
     @staticmethod
@@ -232,4 +237,10 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
     """Take the cache under either of its names."""
     if cache is not None and past_key_values is not None:
         raise ValueError("cache and past_key_values are names of the same argument: pass one.")
+    if past_key_values is not None and CACHE == "cache" and not torch.compiler.is_compiling():
+        warnings.warn(
+            "`past_key_values` is deprecated in transformers: pass cache.",
+            FutureWarning,
+            stacklevel=3,
+        )
     return past_key_values if cache is None else cache

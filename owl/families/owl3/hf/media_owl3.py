@@ -47,13 +47,19 @@ class Media:
 
 
 def place_tiles(
-    features: Tensor, offsets: Sequence[Sequence[int]], *, rows: int, shift: int, keep: bool
+    features: Tensor,
+    offsets: Sequence[Sequence[int]] | Tensor,
+    *,
+    rows: int,
+    shift: int,
+    keep: bool,
 ) -> Media | None:
     """Arrange tiles by the rows of a batch.
 
     Args:
         features: [m, p, h] of all tiles, sample after sample.
-        offsets: for each sample, the index of each tile's first placeholder within it.
+        offsets: for each sample, the index of each tile's first placeholder within it; a tensor
+            [n, M] if all samples have the same number.
         rows: b.
         shift: the variant's media_position_shift.
         keep: whether layers cache their keys and values.
@@ -64,13 +70,14 @@ def place_tiles(
     Raises:
         ValueError: the numbers of rows, offsets and tiles do not fit together.
     """
+    # A tensor's values are not read, so that a graph may be traced with it.
     counts = [len(sample) for sample in offsets]
     if sum(counts) != len(features):
         raise ValueError(
             f"pixel_values holds {len(features)} tiles but media_offset lists {sum(counts)} "
             f"({counts} by sample). Pass both as the processor returned them."
         )
-    if not offsets or rows % len(offsets):
+    if not counts or rows % len(counts):
         raise ValueError(
             f"media_offset lists {len(offsets)} samples for {rows} rows of input_ids. Give one "
             "list per row, empty for a row without pictures."
@@ -78,12 +85,10 @@ def place_tiles(
     most = max(counts)
     if not most:
         return None
-    position = torch.full((len(offsets), most), ABSENT)
-    sample, slot = _places(counts)
-    flat = [offset + shift for offsets_of_one in offsets for offset in offsets_of_one]
-    position[sample, slot] = torch.tensor(flat)
-    padded = features.new_zeros(len(offsets), most, *features.shape[1:])
-    padded = padded.index_put((sample.to(features.device), slot.to(features.device)), features)
+    if isinstance(offsets, Tensor):
+        position, padded = offsets.long() + shift, features.unflatten(0, (-1, most))
+    else:
+        position, padded = _padded(features, offsets, shift)
     times = rows // len(offsets)
     return Media(
         position=position.to(features.device).repeat_interleave(times, dim=0),
@@ -93,6 +98,20 @@ def place_tiles(
     )
 
 
+def _padded(
+    features: Tensor, offsets: Sequence[Sequence[int]], shift: int
+) -> tuple[Tensor, Tensor]:
+    """Pad positions to [n, M], and features to [n, M, p, h]."""
+    counts = [len(sample) for sample in offsets]
+    position = torch.full((len(offsets), max(counts)), ABSENT)
+    sample, slot = _places(counts)
+    flat = [offset + shift for offsets_of_one in offsets for offset in offsets_of_one]
+    position[sample, slot] = torch.tensor(flat)
+    padded = features.new_zeros(*position.shape, *features.shape[1:])
+    places = (sample.to(features.device), slot.to(features.device))
+    return position, padded.index_put(places, features)
+
+
 def _places(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Compute sample and slot of each tile, [m] each."""
     sample = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
@@ -100,17 +119,19 @@ def _places(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     return sample, slot
 
 
-def read_offsets(media_offset: Offsets, attention_mask: Tensor | None) -> list[list[int]]:
+def read_offsets(media_offset: Offsets, attention_mask: Tensor | None) -> list[list[int]] | Tensor:
     """Convert either published form of media_offset to positions within each sample.
 
     Args:
         media_offset: a list with the positions of each sample's tiles (241101, Owl3Processor), or
             the [n, t, 2] ranges of 240728 and 241014, which count tokens of the padded batch;
-            None if there are no tiles.
+            None if there are no tiles. A tensor [n, M] is returned as it is.
         attention_mask: [n, t], for the padding on the left, which the ranges count.
     """
     if media_offset is None:
         return []
+    if isinstance(media_offset, Tensor) and media_offset.dim() == 2:
+        return media_offset
     if not isinstance(media_offset, Tensor) or media_offset.dim() != 3:
         return [_as_list(sample) for sample in media_offset]
     return [

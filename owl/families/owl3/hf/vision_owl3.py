@@ -5,12 +5,17 @@ Written out rather than taken from transformers, whose tower builds the pooling 
 depending on the release: these checkpoints hold the head, unused, and keep it when saved.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
 
 from owl.families.owl3.hf.configuration_owl3 import Owl3VisionConfig
+from owl.portable.rotary_owl import attend_eager
 
 
 class Owl3VisionEmbeddings(nn.Module):
@@ -36,19 +41,24 @@ class Owl3VisionAttention(nn.Module):
 
     def __init__(self, config: Owl3VisionConfig) -> None:
         super().__init__()
-        width = config.hidden_size
+        self.config, width = config, config.hidden_size
         self.num_heads = config.num_attention_heads
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Attend within [m, p, h_v]."""
+    def forward(self, hidden_states: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """Attend within [m, p, h_v]; append the weights [m, a, p, p] to `weights` if given."""
         query, key, value = (
             projection(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        heads = F.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))
+        if weights is None and self.config._attn_implementation != "eager":
+            heads = F.scaled_dot_product_attention(query, key, value)
+            return self.out_proj(heads.transpose(1, 2).flatten(2))
+        attended, of_layer = attend_eager(query, key, value, mask=None)
+        if weights is not None:
+            weights.append(of_layer)
+        return self.out_proj(attended)
 
 
 class Owl3VisionMLP(nn.Module):
@@ -74,14 +84,14 @@ class Owl3VisionLayer(GradientCheckpointingLayer):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = Owl3VisionMLP(config)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map [m, p, h_v] to the same shape."""
-        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states))
+    def forward(self, hidden_states: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """Map [m, p, h_v] to the same shape; for weights see the attention."""
+        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), weights)
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
 class Owl3VisionEncoder(nn.Module):
-    """The layers; the last one is loaded and saved, but not run."""
+    """The layers; the last one is loaded and saved, but run only for those who ask for it."""
 
     def __init__(self, config: Owl3VisionConfig, *, carries_last: bool) -> None:
         super().__init__()
@@ -89,11 +99,23 @@ class Owl3VisionEncoder(nn.Module):
         built = self.num_used + carries_last
         self.layers = nn.ModuleList(Owl3VisionLayer(config) for _ in range(built))
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map [m, p, h_v] to the output of the last layer but one: hidden_states[-2]."""
-        for layer in self.layers[: self.num_used]:
-            hidden_states = layer(hidden_states)
-        return hidden_states
+    def forward(
+        self, hidden_states: Tensor, *, runs_last: bool, weights: list[Tensor] | None
+    ) -> list[Tensor]:
+        """Run the layers.
+
+        Args:
+            hidden_states: [m, p, h_v].
+            runs_last: run the last layer too, if the checkpoint holds it.
+            weights: see the attention.
+
+        Returns:
+            [m, p, h_v] each: the input of every layer, then the output of the last one that ran.
+        """
+        steps = [hidden_states]
+        for layer in self.layers if runs_last else self.layers[: self.num_used]:
+            steps.append(layer(steps[-1], weights))
+        return steps
 
 
 class CarriedAttention(nn.Module):
@@ -117,7 +139,7 @@ class CarriedHead(nn.Module):
         self.mlp = Owl3VisionMLP(config)
 
 
-class Owl3VisionModel(nn.Module):
+class Owl3VisionModel(PreTrainedModel):
     """Encodes tiles as patch features. Parts that are carried, not run, require no gradient.
 
     Args:
@@ -125,8 +147,15 @@ class Owl3VisionModel(nn.Module):
         carried: which of configuration_owl3.CARRIED_PARTS the checkpoint holds.
     """
 
+    config_class = Owl3VisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Owl3VisionLayer"]  # noqa: RUF012
+    _supports_sdpa = _supports_flash_attn = _supports_attention_backend = True
+
     def __init__(self, config: Owl3VisionConfig, carried: list[str]) -> None:
-        super().__init__()
+        super().__init__(config)
         self.embeddings = Owl3VisionEmbeddings(config)
         self.encoder = Owl3VisionEncoder(config, carries_last="last_layer" in carried)
         if "post_layernorm" in carried:
@@ -134,6 +163,25 @@ class Owl3VisionModel(nn.Module):
         if "head" in carried:
             self.head = CarriedHead(config)
         self.freeze_carried()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, CarriedHead):
+            nn.init.normal_(module.probe, std=std)
+        if isinstance(module, CarriedAttention):
+            nn.init.normal_(module.in_proj_weight, std=std)
+            nn.init.zeros_(module.in_proj_bias)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Whether attention can be chosen later: it is read in each call."""
+        return True
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the layer that reads pixels."""
+        return self.embeddings.patch_embedding
 
     def freeze_carried(self) -> None:
         """Let what is carried require no gradient: distributed trainers would wait for it."""
@@ -142,19 +190,39 @@ class Owl3VisionModel(nn.Module):
             if hasattr(self, name):
                 getattr(self, name).requires_grad_(False)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **_: Any,
+    ) -> BaseModelOutput:
         """Encode tiles.
 
         Args:
             pixel_values: [m, 3, s, s]; uint8 is normalised here, float is used as it is.
+            output_hidden_states: return the input of each layer and the last layer's output too.
+            output_attentions: return the weights [m, a, p, p] of each layer too.
 
         Returns:
-            [m, p, h_v].
+            last_hidden_state [m, p, h_v] is what the projector reads: SigLIP's hidden_states[-2],
+            the output of the last layer but one. The last layer, if the checkpoint holds it, runs
+            only for the other two.
         """
         weight = self.embeddings.patch_embedding.weight
         # An offloaded weight is on meta until it is used, on whatever device its input has.
         pixels = pixel_values if weight.is_meta else pixel_values.to(weight.device)
-        return self.encoder(self.embeddings(normalise(pixels, weight.dtype)))
+        weights: list[Tensor] | None = [] if output_attentions else None
+        steps = self.encoder(
+            self.embeddings(normalise(pixels, weight.dtype)),
+            runs_last=output_hidden_states or output_attentions,
+            weights=weights,
+        )
+        return BaseModelOutput(
+            last_hidden_state=steps[self.encoder.num_used],
+            hidden_states=tuple(steps) if output_hidden_states else None,
+            attentions=tuple(weights) if weights is not None else None,
+        )
 
 
 def normalise(pixel_values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -45,7 +45,10 @@ def test_rejects_give_exit_code_one_and_are_counted(tmp_path, run):
         (["--input", "IN", "--output", "OUT", "--workers", "0"], "--workers 0: use at least 1"),
         (["--input", "IN", "--output", "OUT", "--name", "../x"], "--name ../x: use up to 40"),
         (["--input", "IN", "--output", "OUT", "--images", "gone"], "gone is not a folder"),
-        (["--input", "EMPTY", "--output", "OUT"], "has no .jsonl or .json file"),
+        (
+            ["--input", "EMPTY", "--output", "OUT"],
+            "has no .jsonl, .json, .jsonl.gz or",
+        ),
     ],
 )
 def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, arguments, words):
@@ -61,8 +64,8 @@ def test_what_cannot_start_gives_exit_code_two(tmp_path, run, monkeypatch, argum
     ("name", "option", "words"),
     [
         ("captions", ["--prompt-ending", "short_answer"], "works with llava, m4"),
-        ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, jsonl, parquet"),
-        ("llava", ["--turns-of", "image"], "--turns-of works with jsonl, not with llava"),
+        ("llava", ["--missing-pictures", "leave_out"], "works with obelics, mmc4, pages, jsonl"),
+        ("llava", ["--turns-of", "image"], "--turns-of works with jsonl, csv, not with llava"),
         ("llava", ["--prompt-ending", "by_question_type"], "works with m4 only"),
     ],
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from owl.curate.converters.pictures import SourceFolder
 from owl.curate.converters.prompt_endings import PromptEnding
 from owl.curate.converters.records import ConvertOptions, MissingPictures
 from owl.curate.converters.video.video_frames import NAME, VideoClips, video_format
+from owl.curate.tools import conversion
 from tests.unit.curate.converters.converting import (
     convert_lines,
     make_job,
@@ -94,6 +96,40 @@ def test_the_example_of_video_files_holds(tmp_path):
         options=ConvertOptions(),
     )
     assert_as_documented(run_job(job), "video")
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "source"),
+    [
+        ("csv", "table.csv", "table.csv"),
+        ("imagefolder", "folder/train/metadata.csv", "folder"),
+        ("pages", "book/ch/one.md", "book"),
+    ],
+)
+def test_the_examples_of_folders_and_tables_hold(tmp_path, name, page, source, capsys):
+    write_pictures(tmp_path, "images/a.jpg", "folder/train/a.jpg", "book/ch/img/a.jpg")
+    (tmp_path / page).write_text(text_block(f"source-{name}"))
+    job = make_job(tmp_path, name, tmp_path / source)
+    if name == "csv":
+        assert_as_documented(run_job(job), name)
+        return
+    leave_out = {"missing_pictures": MissingPictures.leave_out} if name == "pages" else {}
+    job = replace(job, images=None, options=ConvertOptions(**leave_out))
+    assert_as_documented(run_job(job), name)
+    if name == "pages":
+        conversion.run_job(job, 1, retry_rejects=True, tool="convert")
+        printed = "".join(capsys.readouterr()).replace(str(job.output), "shards")
+        assert set(block_after(name).splitlines()) <= set(printed.splitlines())
+
+
+def text_block(name):
+    (text,) = re.findall(rf"```text {name}\n(.*?)```", DOC, re.DOTALL)
+    return text
+
+
+def block_after(name):
+    """What the tool prints, by the block that follows the sample of a format."""
+    return re.findall(r"```\n(wrote.*?)\n```", DOC[DOC.index(f"sample-{name}") :], re.DOTALL)[0]
 
 
 def test_every_format_has_an_example():

@@ -177,7 +177,7 @@ def test_pictures_that_are_left_out_are_counted_and_tried_again_by_option(tmp_pa
     source = write_lines(tmp_path / "in", *records)
     job = make_job(tmp_path, "jsonl", source, missing_pictures=MissingPictures.leave_out)
     converted = run_job(job)
-    assert (converted.report.left_out, converted.report.bare) == (2, 1)
+    assert (converted.report.left_out, converted.report.bare) == ({"E302": 2}, 1)
     first, second = converted.samples
     assert first.document["turns"][0]["content"] == [
         {"text": "A "},
@@ -186,8 +186,8 @@ def test_pictures_that_are_left_out_are_counted_and_tried_again_by_option(tmp_pa
     ]
     assert second.document["meta"]["left_out"] == ["lost.jpg"]
     write_pictures(tmp_path / "images", "gone.jpg")
-    assert run_job(job).report.left_out == 2
-    assert run_job(job, retry_rejects=True).report.left_out == 1
+    assert run_job(job).report.left_out == {"E302": 2}
+    assert run_job(job, retry_rejects=True).report.left_out == {"E302": 1}
 
 
 def test_a_question_about_a_missing_picture_is_rejected_all_the_same(tmp_path):

@@ -5,15 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from owl.config.run import CutPolicy, OversizePolicy, PackConfig, SourceConfig
+from owl.config.run import CutPolicy, DataConfig, OversizePolicy, PackConfig, SourceConfig
 from owl.curate.prepare import prepare_folder
-from owl.data.encode.oversize import UNIT_CHARACTERS, break_text, choose_frames
+from owl.data.encode.cuts import UNIT_CHARACTERS, break_text
+from owl.data.encode.oversize import choose_frames
+from owl.data.encode.tokenizer import Tokenizer
 from owl.data.loader import Loader
 from owl.data.samples import Cursor
 from owl.data.shown import CutChoice
 from owl.errors import DataError
 from owl.portable.pieces_owl import Tile
 from tests.unit.data.shard_factory import (
+    QWEN2,
     chat,
     data_config,
     make_loader,
@@ -126,10 +129,10 @@ def test_a_part_that_no_pack_can_hold_is_counted(tmp_path, policy):
     packs, (batch,), (step,) = epoch(loader)
     assert {planned.excerpt.code for planned in packs[0]} == {"E402"}
     if policy == OversizePolicy.split:
-        assert batch.keys == ("k[0:1]", "k[2:3]")  # "before" and "after", in one pack
+        assert batch.keys == ("k[0:6]", "k[7:12]")  # "before" and "after", in one pack
         assert loader.plan.window(0, 0).dropped == step.report.skipped == {"E403": 1}
     else:  # what lies behind a truncated sample's end is not looked at
-        assert batch.keys == ("k[0:1]",)
+        assert batch.keys == ("k[0:6]",)
         assert loader.plan.window(0, 0).dropped == {}
 
 
@@ -245,7 +248,7 @@ def test_one_long_text_is_split_without_loss(tmp_path):
     text = " ".join(f"owl{i}" for i in range(2000))
     loader = one(tmp_path, document({"text": text}), OversizePolicy.split, tokens=5000)
     _, batches, _ = epoch(loader)
-    assert len(batches) == 4
+    assert len(batches) == 3
     in_order = sorted(batches, key=first_unit)
     assert "".join(text_of(loader, batch) for batch in in_order) == text
 
@@ -267,3 +270,114 @@ def test_an_epoch_of_which_nothing_fits_is_an_error_and_not_a_hang(tmp_path):
 def test_the_other_policy_is_another_plan(tmp_path):
     made = one(tmp_path, pictured(2), OversizePolicy.split).fingerprint
     assert made != one(tmp_path, pictured(2), OversizePolicy.drop).fingerprint
+
+
+def qwen_loader(tmp_path, content, *, media=(), tokens=768, tiles=4, policy=OversizePolicy.split):
+    """One document, read with the tokens of Qwen2's vocabulary."""
+    files = {entry["file"]: picture(seed=n) for n, entry in enumerate(media)}
+    write_shard(tmp_path / "q/s.tar", [("k", document(*content, media=media), files)])
+    assert prepare_folder(tmp_path / "q") == []
+    data = DataConfig(
+        sources={"q": SourceConfig(path=str(tmp_path / "q"))}, tokenizer=str(QWEN2), oversize=policy
+    )
+    return make_loader(data, PackConfig(text_tokens=tokens, tiles=tiles, window=8))
+
+
+def parts_in_order(loader):
+    """Tokens of each part of the one document, its last (end of text) left out."""
+    batches = epoch(loader)[1]
+    rows = []
+    for batch in batches:
+        bounds = batch.cu_seqlens.tolist()
+        for key, first, end in zip(batch.keys, bounds, bounds[1:], strict=False):
+            rows.append((int(key.removeprefix("k[").partition(":")[0]), batch.tokens[first:end]))
+    assert all(row[-1] == loader.tokenizer.end_of_text for _, row in rows)
+    return [row[:-1].tolist() for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+
+CHINESE = "".join(chr(0x4E00 + number * 7 % 3000) for number in range(6000))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CHINESE,
+        "".join(chr(0xAC00 + number * 11 % 9000) for number in range(3000)),
+        "owl" * 4000,
+        "".join(f"{number} owls sat.\n" for number in range(900)),
+        "\U0001f989" * 2500,
+    ],
+    ids=["chinese", "korean", "one word", "lines", "emoji"],
+)
+def test_every_token_of_a_long_text_is_kept(tmp_path, text):
+    loader = qwen_loader(tmp_path, [{"text": text}])
+    parts = parts_in_order(loader)
+    assert loader.plan.window(0, 0).dropped == {}
+    assert "".join(loader.tokenizer.decode(part) for part in parts) == text
+    assert [token for part in parts for token in part] == loader.tokenizer.encode(text)
+    assert all(len(part) > 0.8 * 768 for part in parts[:-1])
+
+
+def test_a_long_text_is_cut_where_lines_end(tmp_path):
+    text = "".join(f"{number} owls sat.\n" for number in range(900))
+    loader = qwen_loader(tmp_path, [{"text": text}])
+    assert all(loader.tokenizer.decode(part).endswith("\n") for part in parts_in_order(loader))
+
+
+def test_pictures_between_long_texts_stay_where_they_were(tmp_path):
+    media = [{"type": "image", "file": f"m{i}.jpg"} for i in range(3)]
+    content = [{"text": CHINESE}, {"media": 0}, {"media": 1}, {"text": CHINESE[::-1]}, {"media": 2}]
+    loader = qwen_loader(tmp_path, content, media=media)
+    parts = parts_in_order(loader)
+    mark = loader.reading.placeholder(loader.tokenizer, Tile())
+    tokens = [token for part in parts for token in part]
+    encode = loader.tokenizer.encode
+    assert tokens == [*encode(CHINESE), *mark, *mark, *encode(CHINESE[::-1]), *mark]
+    assert not any(part[-len(mark) :] == mark for part in parts[:-1])
+    assert sum(batch.num_tiles for batch in epoch(loader)[1]) == 3
+
+
+def test_a_picture_and_a_text_that_only_together_are_too_long_are_both_kept(tmp_path):
+    media = [{"type": "image", "file": "m0.jpg"}]
+    loader = one(
+        tmp_path, document({"media": 0}, {"text": "x" * 195}, media=media), OversizePolicy.split
+    )
+    assert loader.plan.window(0, 0).dropped == {}
+    text = "".join(text_of(loader, batch) for batch in sorted(epoch(loader)[1], key=first_unit))
+    assert text == "<|image|>" + "x" * 195
+
+
+def test_a_budget_below_one_character_ends_and_is_counted(tmp_path):
+    loader = qwen_loader(tmp_path, [{"text": "\U0001f989" * 9}], tokens=2)
+    assert loader.plan.window(0, 0).dropped == {"E403": 1}
+
+
+class CountingTokenizer(Tokenizer):
+    """Counts the characters that are tokenised."""
+
+    characters = 0
+
+    def encode(self, text):
+        self.characters += len(text)
+        return super().encode(text)
+
+    def token_ends(self, text):
+        self.characters += len(text)
+        return super().token_ends(text)
+
+
+@pytest.mark.parametrize(
+    ("policy", "most"), [(OversizePolicy.split, 2.1), (OversizePolicy.truncate, 0.4)]
+)
+def test_a_document_is_tokenised_twice_at_most_and_a_truncated_one_only_as_far_as_it_is_kept(
+    tmp_path, policy, most
+):
+    media = [{"type": "image", "file": f"m{i}.jpg"} for i in range(20)]
+    content = [part for i in range(20) for part in ({"media": i}, {"text": CHINESE[i * 300 :]})]
+    length = sum(len(part["text"]) for part in content if "text" in part)
+    loader = qwen_loader(tmp_path, content, media=media, policy=policy)
+    (source,) = loader.plan.sources
+    source.lengths.of(0, CutChoice.none)  # counted once for a shard, and stored
+    source.lengths.encoder.tokenizer.__class__ = CountingTokenizer
+    assert loader.plan.window(0, 0).packs
+    assert source.lengths.encoder.tokenizer.characters < most * length

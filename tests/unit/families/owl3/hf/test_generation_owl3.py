@@ -3,12 +3,12 @@
 
 import json
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from owl.families.owl3.hf.media_owl3 import Media
 from owl.families.owl3.hf.modeling_owl3 import CACHE
 from tests.unit.families.owl3.hf.conftest import build
 
@@ -99,7 +99,7 @@ def test_several_tokens_may_follow_a_cached_prompt(model):
     tokens = inputs["input_ids"][2:]
     whole = model(input_ids=tokens, use_cache=False, **row).logits
     start = model(input_ids=tokens[:, :52], use_cache=True, **row)
-    rest = model(input_ids=tokens[:, 52:], media=start.media, **{CACHE: start[CACHE]})
+    rest = model(input_ids=tokens[:, 52:], **{CACHE: start[CACHE]})
     torch.testing.assert_close(rest.logits, whole[:, 52:], rtol=0, atol=1e-10)
 
 
@@ -145,10 +145,10 @@ def test_patches_are_projected_once_a_layer(model, monkeypatch):
 @torch.no_grad()
 def test_features_are_dropped_once_every_layer_has_its_keys(model):
     output = model(**batch(), use_cache=True)
-    assert isinstance(output.media, Media)
-    assert output.media.features is None
-    assert sorted(output.media.cache) == [1, 3]
-    assert model(**batch(), use_cache=True, use_media_cache=False).media.features is not None
+    assert output[CACHE].media.features is None
+    assert sorted(output[CACHE].media.cache) == [1, 3]
+    plain = model(**batch(), use_cache=True, use_media_cache=False)
+    assert plain[CACHE].media.features is not None
 
 
 @torch.no_grad()
@@ -167,19 +167,37 @@ def test_prompt_lookup_gives_the_same_tokens(model):
 
 
 @torch.no_grad()
-def test_pictures_passed_twice_or_not_at_all_are_one_clear_error(model):
+def test_a_cache_carries_the_pictures_of_its_tokens(model):
     inputs = batch()
-    start = model(**inputs, use_cache=True)
-    more = {"input_ids": inputs["input_ids"][:, :3], CACHE: start[CACHE]}
-    with pytest.raises(ValueError, match="media and pixel_values came together"):
-        model(**more, media=start.media, pixel_values=inputs["pixel_values"])
-    with pytest.raises(ValueError, match=r"Pass media=output\.media"):
-        model(**more)
+    whole = model.generate(
+        **inputs, max_new_tokens=6, eos_token_id=None, return_dict_in_generate=True
+    )
+    start = model.generate(
+        **inputs, max_new_tokens=3, eos_token_id=None, return_dict_in_generate=True
+    )
+    longer = {
+        "input_ids": start.sequences,
+        "attention_mask": torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1),
+        "max_new_tokens": 3,
+        "eos_token_id": None,
+    }
+    for again in ({}, {"pixel_values": inputs["pixel_values"], "media_offset": OFFSETS}):
+        cache = deepcopy(start[CACHE])
+        written = model.generate(**longer, **again, **{CACHE: cache})
+        assert torch.equal(written, whole.sequences)
 
 
-def test_attention_weights_are_refused_before_a_token_is_made(model):
-    with pytest.raises(ValueError, match="returns no weights"):
-        write(model, batch(), output_attentions=True, return_dict_in_generate=True)
+@torch.no_grad()
+def test_pictures_other_than_those_of_the_cache_are_one_clear_error(model):
+    start = model(torch.zeros(1, 4).long(), **one_tile(at=1), use_cache=True)
+    more = {"input_ids": torch.zeros(1, 2).long(), CACHE: start[CACHE]}
+    with pytest.raises(ValueError, match="Pass those of the entire conversation"):
+        model(**more, **one_tile(at=4))
+
+
+def one_tile(at: int) -> dict:
+    pixels = torch.rand(1, 3, 28, 28, dtype=torch.float64)
+    return {"pixel_values": pixels, "media_offset": [[at]]}
 
 
 @torch.no_grad()

@@ -332,7 +332,6 @@ def test_neighbours_in_a_batch_change_nothing(model):
         ({"attention_mask": torch.ones(2, 3)}, r"must be \[2, 20\]"),
         ({"input_ids": None}, "exactly one of input_ids and inputs_embeds"),
         ({"labels": torch.zeros(2, 20).long(), "logits_to_keep": 1}, "labels need all logits"),
-        ({"output_attentions": True}, "returns no weights"),
     ],
 )
 def test_inputs_that_do_not_belong_together_are_one_clear_error(changes, message):

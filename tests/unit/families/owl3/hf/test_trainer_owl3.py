@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainingArguments
 
+from owl.families.owl3.hf.generation_owl3 import CACHE
 from owl.hf import Owl3ForConditionalGeneration
 from tests.unit.families.owl3.hf.conftest import build
 from tests.unit.families.owl3.hf.test_modeling_owl3 import inputs
@@ -26,7 +27,12 @@ def trainer(processor, conversations, tmp_path):
     def collate(rows):
         return dict(
             processor.apply_chat_template(
-                rows, tokenize=True, return_dict=True, return_labels=True, cut_enable=False
+                rows,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                return_labels=True,
+                cut_enable=False,
             )
         )
 
@@ -95,9 +101,8 @@ def test_gradient_checkpointing_recomputes_every_layer_that_runs():
 
 def test_a_cache_and_recomputation_do_not_mix():
     model, tokens = build("joint_softmax").train(), torch.zeros(1, 4, dtype=torch.long)
-    past = model.eval()(tokens, use_cache=True)
-    past = getattr(past, "cache", None) or past.past_key_values
+    past = model.eval()(tokens, use_cache=True)[CACHE]
     model.train().gradient_checkpointing_enable()
-    assert model(tokens, use_cache=True).media is None
+    assert CACHE not in model(tokens, use_cache=True)
     with pytest.raises(ValueError, match="store their keys twice"):
         model(tokens, past_key_values=past)

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from owl.families.owl3.hf.generation_owl3 import CACHE
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""The name of the text's key-value cache: transformers 5.24 renamed past_key_values."""
 
 
-class Owl3Body(nn.Module):
-    """A model of this family up to its output layer; holds no weights of its own."""
+class OwlBody(nn.Module):
+    """A model up to its output layer; holds no weights of its own."""
 
     _tp_plan = _pp_plan = None  # read by transformers: it splits no layer by itself
 
@@ -26,7 +27,8 @@ class Owl3Body(nn.Module):
         """Run the model with the arguments of its own forward but those of logits and loss.
 
         Returns:
-            last_hidden_state [b, q, h], normed: lm_head makes logits of it; the cache.
+            last_hidden_state [b, q, h], normed: lm_head makes logits of it; the cache; what else
+            was requested.
         """
         no_logits = torch.empty(0, dtype=torch.long)
         kwargs |= {"logits_to_keep": no_logits, "output_hidden_states": True, "return_dict": True}
@@ -34,5 +36,6 @@ class Owl3Body(nn.Module):
         return BaseModelOutputWithPast(
             last_hidden_state=output.hidden_states[-1],
             hidden_states=output.hidden_states if output_hidden_states else None,
+            attentions=output.attentions,
             **{CACHE: getattr(output, CACHE)},
         )

@@ -2,7 +2,7 @@
 """The lora node: low-rank adapters (arXiv 2106.09685) beside frozen weights."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from owl.config.choices import LoraTarget, ModelPart
 from owl.config.rules import outside, too_small
@@ -51,6 +51,23 @@ class LoraConfig:
         if not self.is_on:
             return trainable
         return Trainable(**{str(part): part in self.also_train for part in ModelPart})
+
+    def learning_parts(self, trainable: Trainable) -> Trainable:
+        """Return the parts in which anything is trained, adapters included."""
+        return replace(self.trained_parts(trainable), **{str(part): True for part in self.parts})
+
+    def counted_parts(self, trainable: Trainable) -> Trainable:
+        """Return the parts to count operations by.
+
+        Adapters have gradients pass down to the projector, and through the tower where it has some;
+        frozen weights have no gradient of their own. The adapters' own operations, a share of about
+        rank / width, are not counted.
+        """
+        parts = self.trained_parts(trainable)
+        if not self.is_on:
+            return parts
+        tower = parts.vision_tower or LoraTarget.tower in self.targets
+        return replace(parts, projector=True, vision_tower=tower)
 
     def adds_as(self, other: "LoraConfig") -> bool:
         """Whether both have the same adapters and add them alike; dropout may differ."""

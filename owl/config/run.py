@@ -142,9 +142,19 @@ class RunConfig:
         return self.lora.trained_parts(self.stage.trainable)
 
     @property
+    def learning_parts(self) -> Trainable:
+        """Parts in which anything is trained, adapters included."""
+        return self.lora.learning_parts(self.stage.trainable)
+
+    @property
+    def counted_parts(self) -> Trainable:
+        """Parts to count operations by; with LoRA, where gradients pass."""
+        return self.lora.counted_parts(self.stage.trainable)
+
+    @property
     def learns_from_text(self) -> bool:
         """Whether a pack without pictures and videos moves any weight."""
-        return self.stage.trainable.language_model or self.lora.is_on
+        return self.learning_parts.language_model
 
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""

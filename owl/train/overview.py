@@ -9,13 +9,7 @@ from pathlib import Path
 import torch
 
 from owl.config.load import to_yaml
-from owl.config.run import (
-    CommBackend,
-    LrDecay,
-    ModelConfig,
-    ParallelConfig,
-    RunConfig,
-)
+from owl.config.run import CommBackend, LrDecay, ModelConfig, ParallelConfig, RunConfig
 from owl.logging import logger
 from owl.mcore.optimizer import warmup_steps
 from owl.mcore.process_groups import process_groups
@@ -108,9 +102,8 @@ def parameter_sizes(run: RunConfig) -> list[tuple[str, int]]:
 
 def rate_line(run: RunConfig) -> str:
     """Format the peak learning rates of the trained parts, and how they change."""
-    optim, trained = run.optim, run.trained_parts
+    optim, trained = run.optim, run.learning_parts
     peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
-    peaks = peaks or [f"{optim.learning_rate:.3g}"]  # of adapters
     if trained.vision_tower and optim.tower_layer_decay != 1:
         peaks.append(f"times {optim.tower_layer_decay:g} a layer from the tower's last one down")
     share = optim.min_learning_rate / optim.learning_rate

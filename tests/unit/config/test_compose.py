@@ -7,7 +7,15 @@ import pytest
 import yaml
 
 from owl.config.load import CONFIGS, compose, to_yaml
-from owl.config.run import CutPolicy, Precision, Recompute, RunConfig, ScaleKind
+from owl.config.run import (
+    CutPolicy,
+    LoraTarget,
+    Precision,
+    Recompute,
+    RunConfig,
+    ScaleKind,
+    Trainable,
+)
 from owl.families.owl3.config import FusionKind
 
 FILES = (path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/**/*.yaml"))
@@ -296,3 +304,31 @@ def test_the_unknown_settings_of_a_run_of_another_version_are_named(tmp_path: Pa
     _, (problem,) = compose("config", [], config_dirs=[tmp_path])
     assert "parallel.tensr=2" in problem
     assert "Did you mean parallel.tensor" in problem
+
+
+@pytest.mark.parametrize("experiment", ["stage1", "stage2", "stage3", "sft"])
+def test_lora_goes_with_any_experiment(experiment: str):
+    run = composed(f"+experiment={experiment}", "lora=qv", "lora.rank=4")
+
+    assert (run.lora.targets, run.lora.rank) == ([LoraTarget.q, LoraTarget.v], 4)
+    # Everything but adapters is frozen, whatever the stage trains; part rates and logs follow.
+    assert run.trained_parts.frozen == list(vars(run.stage.trainable))
+    assert run.learning_parts == Trainable(
+        vision_tower=False, projector=False, language_model=True, fusion=False
+    )
+    assert run.learns_from_text
+    assert list(run.problems()) == []
+
+
+def test_parts_can_be_trained_beside_adapters():
+    run = composed("+experiment=stage1", "lora=all", "lora.also_train=[projector]")
+
+    assert run.trained_parts.frozen == ["vision_tower", "language_model", "fusion"]
+    assert composed("+experiment=stage1", "lora=off").trained_parts == run.stage.trainable
+
+
+def test_a_part_has_adapters_or_is_trained_itself():
+    run = composed("lora=all", "lora.also_train=[language_model]")
+
+    (problem,) = run.problems()
+    assert "lora.also_train has language_model, but lora.targets has adapters in it" in problem

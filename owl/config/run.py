@@ -39,6 +39,7 @@ from owl.config.data import (
     PackConfig,
     SourceConfig,
 )
+from owl.config.evaluation import EvaluateConfig
 from owl.config.lora import LoraConfig
 from owl.config.model import (
     AbstractorConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "CutPolicy",
     "DataConfig",
     "DeviceKind",
+    "EvaluateConfig",
     "FamilyKind",
     "ImageLibrary",
     "LayerBackend",
@@ -135,6 +137,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
     def trained_parts(self) -> Trainable:
@@ -159,5 +162,6 @@ class RunConfig:
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
         nodes = (self.model, self.data, self.pack, self.batch, self.stage, self.lora)
-        for node in (*nodes, self.optim, self.parallel, self.checkpoint, self.log):
+        more = (self.optim, self.parallel, self.checkpoint, self.log, self.evaluate)
+        for node in (*nodes, *more):
             yield from node.problems()

@@ -41,6 +41,10 @@ def resize_with_pillow(pixels: Pixels, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 
+RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
+"""The resizing of pictures for each value of a processor's setting parity."""
+
+
 def stretch_to_square(pixels: Pixels, side: int, resize: Resize) -> Tensor:
     """Resize without keeping the aspect ratio."""
     return resize(pixels, side, side)

@@ -46,6 +46,8 @@ def write_turns(
                 yield ANSWER
             # Outside the user's lines, the frames of a clip stand side by side.
             yield from (piece for piece in turn.content if piece is not HUMAN)
+            if turn.role == "system":
+                yield Text("", closed=True)  # what follows is read by itself
         if turn.role in ("assistant", "document") and (close_last or number + 1 < len(turns)):
             yield Control(END, turn.weight)
 

@@ -14,6 +14,7 @@ from owl.mcore.optimizer import Optimizer
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import synchronized_weights
 from owl.train.hooks.checkpoint import CheckpointHook
+from owl.train.hooks.evaluate import EvaluateHook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import Hook
 from owl.train.metrics_writers import build_writers
@@ -57,7 +58,9 @@ def build_hooks(
                 lora=run.lora,
             )
 
+    evaluate = EvaluateHook(run, chunks, groups)
     return [
+        evaluate,
         LogHook(
             build_writers(run.log, folder, state.step) if groups.is_writer else [],
             log=run.log,
@@ -67,6 +70,7 @@ def build_hooks(
                 batch, run.model, run.counted_parts
             ),
             groups=groups,
+            evaluated=lambda: evaluate.values,
         ),
         CheckpointHook(
             save, every_steps=run.checkpoint.every_steps, train_steps=run.stage.train_steps

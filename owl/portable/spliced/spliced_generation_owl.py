@@ -78,6 +78,9 @@ class OwlSplicedGenerationMixin(GenerationMixin):
         if decode_text and tokenizer is None:
             raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
         prompt = inputs if input_ids is None else input_ids
+        past = one_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
+        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
+            media_offset = None  # of pictures that are in the cache
         if prompt is not None:
             spliced = self.read_inputs(
                 Tokens(prompt, attention_mask, None, media_offset),
@@ -144,7 +147,7 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             **kwargs: further arguments of forward, passed on.
         """
         past = one_cache(cache, past_key_values)
-        known = 0 if past is None else int(past.get_seq_length())
+        known = cached_tokens(past)
         for name in _NOT_PASSED_ON:
             kwargs.pop(name, None)
         if inputs_embeds is not None:
@@ -177,6 +180,11 @@ _NOT_PASSED_ON = (
     "next_sequence_length",
     "is_first_iteration",
 )
+
+
+def cached_tokens(past: Cache | None) -> int:
+    """Count the tokens in a cache."""
+    return 0 if past is None else int(past.get_seq_length())
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

@@ -3,10 +3,9 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,11 +18,10 @@ from owl.convert.check import check_folder
 from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.data.families import reading_of
-from owl.data.samples import RawSample
 from owl.data.shown import CutChoice
 from owl.errors import OwlError, UsageError
-from owl.evaluate.greedy import Answerer, decode_greedily, likeliest_of
-from owl.evaluate.job import Ranks
+from owl.evaluate.greedy import Answerer, answerer, likeliest_of
+from owl.evaluate.job import Ranks, ranks_of
 
 _PRECISIONS = {
     "float32": Precision.fp32,
@@ -97,14 +95,7 @@ def _answerer_of_model(model: LoadedModel, tokenizer: Path, longest: int, *, cut
     reading = reading_of(model.config)
     encoder = SampleEncoder(load_tokenizer(tokenizer, reading.controls), reading)
     choice = CutChoice.single if cut else CutChoice.none
-
-    def answer(samples: Sequence[RawSample]) -> list[str]:
-        prompts = [encoder.encode_prompt(sample, cut=choice) for sample in samples]
-        next_tokens = likeliest_of(model.logits)
-        texts = decode_greedily(prompts, next_tokens, encoder.tokenizer, max_tokens=longest)
-        return [text.strip() for text in texts]
-
-    return answer
+    return answerer(encoder, likeliest_of(model.logits), max_tokens=longest, cut=choice)
 
 
 def _tokenizer_of_run(checkpoint: Path) -> Path:
@@ -116,14 +107,3 @@ def _tokenizer_of_run(checkpoint: Path) -> Path:
             f"--tokenizer is needed: {checkpoint} is in no run folder whose config.yaml names one."
         )
     return Path(named)
-
-
-def ranks_of(group: Any) -> Ranks:
-    """Return the ranks of a process group, which share the questions."""
-
-    def gather(mine: Any) -> list[Any]:
-        of_ranks: list[Any] = [None] * group.size()
-        dist.all_gather_object(of_ranks, mine, group=group)
-        return of_ranks
-
-    return Ranks(rank=group.rank(), size=group.size(), gather=gather)

@@ -15,13 +15,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from owl.config.run import MetricKind
 from owl.errors import OwlError
-
-if TYPE_CHECKING:
-    from owl.evaluate.questions import Question
 
 METRICS_HELP = """metrics:
 vqa: VQA accuracy, normalised, of ten annotators (fewer: any of them);
@@ -49,10 +46,13 @@ def evaluate(options: argparse.Namespace) -> None:
     from owl.evaluate.job import answer_all, batches_of
     from owl.evaluate.metrics import METRICS
     from owl.evaluate.predictions import PredictionFolder
+    from owl.evaluate.questions import read_questions
     from owl.evaluate.report import results_of, table
     from owl.progress import Progress
 
-    metric, questions = METRICS[options.metric], _questions(options)
+    metric = METRICS[options.metric]
+    questions = read_questions(options.data, options.images)[: options.limit]
+    metric.check(questions)
     longest = options.max_new_tokens or metric.max_new_tokens
     output = options.output or Path("evaluations") / f"{_model_name(options)}-{options.data.stem}"
     settings = _settings(options, longest)
@@ -86,23 +86,6 @@ def evaluate(options: argparse.Namespace) -> None:
             print(f"answers and results are in {folder.path}")
         if results["failed"] == len(questions):
             raise OwlError("no question could be asked: see above")
-
-
-def _questions(options: argparse.Namespace) -> "list[Question]":
-    from owl.evaluate.metrics import METRICS
-    from owl.evaluate.questions import read_questions
-
-    metric = METRICS[options.metric]
-    questions = read_questions(options.data, options.images)[: options.limit]
-    problems = [
-        f"question {question.id} {problem} (--metric {options.metric})"
-        for question in questions
-        if (problem := metric.problem_of(question))
-    ]
-    if problems:
-        more = f"\nand {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise OwlError("\n".join(problems[:10]) + more)
-    return questions
 
 
 def _model_name(options: argparse.Namespace) -> str:

@@ -20,9 +20,9 @@ from torch import Tensor
 from owl.checkpoint.folder import resolve_checkpoint
 from owl.checkpoint.load import load_model_config
 from owl.checkpoint.save import CARRIED
-from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
+from owl.convert.adapters import MergedTensors
 from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
@@ -56,7 +56,7 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, TensorSpec]:
-    """Write a checkpoint as a Hugging Face folder.
+    """Write a checkpoint as a Hugging Face folder, its adapters merged into the weights.
 
     Args:
         checkpoint: checkpoint, or run folder whose newest is taken.
@@ -119,7 +119,7 @@ class _Export:
         self.family, self.model = family, model
         self.part = _part(family, options.part)
         self.table = weight_table(family, model)
-        self.weights = CheckpointTensors(checkpoint)
+        self.weights = MergedTensors(checkpoint, self.table)
         check_ours(str(checkpoint), self.weights.specs, self.table)
         embedding_dtype = self.weights.specs["embedding.word_embeddings.weight"].dtype
         self.carried = _CarriedWeights(

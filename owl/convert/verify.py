@@ -12,7 +12,7 @@ from owl.checkpoint.folder import resolve_checkpoint
 from owl.checkpoint.inference import loaded_model
 from owl.checkpoint.load import check_same_model
 from owl.checkpoint.save import CARRIED
-from owl.checkpoint.stream import CheckpointTensors
+from owl.convert.adapters import MergedTensors
 from owl.convert.check import PublishedFolder, check_folder, check_ours
 from owl.convert.probe import make_probe
 from owl.convert.reader import HfFolder, WeightReader
@@ -123,7 +123,7 @@ def _compare(
 ) -> Iterator[Difference | None]:
     """Yield a difference, or None, for each tensor of either side."""
     folder, table = published.folder, published.table
-    weights = CheckpointTensors(checkpoint)
+    weights = MergedTensors(checkpoint, table)
     check_ours(str(checkpoint), weights.specs, table)
     progress = Progress("verify", sum(spec.nbytes for spec in folder.specs.values()), report)
     for entry in table.entries:

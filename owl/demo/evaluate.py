@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from owl.checkpoint.inference import LoadedModel
+from owl.data.families import reading_of
 from owl.data.samples import RawSample
 from owl.demo.digits import HELD_OUT, load_digits
 from owl.demo.questions import QUESTION_KINDS, Question, build_questions, question_sample
 from owl.demo.text import open_encoder
-from owl.evaluate.greedy import Answerer, decode_greedily, likeliest_of
+from owl.evaluate.greedy import Answerer, answerer, likeliest_of
 
 MAX_ANSWER_TOKENS = 4
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -76,15 +77,8 @@ def answerer_of(model: LoadedModel, tokenizer: Path) -> Answerer:
         model: complete, in this process.
         tokenizer: folder of the demo's tokenizer.
     """
-    encoder = open_encoder(tokenizer)
-
-    def answer(samples: Sequence[RawSample]) -> list[str]:
-        prompts = [encoder.encode_prompt(sample) for sample in samples]
-        return decode_greedily(
-            prompts, likeliest_of(model.logits), encoder.tokenizer, max_tokens=MAX_ANSWER_TOKENS
-        )
-
-    return answer
+    encoder = open_encoder(tokenizer, reading_of(model.config))
+    return answerer(encoder, likeliest_of(model.logits), max_tokens=MAX_ANSWER_TOKENS)
 
 
 def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def answerer_of_folder(
         batch = processor.apply_chat_template(
             [to_conversation(sample) for sample in samples],
             add_generation_prompt=True, tokenize=True, return_dict=True,
-            cut_enable=cut and is_single,
+            cut_enable=cut and is_single, return_tensors="pt",
         )  # fmt: skip
         inputs = {
             name: value.to(device) if isinstance(value, torch.Tensor) else value

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from owl.data.collate import collate
+from owl.data.encode.encoder import SampleEncoder
 from owl.data.encode.tokenizer import Tokenizer
 from owl.data.samples import EncodedSample, PackedBatch, RawSample
+from owl.data.shown import CutChoice
 
 PROMPTS_PER_PACK = 60
 
@@ -23,6 +25,30 @@ Logits = Callable[[PackedBatch], Tensor]
 """A pack to logits [t, v] of the token after each token."""
 NextTokens = Callable[[PackedBatch], list[int]]
 """A pack of n samples to the n tokens that follow them."""
+
+
+def answerer(
+    encoder: SampleEncoder,
+    next_tokens: NextTokens,
+    *,
+    max_tokens: int,
+    cut: CutChoice = CutChoice.none,
+) -> Answerer:
+    """Return an Answerer that encodes questions as training does.
+
+    Args:
+        encoder: of the model's family.
+        next_tokens: the model.
+        max_tokens: longest answer.
+        cut: which pictures are cut.
+    """
+
+    def answer(samples: Sequence[RawSample]) -> list[str]:
+        prompts = [encoder.encode_prompt(sample, cut=cut) for sample in samples]
+        texts = decode_greedily(prompts, next_tokens, encoder.tokenizer, max_tokens=max_tokens)
+        return [text.strip() for text in texts]
+
+    return answer
 
 
 def likeliest_of(logits: Logits) -> NextTokens:

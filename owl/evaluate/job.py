@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import torch.distributed as dist
+
 from owl.errors import DataError
 from owl.evaluate.greedy import Answerer, in_groups
 from owl.evaluate.metrics import Asked
@@ -23,6 +25,17 @@ class Ranks:
     rank: int = 0
     size: int = 1
     gather: Callable[[Any], list[Any]] = field(default=lambda mine: [mine])
+
+
+def ranks_of(group: Any) -> Ranks:
+    """Return the ranks of a process group, which share the questions."""
+
+    def gather(mine: Any) -> list[Any]:
+        of_ranks: list[Any] = [None] * group.size()
+        dist.all_gather_object(of_ranks, mine, group=group)
+        return of_ranks
+
+    return Ranks(rank=group.rank(), size=group.size(), gather=gather)
 
 
 def batches_of(questions: Sequence[Question], size: int) -> list[list[Question]]:

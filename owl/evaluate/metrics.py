@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from owl.config.run import MetricKind
+from owl.errors import OwlError
 from owl.evaluate import choice
 from owl.evaluate.captions import cider
-from owl.evaluate.questions import Question
+from owl.evaluate.questions import PROBLEMS_SHOWN, Question
 from owl.evaluate.vqa import vqa_accuracy
 
 
@@ -38,6 +39,15 @@ class Metric:
         if not question.text and not self.default_question:
             return "has no text"
         return self.problem(question)
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Raise OwlError that names questions which cannot be asked or scored."""
+        found = [(question.id, self.problem_of(question)) for question in questions]
+        problems = [f"question {name} {problem}" for name, problem in found if problem]
+        if problems:
+            left = len(problems) - PROBLEMS_SHOWN
+            more = [f"and {left} more"] if left > 0 else []
+            raise OwlError("\n".join([*problems[:PROBLEMS_SHOWN], *more]))
 
     def ask(self, question: Question, suffix: str | None = None) -> str:
         """Return the text of a question.

@@ -14,7 +14,7 @@ from owl.errors import OwlError
 
 MARK = "<image>"
 """In a question: the place of its next picture. Without any, pictures precede the question."""
-_PROBLEMS_SHOWN = 10
+PROBLEMS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +75,9 @@ def read_questions(path: Path, images: Path | None = None) -> list[Question]:
     if not questions and not problems:
         problems = [f"{path} is empty"]
     if problems:
-        left = len(problems) - _PROBLEMS_SHOWN
+        left = len(problems) - PROBLEMS_SHOWN
         more = [f"and {left} more"] if left > 0 else []
-        raise OwlError("\n".join([*problems[:_PROBLEMS_SHOWN], *more, _FIELDS]))
+        raise OwlError("\n".join([*problems[:PROBLEMS_SHOWN], *more, _FIELDS]))
     return questions
 
 

@@ -22,13 +22,11 @@ from owl.convert.parts import (
     clip_tower,
     decoder_sizes,
 )
-from owl.convert.reader import HfFolder
-from owl.convert.start import InitOptions, Start
 from owl.convert.table import Entry, Shape, expand
 from owl.data.samples import PackedBatch
-from owl.errors import CheckpointError
 from owl.families.owl1.markup_owl1 import BEGIN, END
 from owl.families.owl1.published_config import claims, read_config, write_config
+from owl.families.owl1.start import start
 from owl.families.owl1.variants_owl1 import VARIANTS
 
 __all__ = [
@@ -84,11 +82,6 @@ def logits(folder: Path, batch: PackedBatch) -> Tensor:
 
     model = Owl1ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     return hf_logits(model.eval(), batch)
-
-
-def start(language: HfFolder, vision: HfFolder, options: InitOptions) -> Start:
-    """Start from a LLaMA and a CLIP."""
-    raise CheckpointError("This family cannot start from pretrained parts yet.")
 
 
 def _config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:

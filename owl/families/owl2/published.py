@@ -21,13 +21,11 @@ from owl.convert.parts import (
     clip_tower,
     decoder_sizes,
 )
-from owl.convert.reader import HfFolder
-from owl.convert.start import InitOptions, Start
 from owl.convert.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
-from owl.errors import CheckpointError
 from owl.families.owl2.markup_owl2 import BEGIN, END
 from owl.families.owl2.published_config import claims, read_config, write_config
+from owl.families.owl2.start import start
 from owl.families.owl2.variants_owl2 import VARIANTS
 
 __all__ = [
@@ -111,11 +109,6 @@ def logits(folder: Path, batch: PackedBatch) -> Tensor:
 
     model = Owl2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     return hf_logits(model.eval(), batch)
-
-
-def start(language: HfFolder, vision: HfFolder, options: InitOptions) -> Start:
-    """Start from a LLaMA and a CLIP."""
-    raise CheckpointError("This family cannot start from pretrained parts yet.")
 
 
 def _config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:

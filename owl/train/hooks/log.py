@@ -31,6 +31,7 @@ class LogHook(Hook):
         stage: how many steps there are.
         flops: counts the floating-point operations of a pack's step, by part of the model.
         groups: Megatron's process groups.
+        evaluated: returns what was evaluated after this step, by name, if anything.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class LogHook(Hook):
         stage: StageConfig,
         flops: Callable[[PackedBatch], Mapping[str, float]],
         groups: ProcessGroups,
+        evaluated: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        self.evaluated = evaluated
         self.writers, self.groups, self.flops = writers, groups, flops
         self.log, self.pack, self.stage = log, pack, stage
         self.peak_tflops = device_peak_tflops(groups.device, log.device_peak_tflops)
@@ -60,6 +63,7 @@ class LogHook(Hook):
         if self._is_due(state.step):
             values |= self._figures_over_ranks(report, batch, seconds)
             logger.info(step_line(self._figures(state, report, values)))
+        values |= self.evaluated()
         for writer in self.writers:
             writer.write(state.step, values)
 

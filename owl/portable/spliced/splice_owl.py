@@ -30,6 +30,17 @@ class Tokens:
     media_offset: Offsets = None
 
 
+@dataclass(frozen=True)
+class Spliced:
+    """A batch with its pictures in place."""
+
+    input_ids: Tensor | None  # [b, q]
+    attention_mask: Tensor | None  # [b, cached + q]
+    labels: Tensor | None  # [b, q]
+    embeddings: Tensor  # [b, q, h]
+    is_media: Tensor | None  # [b, q] bool; None without pictures
+
+
 def read_marks(tokens: Tokens, keys: int, *, ids_per_picture: int) -> Tokens:
     """Convert negative ids to placeholders and their places; other tokens are returned as they are.
 

@@ -8,7 +8,6 @@ Letters: b rows, q tokens computed now, m pictures, k vectors of a picture, h hi
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from owl.portable.spliced.clip_tower_owl import OwlClipEmbeddings
 from owl.portable.spliced.splice_owl import (
     IGNORE_INDEX,
     Offsets,
+    Spliced,
     Tokens,
     media_rows,
     read_marks,
@@ -31,17 +31,6 @@ from owl.portable.spliced.splice_owl import (
     splice,
 )
 from owl.portable.spliced.spliced_generation_owl import cached_tokens, one_cache
-
-
-@dataclass(frozen=True)
-class Spliced:
-    """A batch with its pictures in place."""
-
-    input_ids: Tensor | None  # [b, q]
-    attention_mask: Tensor | None  # [b, cached + q]
-    labels: Tensor | None  # [b, q]
-    embeddings: Tensor  # [b, q, h]
-    is_media: Tensor | None  # [b, q] bool; None without pictures
 
 
 class OwlSplicedModel(PreTrainedModel):
@@ -211,7 +200,8 @@ class OwlSplicedModel(PreTrainedModel):
                     "pictures came without media_offset, their places in the text. Pass everything "
                     "that the processor returned: model(**inputs)."
                 )
-            is_media = media_rows(tokens, embeddings.shape[:2], len(features), keys)
+            rows, queries = embeddings.shape[:2]
+            is_media = media_rows(tokens, (rows, queries), len(features), keys)
             is_media = is_media.to(embeddings.device)
             embeddings = splice(embeddings, is_media, features)
         return Spliced(tokens.input_ids, tokens.attention_mask, tokens.labels, embeddings, is_media)

@@ -8,8 +8,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 logger = logging.getLogger("owl")
 
@@ -65,6 +65,7 @@ class StepFigures:
     loss: float
     grad_norm: float
     learning_rate: float
+    part_rates: Mapping[str, float] = field(default_factory=dict)  # where they differ
     samples: int  # consumed by this step, over all ranks
     target_tokens: int  # supervised ones among them
     text_tokens_per_second: float
@@ -88,7 +89,7 @@ def step_line(figures: StepFigures) -> str:
         f"step {figures.step}/{figures.train_steps}",
         f"loss {figures.loss:.4f}",
         f"grad_norm {figures.grad_norm:.3g}",
-        f"lr {figures.learning_rate:.1e}",
+        f"lr {figures.learning_rate:.1e}{_part_rates(figures)}",
         f"{figures.samples} samples",
         f"{_short(figures.target_tokens)} targets",
         f"{_short(figures.text_tokens_per_second)} text tok/s",
@@ -101,6 +102,11 @@ def step_line(figures: StepFigures) -> str:
         *([f"skipped {figures.skipped_samples}"] if figures.skipped_samples else []),
     ]
     return " | ".join(parts)
+
+
+def _part_rates(figures: StepFigures) -> str:
+    rates = [f"{part} {rate:.1e}" for part, rate in figures.part_rates.items()]
+    return f" ({', '.join(rates)})" if rates else ""
 
 
 def _imbalance(figures: StepFigures) -> Iterator[str]:

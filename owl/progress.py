@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a long command is, in bytes: a bar on a terminal, otherwise a line every few seconds."""
+"""How far a long command is: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 from collections.abc import Callable
@@ -8,13 +8,14 @@ from threading import RLock
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0
-_DONE = "{desc} {percentage:.0f}% | {n_fmt}B of {total_fmt}B | {rate_noinv_fmt} | "
-_LINE = _DONE + "{remaining} left{postfix}"
-_LAST_LINE = _DONE + "took {elapsed}{postfix}"
+_BYTES = "{desc} {percentage:.0f}% | {n_fmt}B of {total_fmt}B | {rate_noinv_fmt} | "
+_OTHER = "{desc} {percentage:.0f}% | {n_fmt} of {total_fmt}{unit} | {rate_noinv_fmt} | "
+_LEFT = "{remaining} left{postfix}"
+_TOOK = "took {elapsed}{postfix}"
 
 
 class Progress:
-    """Counts bytes and shows them, with their speed and the time that is left.
+    """Counts bytes, or another unit, and shows them, with their speed and the time that is left.
 
     Threads may share one.
 
@@ -23,16 +24,23 @@ class Progress:
         total: bytes there are; the display ends when they are all done.
         report: gets a line every few seconds, and a last one. None: standard error, as a bar where
             that is a terminal, and without a last line after work too short for a first one.
+        unit: what is counted, such as " questions".
     """
 
     def __init__(
-        self, action: str, total: int, report: Callable[[str], None] | None = None
+        self,
+        action: str,
+        total: int,
+        report: Callable[[str], None] | None = None,
+        *,
+        unit: str = "B",
     ) -> None:
         self._total, self._is_bar = total, report is None and sys.stderr.isatty()
         self._always_ends = report is not None
+        self._done = _BYTES if unit == "B" else _OTHER
         lines = {
             "file": _Lines(report or _print),
-            "bar_format": _LINE,
+            "bar_format": self._done + _LEFT,
             "mininterval": SECONDS_BETWEEN_LINES,
             "delay": 1e-9,  # no line at 0 %
             "leave": False,
@@ -41,8 +49,8 @@ class Progress:
         self._bar = _Bar(
             desc=action,
             total=total,
-            unit="B",
-            unit_scale=True,
+            unit=unit,
+            unit_scale=unit == "B",
             smoothing=0,
             miniters=1,
             **({} if self._is_bar else lines),
@@ -76,7 +84,7 @@ class Progress:
             self._bar.n = self._total
             has_begun = self._bar.last_print_t > self._bar.start_t
             if not self._is_bar and (self._always_ends or has_begun):
-                self._bar.bar_format = _LAST_LINE
+                self._bar.bar_format = self._done + _TOOK
                 self._bar.refresh()
             self._bar.close()
 

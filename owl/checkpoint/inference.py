@@ -13,7 +13,7 @@ from owl.checkpoint.folder import resolve_checkpoint
 from owl.checkpoint.load import load_model_config, load_weights
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.data.samples import PackedBatch
-from owl.mcore.process_groups import process_groups
+from owl.mcore.process_groups import ProcessGroups, process_groups
 from owl.mcore.provider import build_model
 
 
@@ -23,25 +23,31 @@ class LoadedModel:
 
     config: ModelConfig
     logits: Callable[[PackedBatch], Tensor]  # to [t, v], without gradients
+    groups: ProcessGroups
 
 
 @contextmanager
 def loaded_model(
-    path: Path, precision: Precision = Precision.fp32, device: DeviceKind = DeviceKind.auto
+    path: Path,
+    precision: Precision = Precision.fp32,
+    device: DeviceKind = DeviceKind.auto,
+    *,
+    alone: bool = True,
 ) -> Iterator[LoadedModel]:
     """Load a checkpoint, or the newest of a run folder, saved in any layout.
 
-    Has a process group of one while open: use it where there is no other.
+    Has a process group while open: use it where there is no other.
 
     Args:
         path: checkpoint or run folder.
         precision: to compute in.
         device: to compute on.
+        alone: a process group of one; off, all processes that torchrun started are data-parallel.
     """
     checkpoint = resolve_checkpoint(path, "--checkpoint")
-    config, alone = load_model_config(checkpoint), ParallelConfig(device=device)
-    with process_groups(alone, alone=True) as groups:
-        (chunk,) = build_model(config, alone, precision, groups)
+    config, parallel = load_model_config(checkpoint), ParallelConfig(device=device)
+    with process_groups(parallel, alone=alone) as groups:
+        (chunk,) = build_model(config, parallel, precision, groups)
         load_weights(checkpoint, [chunk], config, groups)
         chunk.eval()
 
@@ -49,4 +55,4 @@ def loaded_model(
             with torch.no_grad():
                 return chunk(batch.to(groups.device), return_logits=True)
 
-        yield LoadedModel(config, logits)
+        yield LoadedModel(config, logits, groups)

@@ -39,7 +39,7 @@ def train_run(run: RunConfig) -> None:
     if run.data.demo and not run.dry_run:
         from owl.demo.prepare import prepare_demo
 
-        prepare_demo(Path(run.data.demo_folder))
+        prepare_demo(Path(run.data.demo_folder), run.model.family)
     from owl.train.run import train
 
     train(run)
@@ -47,6 +47,7 @@ def train_run(run: RunConfig) -> None:
 
 def data_problems_of(run: RunConfig) -> Iterator[str]:
     """Yield the problems with the run's data folders, tokenizer and quarantine file."""
-    from owl.data.problems import data_problems
+    from owl.data.problems import data_problems, held_out_problems
 
-    return data_problems(run.data)
+    yield from data_problems(run.data)
+    yield from held_out_problems(run.evaluate, run.data)

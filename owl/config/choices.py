@@ -10,6 +10,23 @@ class FamilyKind(StrEnum):
     """The model family: its layers, template and checkpoints."""
 
     owl3 = "owl3"  # mPLUG-Owl3
+    owl2 = "owl2"  # mPLUG-Owl2
+    owl1 = "owl1"  # mPLUG-Owl
+
+
+class TowerKind(StrEnum):
+    """The architecture of the vision tower."""
+
+    siglip = "siglip"  # the input of its last layer is the feature
+    clip = "clip"  # class token, norms before and after its layers, all of which are run
+
+
+class PictureFit(StrEnum):
+    """How a picture becomes square."""
+
+    pad = "pad"  # with the tower's mean colour
+    stretch = "stretch"
+    crop = "crop"  # the centre, once the shorter side fits
 
 
 class ProjectorKind(StrEnum):
@@ -27,6 +44,30 @@ class AttentionKind(StrEnum):
     per_sample = "per_sample"  # torch SDPA, sample by sample: CPU and GPU
     lse_merge = "lse_merge"  # per_sample, but joint_softmax merges an image and a text part
     flex = "flex"  # compiled FlexAttention with a block mask: GPU only
+
+
+class ModelPart(StrEnum):
+    """Parts of a model that are trained or frozen as a whole."""
+
+    vision_tower = "vision_tower"
+    projector = "projector"
+    language_model = "language_model"
+    fusion = "fusion"  # what only media pass through in the decoder
+
+
+class LoraTarget(StrEnum):
+    """Published projections that an adapter can be put on."""
+
+    q = "q"
+    k = "k"
+    v = "v"
+    o = "o"
+    gate = "gate"
+    up = "up"
+    down = "down"
+    media_kv = "media_kv"  # the keys and values of media in the decoder, where a family has them
+    tower = "tower"  # every projection of the vision tower's layers
+    projector = "projector"  # every projection between tower and decoder
 
 
 class LayerBackend(StrEnum):
@@ -111,6 +152,16 @@ class LrDecay(StrEnum):
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+
+
+class MetricKind(StrEnum):
+    """How answers are scored against references."""
+
+    vqa = "vqa"  # accuracy of VQA: normalised answers of ten annotators
+    exact = "exact"  # the reference, letter for letter; case and a last period do not count
+    choice = "choice"  # the letter of an option
+    caption = "caption"  # CIDEr-D
+    yesno = "yesno"  # MME's pairs: accuracy, and accuracy+ of complete pairs
 
 
 class CommBackend(StrEnum):

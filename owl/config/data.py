@@ -32,6 +32,8 @@ class SourceConfig:
     """Overrides `data.max_frames` for this source."""
     oversize: OversizePolicy | None = None
     """Overrides `data.oversize` for this source."""
+    held_out: float = 0.0
+    """Share of its samples that is never trained on; `evaluate` logs the loss of it."""
 
 
 @dataclass(kw_only=True)

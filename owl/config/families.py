@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from owl.config.choices import FamilyKind
-from owl.config.media_entry import Cross
+from owl.config.media_entry import MediaEntry
+from owl.families.owl1.config import Owl1Config
+from owl.families.owl2.config import Owl2Config
 from owl.families.owl3.config import HyperAttentionConfig
 
 
@@ -18,7 +20,7 @@ class FamilyNode(Protocol):
     """The settings of one family."""
 
     @property
-    def enters(self) -> Cross:
+    def enters(self) -> MediaEntry:
         """How media reach the decoder."""
         ...
 
@@ -41,6 +43,8 @@ class FamilyNodes:
     hyper_attention: HyperAttentionConfig = field(
         default_factory=HyperAttentionConfig, metadata={"family": FamilyKind.owl3}
     )
+    owl2: Owl2Config = field(default_factory=Owl2Config, metadata={"family": FamilyKind.owl2})
+    owl1: Owl1Config = field(default_factory=Owl1Config, metadata={"family": FamilyKind.owl1})
 
     @property
     def node(self) -> FamilyNode:
@@ -50,6 +54,6 @@ class FamilyNodes:
         return node
 
     @property
-    def enters(self) -> Cross:
+    def enters(self) -> MediaEntry:
         """How media reach the decoder."""
         return self.node.enters

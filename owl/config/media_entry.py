@@ -2,6 +2,7 @@
 """How media reach the decoder."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +18,14 @@ class Cross:
 
     layers: tuple[int, ...]
     position_shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """In the text: a tile's vectors replace the embeddings of its placeholder tokens."""
+
+    layers: ClassVar[tuple[int, ...]] = ()
+    position_shift: ClassVar[int] = 0
+
+
+MediaEntry = Cross | Splice

@@ -8,6 +8,7 @@ from owl.config.choices import (
     AttentionKind,
     LayerBackend,
     ProjectorKind,
+    TowerKind,
     VisionParallelism,
 )
 from owl.config.families import FamilyNodes
@@ -16,12 +17,13 @@ from owl.config.rules import not_dividing, too_small
 
 @dataclass(kw_only=True)
 class VisionTowerConfig:
-    """SigLIP. The feature used is the output of layer num_layers - 1: the last layer is not run."""
+    """The vision tower."""
 
+    kind: TowerKind = TowerKind.siglip
     hidden_size: int = 1152
     ffn_hidden_size: int = 4304
     num_layers: int = 27
-    """Layers in the checkpoint; the last is not computed (the published model reads its input)."""
+    """Layers in the checkpoint. SigLIP's last is not computed: Owl3 reads its input."""
     num_attention_heads: int = 16
     image_size: int = 384
     """Side of a tile in pixels."""
@@ -34,6 +36,35 @@ class VisionTowerConfig:
         """Patches that the tower makes of one tile (729 as published)."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def class_tokens(self) -> int:
+        """Features in front of a tile's patches that have no place in the picture."""
+        return 1 if self.kind is TowerKind.clip else 0
+
+    @property
+    def features_per_tile(self) -> int:
+        """Vectors that the tower returns for one tile."""
+        return self.class_tokens + self.patches_per_tile
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Mean of red, green and blue, each 0 to 1, which pixels are normalised by."""
+        if self.kind is TowerKind.clip:
+            return (0.48145466, 0.4578275, 0.40821073)
+        return (0.5, 0.5, 0.5)
+
+    @property
+    def pixel_deviation(self) -> tuple[float, float, float]:
+        """Standard deviation of red, green and blue, which pixels are normalised by."""
+        if self.kind is TowerKind.clip:
+            return (0.26862954, 0.26130258, 0.27577711)
+        return (0.5, 0.5, 0.5)
+
+    @property
+    def layers_run(self) -> int:
+        """Layers that are computed."""
+        return self.num_layers - 1 if self.kind is TowerKind.siglip else self.num_layers
+
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""
         name = "model.vision_tower"
@@ -43,8 +74,9 @@ class VisionTowerConfig:
             f"{name}.hidden_size",
             self.hidden_size,
         )
+        unused = self.num_layers - self.layers_run
         yield from too_small(
-            f"{name}.num_layers", self.num_layers, 2, "the last layer is never run"
+            f"{name}.num_layers", self.num_layers, 1 + unused, f"{self.layers_run} of them are run"
         )
         yield from too_small(f"{name}.patch_size", self.patch_size, 1, "it is a side in pixels")
         yield from too_small(
@@ -66,6 +98,9 @@ class AbstractorConfig:
     ffn_hidden_size: int = 2816
     ffn_layer_norm_eps: float = 1e-6
     """Of the norm inside the MLP; the others have 1e-5, as published."""
+    positions: bool = True
+    """Add position tables to what the queries read (mPLUG-Owl2); mPLUG-Owl has none."""
+    attention_dropout: float = 0.0
 
     def problems(self, tower_width: int) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""
@@ -118,10 +153,10 @@ class ModelConfig(FamilyNodes):
 
     @property
     def keys_per_tile(self) -> int:
-        """Keys that one tile costs in each hyper layer: its patches, or what stands for them."""
+        """Vectors of one tile in the decoder: its features, or what stands for them."""
         if self.projector is ProjectorKind.abstractor:
             return self.abstractor.num_queries + 1  # and the end vector
-        return self.vision_tower.patches_per_tile
+        return self.vision_tower.features_per_tile
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for each setting that cannot work."""

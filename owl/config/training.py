@@ -35,12 +35,25 @@ class StageConfig:
     def problems(self) -> Iterator[str]:
         """Yield one problem for each setting that cannot work."""
         yield from too_small("stage.train_steps", self.train_steps, 1, "it counts optimizer steps")
-        parts = vars(self.trainable)
-        if not any(parts.values()):
-            yield (
-                f"stage.trainable has every part frozen ({', '.join(parts)}). "
-                f"Switch at least one on, such as stage.trainable.projector=true."
-            )
+
+
+@dataclass(kw_only=True)
+class PartRates:
+    """Peak learning rate of each part; null: optim.learning_rate. Warm-up and decay keep shape."""
+
+    vision_tower: float | None = None
+    projector: float | None = None
+    language_model: float | None = None
+    fusion: float | None = None
+
+    def problems(self) -> Iterator[str]:
+        """Yield one problem for each setting that cannot work."""
+        for part, rate in vars(self).items():
+            if rate is not None and rate <= 0:
+                yield (
+                    f"optim.rates.{part}={rate} must be above 0. To freeze the part, set "
+                    f"stage.trainable.{part}=false; for optim.learning_rate, set null."
+                )
 
 
 @dataclass(kw_only=True)
@@ -49,6 +62,10 @@ class OptimConfig:
 
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
+    rates: PartRates = field(default_factory=PartRates)
+    tower_layer_decay: float = 1.0
+    """Rate of a vision tower's layer relative to the layer above; the last one has the tower's
+    rate, embeddings count as the layer below the first. mPLUG-Owl2: 0.9."""
     warmup_fraction: float = 0.03
     decay: LrDecay = LrDecay.cosine
     weight_decay: float = 0.0
@@ -62,6 +79,11 @@ class OptimConfig:
     initial_loss_scale: float = 65536.0
     """fp16 only: where the dynamic loss scale starts."""
 
+    def peak(self, part: str) -> float:
+        """Return the peak rate of a part of the model; of the tower, that of its last layer."""
+        rate: float | None = getattr(self.rates, part)
+        return self.learning_rate if rate is None else rate
+
     def problems(self) -> Iterator[str]:
         """Yield one problem for each setting that cannot work."""
         rate, least = self.learning_rate, self.min_learning_rate
@@ -71,6 +93,12 @@ class OptimConfig:
             yield (
                 f"optim.min_learning_rate={least} must be between 0 and "
                 f"optim.learning_rate={rate}, where decay starts. Lower it, or raise the other."
+            )
+        yield from self.rates.problems()
+        if not 0 < self.tower_layer_decay <= 1:
+            yield (
+                f"optim.tower_layer_decay={self.tower_layer_decay} is outside 0 < value <= 1: it "
+                f"multiplies the rate layer by layer. mPLUG-Owl2 uses 0.9; 1 switches it off."
             )
         yield from outside(
             "optim.warmup_fraction", self.warmup_fraction, 0, 1, "it is a share of the steps"

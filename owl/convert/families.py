@@ -15,6 +15,8 @@ from owl.convert.start import InitOptions, Start
 from owl.convert.table import Entry, Shape, WeightTable
 from owl.data.samples import PackedBatch
 from owl.errors import CheckpointError
+from owl.families.owl1 import published as owl1
+from owl.families.owl2 import published as owl2
 from owl.families.owl3 import published as owl3
 
 
@@ -115,6 +117,8 @@ class Published(Protocol):
 
 PUBLISHED: dict[FamilyKind, Published] = {
     FamilyKind.owl3: owl3,
+    FamilyKind.owl2: owl2,
+    FamilyKind.owl1: owl1,
 }
 
 

@@ -56,3 +56,9 @@ def merge_media_kv(key: Tensor, value: Tensor, num_kv_heads: int) -> Tensor:
     """
     per_head = [part.unflatten(0, (num_kv_heads, -1)) for part in (key, value)]
     return torch.stack(per_head, dim=1).flatten(0, 2)
+
+
+def split_media_kv(merged: Tensor, num_kv_heads: int) -> tuple[Tensor, Tensor]:
+    """Undo merge_media_kv."""
+    key, value = merged.unflatten(0, (num_kv_heads, 2, -1)).unbind(dim=1)
+    return key.flatten(0, 1), value.flatten(0, 1)

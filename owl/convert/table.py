@@ -5,8 +5,9 @@ A table is a list of rows. `expand` turns its rows into entries, one for each we
 model:
 
 - `{p}` in the names stands for a weight and a bias; the bias has the weight's first dimension.
-- `{q,k,v}` and `{gate,up}` in the published name stand for several tensors that are merged into one
-  weight. Braces in the shape give each its own: `{q,k,k} h`.
+- Braces in the published name stand for several tensors that are merged into one weight, by the
+  first letters of what they hold: `{q_proj,k_proj,v_proj}`, `{k,v}`, `{gate,up}`. Braces in the
+  shape give each its own: `{q,k,k} h`.
 - A shape is written in letters and numbers, `2k h`; the caller gives the size of each letter.
 """
 
@@ -80,8 +81,8 @@ def expand(
         table: rows of published name, our name and shape.
         published: prefix of the published names.
         ours: prefix of our names.
-        sizes: the number behind each letter of the shapes. Rows with `{q,k,v}` need q, k and d:
-            query rows, key rows, and rows of one head.
+        sizes: the number behind each letter of the shapes. Rows that merge queries, keys or values
+            need q, k and d: query rows, key rows, and rows of one head.
     """
     for theirs, our, shape in table:
         for p in ("weight", "bias") if "{p}" in theirs else ("",):
@@ -116,15 +117,23 @@ def _layout(
     published: str, sizes: Mapping[str, int]
 ) -> tuple[Callable[[Tensors], Tensor], Callable[[Tensor], Tensors]]:
     """Choose how the tensors of a row are merged, and how they are split again."""
-    if "{q,k,v}" in published:
-        heads, groups = sizes["q"] // sizes["d"], sizes["k"] // sizes["d"]
+    match = _BRACES.search(published)
+    if match is None:
+        return itemgetter(0), lambda weight: (weight,)
+    letters = "".join(part[0] for part in match[1].split(","))
+    if letters == "gu":
+        return lambda parts: layouts.merge_gate_up(*parts), layouts.split_gate_up
+    heads, groups = sizes["q"] // sizes["d"], sizes["k"] // sizes["d"]
+    if letters == "qkv":
         return (
             partial(_merge_qkv, num_kv_heads=groups),
             partial(layouts.split_qkv, num_heads=heads, num_kv_heads=groups),
         )
-    if "{gate,up}" in published:
-        return lambda parts: layouts.merge_gate_up(*parts), layouts.split_gate_up
-    return itemgetter(0), lambda weight: (weight,)
+    assert letters == "kv", f"{published}: no layout merges these"
+    return (
+        lambda parts: layouts.merge_media_kv(parts[0], parts[1], groups),
+        partial(layouts.split_media_kv, num_kv_heads=groups),
+    )
 
 
 def _merge_qkv(parts: Tensors, num_kv_heads: int) -> Tensor:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader
 
-from owl.config.run import DataConfig, LiteralPolicy, PackConfig, SourceConfig
-from owl.data.encode.encoder import SampleEncoder
-from owl.data.encode.tokenizer import Tokenizer, load_tokenizer
+from owl.config.run import DataConfig, PackConfig
+from owl.data.encode.tokenizer import Tokenizer
 from owl.data.families import Reading
 from owl.data.microbatch import (
     Fault,
@@ -27,26 +26,20 @@ from owl.data.microbatch import (
     SkipNames,
     Skipped,
     check_loaded,
-    check_skips,
 )
 from owl.data.plan.balance import share_packs
 from owl.data.plan.fingerprint import make_fingerprint
-from owl.data.plan.lengths import SampleLengths
 from owl.data.plan.plan import (
     TILE_COST,
     Pack,
     Plan,
-    PlannedSource,
     PlannedStep,
     imbalance,
     predicted_cost,
 )
 from owl.data.plan.resume import Stream, checked_start
-from owl.data.problems import data_problems
-from owl.data.samples import Cursor, DataReport, StepBatch
-from owl.data.shards.dataset import Dataset
-from owl.data.shards.index import LITERAL_ERROR
-from owl.data.shards.quarantine import Quarantine, read_quarantine
+from owl.data.samples import Cursor, DataReport, PackedBatch, StepBatch
+from owl.data.sources import open_sources
 from owl.errors import ConfigError
 
 logger = logging.getLogger("owl")
@@ -153,7 +146,7 @@ class Loader:
             microbatches = [check_loaded(next(loaded)) for _ in range(num_microbatches)]
             waited = time.perf_counter() - begin
             step = pending.popleft()
-            microbatches = self._reconcile(step, microbatches)
+            microbatches = self._reconcile(step.microbatches, microbatches)
             mine = [fault for m in microbatches for fault in m.skipped.values()]
             names.log_new(mine)
             faults = self._gather_faults(mine)
@@ -164,8 +157,17 @@ class Loader:
                 report=self._report(step, microbatches, faults, waited),
             )
 
+    def load(self, microbatches: Sequence[Sequence[Pack]]) -> list[PackedBatch]:
+        """Load micro-batches beside the stream of steps; every rank of a replica calls this.
+
+        Args:
+            microbatches: packs of each; without packs it is one token that teaches nothing.
+        """
+        loaded = [check_loaded(self._reader.load(packs, {})) for packs in microbatches]
+        return [one.batch for one in self._reconcile(microbatches, loaded)]
+
     def _reconcile(
-        self, step: RankStep, microbatches: list[LoadedMicrobatch]
+        self, planned: Sequence[Sequence[Pack]], microbatches: list[LoadedMicrobatch]
     ) -> list[LoadedMicrobatch]:
         """Leave out what the rank that decodes the pictures could not use.
 
@@ -177,7 +179,7 @@ class Loader:
         skipped = self._share_skips([microbatch.skipped for microbatch in microbatches])
         return [
             mine if mine.skipped == theirs else check_loaded(self._reader.load(packs, theirs))
-            for mine, theirs, packs in zip(microbatches, skipped, step.microbatches, strict=True)
+            for mine, theirs, packs in zip(microbatches, skipped, planned, strict=True)
         ]
 
     def _tasks(
@@ -288,23 +290,13 @@ def build_loader(
         ConfigError: a folder or setting is missing; all problems at once.
         DataError: a shard is not the one that was indexed (E109), or too many samples are bad.
     """
-    problems = list(data_problems(data))
-    if problems:
-        raise ConfigError(problems)
-    tokenizer = load_tokenizer(data.tokenizer, reading.controls)
-    quarantine = read_quarantine(data.quarantine)
-
-    sources = [
-        open_source(name, source, data, make_encoder(source, data, tokenizer, reading), quarantine)
-        for name, source in sorted(data.sources.items())
-    ]
-    quarantine.check_shards({shard for source in sources for shard in source.dataset.listed})
+    opened = open_sources(data, reading)
     return Loader(
-        Plan(sources, pack, data.seed),
-        MicrobatchReader(sources, read_pixels=read_pixels),
+        Plan(opened.sources, pack, data.seed),
+        MicrobatchReader(opened.sources, read_pixels=read_pixels),
         data=data,
-        fingerprint=make_fingerprint(sources, pack, data, quarantine),
-        tokenizer=tokenizer,
+        fingerprint=make_fingerprint(opened.sources, pack, data, opened.quarantine),
+        tokenizer=opened.tokenizer,
         reading=reading,
         micro_batch_size=micro_batch_size,
         dp_rank=dp_rank,
@@ -312,66 +304,4 @@ def build_loader(
         tile_cost=pack.tile_cost if pack.tile_cost is not None else tile_cost,
         share_skips=share_skips,
         gather_faults=gather_faults,
-    )
-
-
-def make_encoder(
-    source: SourceConfig, data: DataConfig, tokenizer: Tokenizer, reading: Reading
-) -> SampleEncoder:
-    """Make the encoder of one source, which may set its own max_frames."""
-    return SampleEncoder(
-        tokenizer,
-        reading,
-        max_frames=source.max_frames if source.max_frames is not None else data.max_frames,
-        literals=data.special_literals,
-        images=data.images,
-    )
-
-
-def open_source(
-    name: str,
-    source: SourceConfig,
-    data: DataConfig,
-    encoder: SampleEncoder,
-    quarantine: Quarantine,
-) -> PlannedSource:
-    """Open one source. Raises DataError when it is stale, or too much of it is bad."""
-    dataset = Dataset.open(
-        source.path, without_shards=quarantine.shards, read_attempts=data.read_attempts
-    )
-    if not len(dataset):
-        raise ConfigError(
-            f"data.sources.{name}.path={source.path} holds no samples. Put shards there and run "
-            f"owl data prepare {source.path}"
-        )
-    is_escaping = data.special_literals == LiteralPolicy.escape
-    allowed_codes = frozenset([LITERAL_ERROR] if is_escaping else [])
-    _check_invalid_share(name, dataset, data, allowed_codes)
-    return PlannedSource(
-        name=name,
-        weight=source.weight,
-        epochs=source.epochs,
-        cut=source.cut if source.cut is not None else data.cut,
-        oversize=source.oversize if source.oversize is not None else data.oversize,
-        dataset=dataset,
-        lengths=SampleLengths(dataset, encoder),
-        allowed_codes=allowed_codes,
-        left_out=quarantine.samples(dataset),
-    )
-
-
-def _check_invalid_share(
-    name: str, dataset: Dataset, data: DataConfig, allowed_codes: frozenset[str]
-) -> None:
-    """Raise DataError when prepare.py found too much of a source invalid."""
-    errors = Counter({code: n for code, n in dataset.errors.items() if code not in allowed_codes})
-    if not errors:
-        return
-    code, count = errors.most_common(1)[0]
-    check_skips(
-        errors.total(),
-        len(dataset),
-        max_fraction=data.max_skipped_fraction,
-        max_samples=data.max_skipped_samples,
-        last=Fault(code, f"{count} are of this code.", None, None, name),
     )

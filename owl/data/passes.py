@@ -10,6 +10,7 @@ and recomputation are not counted.
 """
 
 from owl.config.run import ModelConfig, ProjectorKind, Trainable
+from owl.data.samples import PackedBatch
 
 COLOUR_CHANNELS = 3
 MULTIPLY_ADD = 2
@@ -23,13 +24,13 @@ def passes(*, learns: bool, below: bool) -> int:
 
 
 def tower_flops(model: ModelConfig, trainable: Trainable) -> int:
-    """Operations of one tile in the tower, forward and backward; its last layer is never run."""
+    """Operations of one tile in the tower, forward and backward, in the layers that are run."""
     tower, learns = model.vision_tower, trainable.vision_tower
-    patches, width = tower.patches_per_tile, tower.hidden_size
-    embedding = patches * COLOUR_CHANNELS * tower.patch_size**2 * width
-    weights = patches * (4 * width**2 + 2 * width * tower.ffn_hidden_size)
-    attention = SCORES_AND_VALUES * patches**2 * width
-    layers = (tower.num_layers - 1) * (weights + attention)
+    features, width = tower.features_per_tile, tower.hidden_size
+    embedding = tower.patches_per_tile * COLOUR_CHANNELS * tower.patch_size**2 * width
+    weights = features * (4 * width**2 + 2 * width * tower.ffn_hidden_size)
+    attention = SCORES_AND_VALUES * features**2 * width
+    layers = tower.layers_run * (weights + attention)
     both_ways = passes(learns=learns, below=learns)
     return MULTIPLY_ADD * (passes(learns=learns, below=False) * embedding + both_ways * layers)
 
@@ -37,7 +38,7 @@ def tower_flops(model: ModelConfig, trainable: Trainable) -> int:
 def projector_flops(model: ModelConfig, trainable: Trainable) -> int:
     """Operations of one tile in the projector, forward and backward."""
     learns, below = trainable.projector, trainable.vision_tower
-    width, patches = model.vision_tower.hidden_size, model.vision_tower.patches_per_tile
+    width, features = model.vision_tower.hidden_size, model.vision_tower.features_per_tile
     first = passes(learns=learns, below=below)
     second = passes(learns=learns, below=learns or below)
     if model.projector == ProjectorKind.abstractor:
@@ -46,14 +47,14 @@ def projector_flops(model: ModelConfig, trainable: Trainable) -> int:
     multiplied = first * width * model.hidden_size
     if model.projector == ProjectorKind.mlp:
         multiplied += second * model.hidden_size**2
-    return MULTIPLY_ADD * patches * multiplied
+    return MULTIPLY_ADD * features * multiplied
 
 
 def _abstractor(model: ModelConfig) -> int:
     """Multiplications of one tile in the visual abstractor, forward."""
     sizes, width = model.abstractor, model.vision_tower.hidden_size
     queries = sizes.num_queries
-    seen = queries + model.vision_tower.patches_per_tile
+    seen = queries + model.vision_tower.features_per_tile
     weights = queries * 2 * width**2 + seen * 2 * width**2  # query and output; key and value
     attention = SCORES_AND_VALUES * queries * seen * width
     feed_forward = queries * 3 * width * sizes.ffn_hidden_size
@@ -76,3 +77,46 @@ def head_flops(model: ModelConfig, trainable: Trainable, supervised: int) -> int
     """Operations of the LM head, which sees only the supervised tokens, forward and backward."""
     both_ways = passes(learns=trainable.language_model, below=True)
     return both_ways * MULTIPLY_ADD * supervised * model.hidden_size * model.vocab_size
+
+
+# Where tiles are spliced into the text, each of their vectors is a row of the decoder.
+
+
+def spliced_flops(batch: PackedBatch, model: ModelConfig, trainable: Trainable) -> dict[str, int]:
+    """Operations of each part of a model with spliced tiles, in the order in which data meets them.
+
+    Args:
+        batch: a micro-batch.
+        model: its sizes.
+        trainable: which parts learn. A frozen decoder hands gradients down through every layer.
+    """
+    supervised = int((batch.loss_weights > 0).sum())
+    causal = sum(length * (length + 1) // 2 for length in batch.seqlens)
+    pair = MULTIPLY_ADD * SCORES_AND_VALUES * model.num_attention_heads * model.head_dim
+    layers = model.num_layers * (qkv_weights(model) + other_weights(model))
+    both_ways = passes(learns=trainable.language_model, below=True)
+    return {
+        "vision tower": batch.num_tiles * tower_flops(model, trainable),
+        "projector": batch.num_tiles * projector_flops(model, trainable),
+        "decoder weights": both_ways * MULTIPLY_ADD * batch.num_tokens * layers,
+        "attention": 3 * pair * causal * model.num_layers,
+        "head": head_flops(model, trainable, supervised),
+    }
+
+
+def spliced_tile_cost(model: ModelConfig, trainable: Trainable, *, media_weights: int = 0) -> float:
+    """Text tokens that are as much work as encoding one tile; packs are shared among ranks by it.
+
+    The rows that a tile takes are counted as tokens already. Attention in the decoder is left out:
+    it is small beside the weights at training lengths.
+
+    Args:
+        model: its sizes.
+        trainable: which parts learn.
+        media_weights: of each layer, that every row meets besides those of a LLaMA.
+    """
+    tile = tower_flops(model, trainable) + projector_flops(model, trainable)
+    layer = qkv_weights(model) + other_weights(model) + media_weights
+    token = model.num_layers * layer + model.vocab_size * model.hidden_size
+    both_ways = passes(learns=trainable.language_model, below=True)
+    return tile / (both_ways * MULTIPLY_ADD * token)

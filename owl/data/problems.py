@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from owl.config.run import DataConfig, SourceConfig
+from owl.config.run import DataConfig, EvaluateConfig, SourceConfig
 from owl.data.encode.tokenizer import tokenizer_problem
 from owl.data.shards.index import DATASET_FILE
 from owl.data.shards.quarantine import read_quarantine
@@ -32,13 +32,25 @@ def data_problems(data: DataConfig) -> Iterator[str]:
         problem := tokenizer_problem(Path(data.tokenizer))
     ):
         yield (
-            f"data.tokenizer={data.tokenizer}: {problem} Copy a Qwen2 tokenizer's files there, or "
-            "name another folder."
+            f"data.tokenizer={data.tokenizer}: {problem} Name a folder with the tokenizer of the "
+            "language model."
         )
     try:
         read_quarantine(data.quarantine)
     except ConfigError as error:
         yield from error.problems
+
+
+def held_out_problems(evaluate: EvaluateConfig, data: DataConfig) -> Iterator[str]:
+    """Yield a sentence for each held-out source that cannot be opened; never raises."""
+    for name, source in evaluate.sources.items():
+        is_made = data.is_made_by_demo(source.path)
+        yield from _source_problems(f"evaluate.sources.{name}", source, is_made=is_made)
+        if name in data.sources and data.sources[name].held_out:
+            yield (
+                f"evaluate.sources.{name} has the name of data.sources.{name}, a part of which is "
+                "held out: their losses could not be told apart. Rename it."
+            )
 
 
 def _blend_problems(data: DataConfig) -> Iterator[str]:
@@ -58,6 +70,11 @@ def _source_problems(setting: str, source: SourceConfig, *, is_made: bool) -> It
         yield f"{setting}.epochs={source.epochs} must be above 0. To leave a source out, remove it."
     if source.max_frames is not None and source.max_frames < 1:
         yield f"{setting}.max_frames={source.max_frames} is below 1: a video shows a frame or more."
+    if not 0 <= source.held_out < 1:
+        yield (
+            f"{setting}.held_out={source.held_out} is outside 0 <= value < 1: it is a share of the "
+            "samples. Use 0.01 for one in a hundred."
+        )
     if not source.path:
         yield f"{setting}.path is not set. Name a folder of prepared shards."
     elif is_remote(source.path):

@@ -12,9 +12,10 @@ from torch import Tensor
 from owl.checkpoint.inference import LoadedModel
 from owl.data.collate import collate
 from owl.data.samples import EncodedSample, RawSample
-from owl.data.shards.document import Part, TextPart
-from owl.demo.evaluate import MAX_ANSWER_TOKENS, PROMPTS_PER_PACK, Answerer, in_groups
+from owl.demo.evaluate import MAX_ANSWER_TOKENS
 from owl.demo.text import open_encoder
+from owl.evaluate.exported import to_conversation
+from owl.evaluate.greedy import PROMPTS_PER_PACK, Answerer, in_groups
 from owl.hf import Owl3ForConditionalGeneration, Owl3Processor
 
 
@@ -35,24 +36,10 @@ class Exported:
         """Encode questions as one batch, padded to the left."""
         batch: dict[str, Any] = self.processor.apply_chat_template(
             [to_conversation(sample) for sample in samples],
-            add_generation_prompt=True, tokenize=True, return_dict=True, cut_enable=False,
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            cut_enable=False,
         )  # fmt: skip
         return batch
-
-
-def to_conversation(sample: RawSample) -> list[dict[str, Any]]:
-    """Write a sample's question as transformers' content lists, pictures as bytes."""
-
-    def entry(part: Part) -> dict[str, Any]:
-        if isinstance(part, TextPart):
-            return {"type": "text", "text": part.text}
-        (file,) = sample.document.media[part.media].files
-        return {"type": "image", "image": sample.files[file]}
-
-    return [
-        {"role": turn.role, "content": [entry(part) for part in turn.content]}
-        for turn in sample.document.prompt().turns
-    ]
 
 
 def answerer_of_exported(model: Exported) -> Answerer:

@@ -38,8 +38,17 @@ class TorchAdamState(DistributedOptimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what state_dict returned, and the per-parameter tensors with it."""
-        super().load_state_dict(state_dict)
+        """Load what state_dict returned, and the per-parameter tensors with it.
+
+        The groups of parameters, and so their rates, are this run's: the tensors have names.
+        """
+        inner = state_dict["optimizer"]
+        (step,) = {group["step"] for group in inner["param_groups"]}
+        groups = [
+            {**{key: value for key, value in group.items() if key != "params"}, "step": step}
+            for group in self.optimizer.param_groups
+        ]
+        super().load_state_dict({**state_dict, "optimizer": {**inner, "param_groups": groups}})
         for state in self.optimizer.state.values():
             state["step"] = state["step"].clone()
 

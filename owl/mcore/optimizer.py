@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Megatron's AdamW, sharded over data-parallel ranks or not, and its learning-rate schedule."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import (
+    OptimizerConfig,
+    get_megatron_optimizer,
+    get_standard_config_overrides,
+)
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
 from owl.config.run import LrDecay, OptimConfig, Precision
 from owl.mcore import adam_state
+from owl.mcore.part_rates import part_rates, rate_overrides
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.transformer_config import DTYPES
 
@@ -22,14 +28,28 @@ class StepResult:
     learning_rate: float  # the rate that was used
     skipped: bool  # fp16: gradients overflowed, weights are unchanged
     loss_scale: float
+    part_rates: Mapping[str, float]  # of parts that have a rate of their own
 
 
 class Optimizer:
-    """Megatron's optimizer and its schedule, stepped together."""
+    """Megatron's optimizer and its schedule, stepped together.
 
-    def __init__(self, megatron: Any, schedule: OptimizerParamScheduler) -> None:
+    Args:
+        megatron: over one or several groups of parameters.
+        schedule: of their learning rates.
+        rate_factors: of parts with a rate of their own, relative to the schedule's.
+    """
+
+    def __init__(
+        self, megatron: Any, schedule: OptimizerParamScheduler, rate_factors: Mapping[str, float]
+    ) -> None:
         self.megatron = megatron
         self.schedule = schedule
+        self.rate_factors = rate_factors
+        self._settings = [
+            {name: value for name, value in group.items() if name not in ("params", "step")}
+            for group in megatron.param_groups
+        ]
 
     def step(self) -> StepResult:
         """Clip, update the weights, and advance the schedule."""
@@ -37,7 +57,8 @@ class Optimizer:
         scale = float(self.megatron.get_loss_scale())
         updated, grad_norm, _ = self.megatron.step()
         self.schedule.step(increment=1)
-        return StepResult(float(grad_norm or 0.0), learning_rate, not updated, scale)
+        rates = {part: learning_rate * factor for part, factor in self.rate_factors.items()}
+        return StepResult(float(grad_norm or 0.0), learning_rate, not updated, scale, rates)
 
     @property
     def learning_rate(self) -> float:
@@ -48,8 +69,11 @@ class Optimizer:
     def seek(self, steps_done: int) -> None:
         """Set the schedule to its state after a number of steps, on which alone it depends.
 
-        Counting starts at 1, so that the first step of a warm-up has a rate above 0.
+        Counting starts at 1, so that the first step of a warm-up has a rate above 0. Rates and
+        AdamW's settings are those of the run, also after a checkpoint's were loaded.
         """
+        for group, settings in zip(self.megatron.param_groups, self._settings, strict=True):
+            group.update(settings)
         self.schedule.num_steps = steps_done + 1
         self.schedule.step(increment=0)
 
@@ -72,8 +96,8 @@ def build_optimizer(
     """Build AdamW and its schedule for wrapped model chunks."""
     config = optimizer_config(optim, precision)
     config.overlap_param_gather = overlap_param_gather
-    megatron = build_megatron_optimizer(config, chunks)
-    optimizer = Optimizer(megatron, _schedule(megatron, optim, train_steps))
+    megatron = build_megatron_optimizer(config, chunks, rate_overrides(optim, chunks))
+    optimizer = Optimizer(megatron, _schedule(megatron, optim, train_steps), part_rates(optim))
     optimizer.seek(0)
     return optimizer
 
@@ -98,9 +122,22 @@ def optimizer_config(optim: OptimConfig, precision: Precision) -> OptimizerConfi
     )
 
 
-def build_megatron_optimizer(config: OptimizerConfig, chunks: list[nn.Module]) -> Any:
-    """Build Megatron's optimizer over wrapped chunks, with TorchAdamState around torch's AdamW."""
-    megatron = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
+def build_megatron_optimizer(
+    config: OptimizerConfig, chunks: list[nn.Module], overrides: Mapping[Any, Any] | None = None
+) -> Any:
+    """Build Megatron's optimizer over wrapped chunks, with TorchAdamState around torch's AdamW.
+
+    Args:
+        config: of all parameters.
+        chunks: the model.
+        overrides: what differs for some of them, from rate_overrides.
+    """
+    megatron = get_megatron_optimizer(
+        config,
+        chunks,
+        config_overrides={**get_standard_config_overrides(config), **(overrides or {})},
+        use_gloo_process_groups=False,
+    )
     adam_state.adopt(megatron)
     return megatron
 

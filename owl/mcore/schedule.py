@@ -55,6 +55,31 @@ def forward_backward(
     return _sum_over_ranks(results, groups)
 
 
+@torch.no_grad()
+def collect_logits(
+    chunks: Sequence[nn.Module], batches: Sequence[PackedBatch], groups: ProcessGroups
+) -> list[Tensor]:
+    """Compute the logits of every micro-batch, without gradients.
+
+    Returns:
+        [t, v] of each, on the last pipeline stage; empty on the others.
+    """
+
+    def step(data: Iterator[PackedBatch], model: nn.Module) -> tuple[Tensor, None]:
+        return model(next(data).to(groups.device), return_logits=True), None
+
+    logits: list[Tensor] = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[iter(batches) for _ in chunks] if len(chunks) > 1 else iter(batches),
+        model=list(chunks),
+        num_microbatches=len(batches),
+        seq_length=1,  # stages exchange shapes: every row has its own length
+        micro_batch_size=1,
+        forward_only=True,
+    )
+    return logits
+
+
 def attach_to_schedule(
     chunks: Sequence[nn.Module], optimizer: Any, groups: ProcessGroups
 ) -> DeviceClock:

@@ -28,22 +28,15 @@ class VisualAbstractor(MegatronModule):
         config: of the decoder: number format and initialisation.
         model: widths and sizes.
         pg_collection: unused; every projector is given it.
-        class_tokens: features in front of each tile's patches that have no place in the picture
-            (1 behind Owl2's CLIP tower, 0 behind SigLIP).
     """
 
     def __init__(
-        self,
-        config: TransformerConfig,
-        model: ModelConfig,
-        pg_collection: ProcessGroupCollection,
-        *,
-        class_tokens: int = 0,
+        self, config: TransformerConfig, model: ModelConfig, pg_collection: ProcessGroupCollection
     ) -> None:
         super().__init__(config=config)
         sizes, tower = model.abstractor, model.vision_tower
         dtype, width = config.params_dtype, tower.hidden_size
-        self.features_per_tile = class_tokens + tower.patches_per_tile
+        self.features_per_tile = tower.features_per_tile
         self.queries = nn.Parameter(torch.empty(1, sizes.num_queries, width, dtype=dtype))
         self.layers = nn.ModuleList(
             AbstractorLayer(width, sizes, dtype) for _ in range(sizes.num_layers)
@@ -52,14 +45,12 @@ class VisualAbstractor(MegatronModule):
         self.end_vector = nn.Parameter(torch.empty(1, 1, model.hidden_size, dtype=dtype))
         self._initialise(config)
         side = tower.image_size // tower.patch_size
-        places = F.pad(grid_positions(side, width), (0, 0, class_tokens, 0))
+        queries = positions(torch.arange(sizes.num_queries), width)
+        features = F.pad(grid_positions(side, width), (0, 0, tower.class_tokens, 0))
+        used = float(sizes.positions)  # nothing is added where there are none
         # Constants: no checkpoint needs to hold them.
-        self.register_buffer(
-            "query_positions",
-            positions(torch.arange(sizes.num_queries), width).to(dtype),
-            persistent=False,
-        )
-        self.register_buffer("patch_positions", places.to(dtype), persistent=False)
+        self.register_buffer("query_positions", (queries * used).to(dtype), persistent=False)
+        self.register_buffer("patch_positions", (features * used).to(dtype), persistent=False)
 
     def forward(self, image_features: Tensor) -> Tensor:
         """Map [m * p, 1, h_v] to [m * (q + 1), 1, h]: a tile's queries, then its end vector."""
@@ -85,7 +76,7 @@ class AbstractorLayer(nn.Module):
 
     def __init__(self, width: int, sizes: AbstractorConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.heads = sizes.num_attention_heads
+        self.heads, self.dropout = sizes.num_attention_heads, sizes.attention_dropout
         self.input_layernorm = nn.LayerNorm(width, LAYER_NORM_EPS, dtype=dtype)
         self.media_layernorm = nn.LayerNorm(width, LAYER_NORM_EPS, dtype=dtype)
         self.linear_q = nn.Linear(width, width, dtype=dtype)
@@ -102,7 +93,7 @@ class AbstractorLayer(nn.Module):
 
         Args:
             queries: [m, q, h_v], what the layer below made of them.
-            features: [m, p, h_v] of the tower, the same in every layer.
+            features: [m, p, h_v] of the tower, class token first, the same in every layer.
             query_positions: [q, h_v].
             patch_positions: [p, h_v].
 
@@ -117,6 +108,9 @@ class AbstractorLayer(nn.Module):
             self._split(self.linear_q(queries + query_positions)),
             self._split(self.linear_k(seen + places)),
             self._split(self.linear_v(seen)),
+            # Frozen or not, as released. Every rank of a tensor group draws the same: see
+            # owl.mcore.dropout.
+            dropout_p=self.dropout if self.training else 0.0,
         )
         queries = queries + self.linear_proj(attended.transpose(1, 2).flatten(2))
         return queries + self.mlp(self.pre_mlp_layernorm(queries))

@@ -14,6 +14,8 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from owl.config.run import FamilyKind, ModelConfig
+from owl.families.owl1 import model as owl1
+from owl.families.owl2 import model as owl2
 from owl.families.owl3 import model as owl3
 from owl.model.small_model import SmallModel
 
@@ -71,4 +73,6 @@ class Build(Protocol):
 
 BUILDS: dict[FamilyKind, Build] = {
     FamilyKind.owl3: owl3,
+    FamilyKind.owl2: owl2,
+    FamilyKind.owl1: owl1,
 }

@@ -12,8 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from owl.config.media_entry import Splice
 from owl.config.run import ModelConfig
 from owl.data.samples import PackedBatch
+from owl.errors import BatchError
 from owl.model.rope import Rotary, rotary
 
 
@@ -43,7 +45,15 @@ class PackContext:
     media_position: Tensor  # [m] int64, within the sample
     token_sample: Tensor  # [t] int64, which sample a token belongs to
     media_sample: Tensor  # [m] int64, which sample a tile belongs to
+    media_rows: Tensor  # [m * p] int64, rows that spliced tiles take in the pack; else empty
     patches: int  # p, keys a tile costs
+
+    @cached_property
+    def is_media(self) -> Tensor:
+        """[t] bool, True where a row holds a vector of a spliced tile."""
+        return torch.zeros_like(self.token_sample, dtype=torch.bool).index_fill(
+            0, self.media_rows, True
+        )
 
     @cached_property
     def patch_rotary(self) -> Rotary:
@@ -97,6 +107,12 @@ def pack_context(batch: PackedBatch, model: ModelConfig, dtype: torch.dtype) -> 
     media_position = batch.flat_media_offset + shift
     samples = tuple(_views(batch, shift, patches))
     index = torch.arange(len(samples), device=device)
+    media_sample = torch.repeat_interleave(
+        index, batch.cu_media.diff(), output_size=batch.num_tiles
+    )
+    rows = index.new_empty(0)
+    if isinstance(model.enters, Splice):
+        rows = media_rows(batch, media_sample, patches)
 
     def table(positions: Tensor) -> Rotary:
         return rotary(positions, head_dim=model.head_dim, theta=model.rope_theta, dtype=dtype)
@@ -110,11 +126,36 @@ def pack_context(batch: PackedBatch, model: ModelConfig, dtype: torch.dtype) -> 
         token_sample=torch.repeat_interleave(
             index, batch.cu_seqlens.diff(), output_size=batch.num_tokens
         ),
-        media_sample=torch.repeat_interleave(
-            index, batch.cu_media.diff(), output_size=batch.num_tiles
-        ),
+        media_sample=media_sample,
+        media_rows=rows,
         patches=patches,
     )
+
+
+def media_rows(batch: PackedBatch, media_sample: Tensor, vectors: int) -> Tensor:
+    """Find the rows of a pack that the vectors of spliced tiles take, tile after tile.
+
+    Args:
+        batch: whose offsets name the first row of each tile within its sample.
+        media_sample: [m] int64, which sample a tile belongs to.
+        vectors: of a tile.
+
+    Returns:
+        [m * vectors] int64, on the device of the batch; nothing waits for the device.
+
+    Raises:
+        BatchError: a tile's rows reach into the next tile or past the end of its sample.
+    """
+    for key, length, offsets in zip(batch.keys, batch.seqlens, batch.media_offset, strict=True):
+        for offset, end in zip(offsets, [*offsets[1:], length], strict=False):
+            if offset + vectors > end:
+                raise BatchError(
+                    f"sample {key}: a tile at token {offset} takes {vectors} rows, but only "
+                    f"{end - offset} are free. Its placeholder has too few ids: "
+                    "model.keys_per_tile says how many the model needs."
+                )
+    first = batch.cu_seqlens.long()[media_sample] + batch.flat_media_offset
+    return (first[:, None] + torch.arange(vectors, device=first.device)).flatten()
 
 
 def _views(batch: PackedBatch, shift: int, patches: int) -> Iterator[SampleView]:

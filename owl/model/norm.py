@@ -15,6 +15,13 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def root_mean_square_normed(hidden_states: Tensor, eps: float) -> Tensor:
+    """Divide [..., h] by its root mean square, in float32 or wider; cast back."""
+    wide = at_least_float32(hidden_states)
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return normed.to(hidden_states.dtype)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm as in Qwen2: computed in float32, cast, then scaled."""
 
@@ -27,9 +34,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise the last dimension of [..., h]."""
-        wide = at_least_float32(hidden_states)
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(hidden_states.dtype)
+        return self.weight * root_mean_square_normed(hidden_states, self.eps)
 
 
 class LayerNorm(nn.Module):

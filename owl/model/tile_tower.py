@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SigLIP on megatron-core's transformer block, up to the layer whose output is used.
+"""SigLIP and CLIP on megatron-core's transformer block, up to the layer whose output is used.
 
-The published model reads hidden_states[-2]: the last layer, the final norm and the pooling head do
-not influence it. They are not built here; a checkpoint carries them along for export.
+siglip  what mPLUG-Owl3 reads: hidden_states[-2]. The last layer, the final norm and the pooling
+        head do not influence it. They are not built here; a checkpoint carries them for export.
+clip    what mPLUG-Owl2 and mPLUG-Owl read: a class token in front of the patches, a norm before
+        the layers, all layers, and a norm after them, over all tokens. QuickGELU.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,13 +22,36 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from owl.config.run import ModelConfig, VisionParallelism
+from owl.config.run import ModelConfig, TowerKind, VisionParallelism
+from owl.model.norm import LayerNorm
 from owl.model.specs import tile_layer
 from owl.model.tile_sharding import gather_tiles, tile_shares
 
 
+def _gelu_tanh(hidden_states: Tensor) -> Tensor:
+    """SigLIP's activation, gelu_pytorch_tanh."""
+    return F.gelu(hidden_states, approximate="tanh")
+
+
+def _quick_gelu(hidden_states: Tensor) -> Tensor:
+    """CLIP's activation."""
+    return hidden_states * torch.sigmoid(1.702 * hidden_states)
+
+
+_ACTIVATIONS: Mapping[TowerKind, Callable[[Tensor], Tensor]] = {
+    TowerKind.siglip: _gelu_tanh,
+    TowerKind.clip: _quick_gelu,
+}
+
+
+def tile_tower_settings(model: ModelConfig) -> dict[str, Any]:
+    """Return the TransformerConfig arguments of a TileTower."""
+    tower = model.vision_tower
+    return {"num_layers": tower.layers_run, "activation_func": _ACTIVATIONS[tower.kind]}
+
+
 class TileTower(MegatronModule):
-    """Tiles to patch features.
+    """Tiles to features.
 
     Args:
         config: of the tower's layers.
@@ -46,22 +72,15 @@ class TileTower(MegatronModule):
         self.tile_group = (
             tile_group if model.vision_tower.parallelism is VisionParallelism.image else None
         )
-        tower = model.vision_tower
-        self.patch_embedding = PatchEmbedding(
-            3, tower.hidden_size, tower.patch_size, stride=tower.patch_size,
-            dtype=config.params_dtype,
-        )  # fmt: skip
-        self.position_embedding = nn.Parameter(
-            torch.empty(tower.patches_per_tile, tower.hidden_size, dtype=config.params_dtype)
-        )
-        config.init_method(self.patch_embedding.weight)
-        assert self.patch_embedding.bias is not None
-        nn.init.zeros_(self.patch_embedding.bias)
-        config.init_method(self.position_embedding)
+        self.tower = model.vision_tower
+        self.is_clip = self.tower.kind is TowerKind.clip
+        self._build_embeddings(config)
         self.encoder = TransformerBlock(
             config=config,
-            spec=TransformerBlockSubmodules(layer_specs=[tile_layer(model)] * config.num_layers),
-            post_layer_norm=False,
+            spec=TransformerBlockSubmodules(
+                layer_specs=[tile_layer(model)] * config.num_layers, layer_norm=LayerNorm
+            ),
+            post_layer_norm=self.is_clip,
             pg_collection=pg_collection,
         )
         if self.tile_group is not None:
@@ -70,6 +89,24 @@ class TileTower(MegatronModule):
                 parameter.tensor_model_parallel = False
                 parameter.partial_over_tensor_group = True
 
+    def _build_embeddings(self, config: TransformerConfig) -> None:
+        """Build what is in front of the layers."""
+        tower, dtype, width = self.tower, config.params_dtype, self.tower.hidden_size
+        self.patch_embedding = PatchEmbedding(
+            3, width, tower.patch_size, stride=tower.patch_size, bias=not self.is_clip, dtype=dtype
+        )
+        config.init_method(self.patch_embedding.weight)
+        if self.patch_embedding.bias is not None:
+            nn.init.zeros_(self.patch_embedding.bias)
+        # As published: mPLUG-Owl's table has a dimension in front.
+        table = (*([1] * self.is_clip), tower.features_per_tile, width)
+        self.position_embedding = nn.Parameter(torch.empty(table, dtype=dtype))
+        config.init_method(self.position_embedding)
+        if self.is_clip:
+            self.class_embedding = nn.Parameter(torch.empty(1, 1, width, dtype=dtype))
+            config.init_method(self.class_embedding)
+            self.pre_layernorm = LayerNorm(config, width, tower.layer_norm_eps)
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles.
 
@@ -77,7 +114,8 @@ class TileTower(MegatronModule):
             pixel_values: [m, 3, s, s]; uint8 is normalised here, float is taken as it is.
 
         Returns:
-            [m, p, h_v] features: the output of the last layer but one of the published tower.
+            [m, p, h_v] features, p being `features_per_tile`: those of a CLIP start with the class
+            token's.
         """
         if self.tile_group is None:
             return self._encode(pixel_values)
@@ -91,9 +129,16 @@ class TileTower(MegatronModule):
             # A blank tile, of which nothing is kept: every parameter takes part in every
             # micro-batch, so that no rank waits for a gradient that never comes.
             return self._encode(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
-        patches = self.patch_embedding(self.normalise(pixel_values))
-        hidden_states = (patches + self.position_embedding).transpose(0, 1).contiguous()
-        features = self.encoder(hidden_states, attention_mask=None)
+        embedded = self.patch_embedding(self.normalise(pixel_values))
+        if self.is_clip:
+            embedded = torch.cat([self.class_embedding.expand(len(embedded), -1, -1), embedded], 1)
+        embedded = embedded + self.position_embedding
+        if self.is_clip:
+            embedded = self.pre_layernorm(embedded)
+        if torch.is_grad_enabled() and not embedded.requires_grad:
+            # Recomputed layers learn only where their input has a gradient: adapters are in them.
+            embedded.requires_grad_()
+        features = self.encoder(embedded.transpose(0, 1).contiguous(), attention_mask=None)
         if features.requires_grad:
             # The transpose's gradient has transposed strides: sums over it, such as those of
             # biases, would run in another order than in a recomputed layer.
@@ -115,12 +160,18 @@ class TileTower(MegatronModule):
         return shards
 
     def normalise(self, pixel_values: Tensor) -> Tensor:
-        """Map bytes to the dtype of the tower with mean 0.5 and deviation 0.5 per channel."""
+        """Map bytes to the dtype of the tower, by mean and deviation of each colour."""
         dtype = self.position_embedding.dtype
         if pixel_values.dtype != torch.uint8:
             return pixel_values.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        return ((pixel_values.to(wide) / 255 - 0.5) / 0.5).to(dtype)
+        statistics = zip(self.tower.pixel_mean, self.tower.pixel_deviation, strict=True)
+        # Colour by colour: a table of them would have to be copied to the device, or half precise.
+        colours = [
+            (colour.to(wide) / 255 - mean) / deviation
+            for colour, (mean, deviation) in zip(pixel_values.unbind(1), statistics, strict=True)
+        ]
+        return torch.stack(colours, dim=1).to(dtype)
 
 
 class PatchEmbedding(nn.Conv2d):

@@ -8,6 +8,7 @@ from megatron.core.enums import ModelType
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 from megatron.core.transformer.transformer_block import (
     TransformerBlock,
     TransformerBlockSubmodules,
@@ -17,11 +18,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor
 
+from owl.config.media_entry import Splice
 from owl.config.run import ModelConfig
 from owl.data.samples import PackedBatch
 from owl.model import pipeline_wire, sequence_sharding
 from owl.model.families import BUILDS
-from owl.model.media import pack_context
+from owl.model.media import PackContext, pack_context
 from owl.model.norm import RMSNorm
 from owl.model.output_layer import OutputLayer
 
@@ -65,6 +67,7 @@ class VisionLanguageModel(LanguageModule):
         first = get_transformer_layer_offset(config, vp_stage, pp_rank)
         here = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
         self.media_needed_later = any(i >= here.stop for i in model.enters.layers)
+        self.splices = isinstance(model.enters, Splice)
 
         if pre_process:
             self.vision_tower = build.tower(
@@ -79,6 +82,8 @@ class VisionLanguageModel(LanguageModule):
                 vocab_size=padded_vocab_size,
                 max_sequence_length=model.max_position_embeddings,
                 position_embedding_type="rope",
+                # Media are spliced into complete rows; they are shared out afterwards.
+                scatter_to_sequence_parallel=not self.splices,
                 tp_group=pg_collection.tp,
             )
         self.decoder = self._build_decoder(here)
@@ -128,12 +133,9 @@ class VisionLanguageModel(LanguageModule):
         num_tokens = batch.num_tokens
         if self.config.sequence_parallel:
             batch = sequence_sharding.pad_batch(batch, self.pg_collection.tp.size())
+        pack = pack_context(batch, self.model_config, self.config.params_dtype)
         if self.pre_process:
-            hidden_states = self.embedding(batch.tokens[None], position_ids=None)
-            media_features = self.encode(batch.pixel_values)
-            if torch.is_grad_enabled() and not media_features.requires_grad:
-                # Recomputed layers learn only where one of their inputs has a gradient.
-                hidden_states.requires_grad_()
+            hidden_states, media_features = self._embed(batch, pack)
         else:
             assert self.input_tensor is not None
             rows_here = batch.num_tokens // self._rows_shared_by()
@@ -143,7 +145,7 @@ class VisionLanguageModel(LanguageModule):
             hidden_states,
             attention_mask=None,
             context=media_features,
-            packed_seq_params=pack_context(batch, self.model_config, self.config.params_dtype),
+            packed_seq_params=pack,
         )
         if not self.post_process:
             return pipeline_wire.join(
@@ -157,17 +159,39 @@ class VisionLanguageModel(LanguageModule):
         )
         return result[:num_tokens]
 
+    def _embed(self, batch: PackedBatch, pack: PackContext) -> tuple[Tensor, Tensor | None]:
+        """Embed the tokens and encode the tiles of a pack.
+
+        Returns:
+            Hidden states [t, 1, h], spliced media included, and media features for the layers that
+            look at them, [m * p, 1, h], or None. Under sequence parallelism this rank's rows.
+        """
+        hidden_states = self.embedding(batch.tokens[None], position_ids=None)
+        media_features = self.encode(batch.pixel_values)
+        if torch.is_grad_enabled() and not media_features.requires_grad:
+            # Recomputed layers learn only where one of their inputs has a gradient.
+            hidden_states.requires_grad_()
+        if not self.splices:
+            return hidden_states, media_features
+        # Without tiles nothing moves, but the projector still stands behind the result.
+        hidden_states = hidden_states.index_copy(0, pack.media_rows, media_features)
+        if self.config.sequence_parallel:
+            hidden_states = scatter_to_sequence_parallel_region(
+                hidden_states, group=self.pg_collection.tp
+            )
+        return hidden_states, None
+
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Encode tiles and project them to decoder width: [m, 3, s, s] to [m * p, 1, h].
 
         With no tiles the result is empty but still has the projector behind it, so that every
         parameter gets a gradient in every micro-batch, on every rank. Under sequence parallelism
-        each rank keeps its share of the rows.
+        each rank keeps its share of the rows that layers look at; rows to splice stay complete.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
             features = self.vision_tower(pixel_values)
         projected = self.projector(features.flatten(0, 1)[:, None])
-        if self.config.sequence_parallel:
+        if self.config.sequence_parallel and not self.splices:
             return sequence_sharding.share_rows(projected, self.pg_collection.tp)
         return projected
 

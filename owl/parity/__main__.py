@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare this framework with the published models, and every parallel layout with one process.
 
-owl parity golden DIR [--tensor N] [--packed] [--implementation hf]
+owl parity golden DIR [--tensor N] [--pipeline N] [--sequence] [--packed] [--implementation hf]
 owl parity layouts [--processes 4] [--dtype float64] [--only SP] [--break NAME]
 torchrun --nnodes 2 --nproc-per-node 8 ... -m owl.parity layouts --device cuda --dtype bfloat16
 
@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     golden.add_argument("folder", type=Path, help="config.json, model.safetensors and cases")
     golden.add_argument("--tensor", type=int, default=1, help="tensor-parallel degree (default 1)")
+    golden.add_argument("--pipeline", type=int, default=1, help="pipeline stages (default 1)")
+    golden.add_argument("--sequence", action="store_true", help="sequence parallelism")
+    golden.add_argument("--image-parallel", action="store_true", help="the tower's parallelism")
     golden.add_argument("--packed", action="store_true", help="all rows of a case in one pack")
     golden.add_argument(
         "--implementation", choices=["training", "hf"], default="training",
@@ -62,9 +65,12 @@ def _compare(options: argparse.Namespace) -> None:
         run_golden_hf(options.folder)
     else:
         from owl.mcore.launch import run_in_processes
-        from owl.parity.golden import run_golden
+        from owl.parity.golden import GoldenLayout, run_golden
 
-        run_in_processes(run_golden, options.tensor, options.folder, options.tensor, options.packed)
+        names = ("tensor", "pipeline", "sequence", "image_parallel", "packed")
+        layout = GoldenLayout(**{name: getattr(options, name) for name in names})
+        processes = layout.tensor * layout.pipeline
+        run_in_processes(run_golden, processes, options.folder, layout)
 
 
 def _add_layouts(commands: Any) -> None:

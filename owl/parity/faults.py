@@ -4,7 +4,7 @@
 Each wraps a function of the product while a layout runs; the run of one process is untouched.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from owl.config.media_entry import Cross, Splice
+from owl.config.run import ModelConfig
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -129,6 +132,51 @@ def stale_image_feature() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def swapped_adapters() -> Iterator[None]:
+    """Of two projections in one layer, each gets what the other's adapter adds."""
+    from owl.model.lora import Split
+
+    def swapped(join: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(split: Any, parts: dict[str, Tensor]) -> Tensor:
+            names = list(parts)[-2:]  # key and value, gate and up
+            exchanged = zip(names, [parts[name] for name in reversed(names)], strict=True)
+            result: Tensor = join(split, parts | dict(exchanged))
+            return result
+
+        return wrapped
+
+    with _replaced(Split, "join", swapped):
+        yield
+
+
+@contextmanager
+def spliced_row_off_by_one() -> Iterator[None]:
+    """A tile's vectors stand one row too late."""
+    from owl.model import media
+
+    def late(find: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(batch: Any, *args: Any) -> Tensor:
+            return (find(batch, *args) + 1) % batch.num_tokens
+
+        return wrapped
+
+    with _replaced(media, "media_rows", late):
+        yield
+
+
+@contextmanager
+def wrong_modality_copy() -> Iterator[None]:
+    """Rows of media take the copy of norms, keys and values that is for text."""
+    from owl.model.media import PackContext
+
+    def text_only(is_media: Any) -> Any:
+        return property(lambda pack: torch.zeros_like(is_media.func(pack)))
+
+    with _replaced(PackContext, "is_media", text_only):
+        yield
+
+
 FAULTS: dict[str, Callable[[], Any]] = {
     "mask-off-by-one": mask_off_by_one,
     "position-shift": position_shift,
@@ -136,4 +184,30 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "wrong-denominator": wrong_denominator,
     "unsharded-relayout": unsharded_relayout,
     "stale-image-feature": stale_image_feature,
+    "adapter-on-wrong-projection": swapped_adapters,
+    "spliced-row-off-by-one": spliced_row_off_by_one,
+    "wrong-modality-copy": wrong_modality_copy,
 }
+_ENTRIES = {
+    "mask-off-by-one": Cross,
+    "position-shift": Cross,
+    "spliced-row-off-by-one": Splice,
+    "wrong-modality-copy": Splice,
+}
+"""How media have to enter for a fault to break anything; any other breaks every model."""
+
+
+def faults_of(model: ModelConfig, weights: Collection[str]) -> list[str]:
+    """List the faults that break something in a model, by name.
+
+    Args:
+        model: the variant.
+        weights: names of its parameters.
+    """
+    copies = any(".linear_media_kv." in name for name in weights)
+    return [
+        name
+        for name in FAULTS
+        if isinstance(model.enters, _ENTRIES.get(name, object))
+        and (copies or name != "wrong-modality-copy")
+    ]

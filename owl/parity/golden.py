@@ -1,31 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run stored cases of the published model through the training model and compare.
 
-A folder holds `config.json`, `model.safetensors`, `index.json`, and for each case
-`CASE.safetensors` (inputs and outputs) and `CASE.grads.safetensors`. A gradient that is missing
-means zero; a case without images has no `pixel_values`; one without logits is skipped.
+See owl/parity/golden_case.py for what a folder holds.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision, Trainable
-from owl.convert.families import PUBLISHED, family_of_folder
-from owl.data.samples import IGNORE_INDEX, PackedBatch
+from owl.config.run import (
+    DeviceKind,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    Precision,
+    Trainable,
+    VisionParallelism,
+)
+from owl.convert.families import PUBLISHED
+from owl.data.samples import PackedBatch
 from owl.errors import CheckpointError
+from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
+from owl.mcore.parameters import load_full, unwrapped
+from owl.mcore.process_groups import ProcessGroups, process_groups
+from owl.mcore.provider import build_model, wrap_for_training
+from owl.mcore.schedule import attach_to_schedule, collect_logits, forward_backward
+from owl.parity.golden_case import Case, load_folder, pack_rows, rows_of
+from owl.parity.trial import gather_published
 
 LOGITS_TOLERANCE = 5e-5  # absolute; logits reach 21
 FEATURES_TOLERANCE = 1e-5  # absolute
+ABSTRACTOR_TOLERANCE = 2e-5  # absolute; its output reaches 10
 LOSS_TOLERANCE = 5e-5  # absolute
 GRADIENT_TOLERANCE = 1e-4  # relative to max(max|ref|, 1e-3 x the largest gradient of the model)
+NOISE = 1e-6
+"""A stored gradient this much smaller than the model's largest is zero by mathematics, as those of
+key biases are; both sides are rounding, which is compared with the largest gradient."""
 
 
 @dataclass(frozen=True)
@@ -44,177 +58,170 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One stored case: rows of tokens, their images, and what the published model computed."""
+class GoldenLayout:
+    """How the training model is laid out for a comparison."""
 
-    name: str
-    tensors: Mapping[str, Tensor]
-    gradients: Mapping[str, Tensor] | None
-    image_positions: list[list[int]]
+    tensor: int = 1
+    pipeline: int = 1
+    sequence: bool = False
+    image_parallel: bool = False
+    packed: bool = False  # all rows of a case in one pack, instead of one pack a row
 
     @property
-    def rows(self) -> list[slice]:
-        """The real tokens of each row: padding, left or right, is not computed here."""
-        tokens = self.tensors["input_ids"]
-        mask = self.tensors.get("attention_mask", torch.ones_like(tokens)).bool()
-        found = [row.nonzero().flatten() for row in mask]
-        return [slice(int(real[0]), int(real[-1]) + 1) for real in found]
+    def parallel(self) -> ParallelConfig:
+        """The same for the trainer."""
+        return ParallelConfig(
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            sequence=self.sequence,
+            device=DeviceKind.cpu,
+            timeout_minutes=2,
+        )
 
 
-def run_golden(folder: Path, tensor: int, packed: bool) -> None:
+def run_golden(folder: Path, layout: GoldenLayout) -> None:
     """Compare every case of a folder; raises SystemExit(1) when one is outside tolerance.
 
     Args:
-        folder: as described above.
-        tensor: tensor-parallel degree; this process must be one of that many.
-        packed: all rows of a case in one pack, instead of one pack a row.
+        folder: with stored cases.
+        layout: this process must be one of as many as it needs.
     """
-    from owl.mcore.process_groups import process_groups
-
     config, weights, cases = load_folder(folder)
-    parallel = ParallelConfig(tensor=tensor, device=DeviceKind.cpu, timeout_minutes=2)
-    with process_groups(parallel) as groups:
-        chunk = _build(config, weights, parallel, groups)
+    if not cases:
+        raise CheckpointError(f"{folder}/index.json names no case: nothing was compared.")
+    if layout.image_parallel:
+        tower = replace(config.vision_tower, parallelism=VisionParallelism.image)
+        config = replace(config, vision_tower=tower)
+    with process_groups(layout.parallel) as groups:
         failed = False
         for case in cases:
-            if "logits" not in case.tensors:
-                differences = None
-            else:
-                differences = compare(case, chunk, config, groups.collection.tp, packed=packed)
+            differences = None
+            if "logits" in case.tensors:
+                chunks = _build(config, weights, case, layout.parallel, groups)
+                differences = compare(case, chunks, config, groups, packed=layout.packed)
                 failed |= not all(difference.passes for difference in differences)
             if groups.is_writer:
                 print(report(case.name, differences), flush=True)
-        if not cases:
-            raise CheckpointError(f"{folder}/index.json names no case: nothing was compared.")
         if failed:
             raise SystemExit(1)
 
 
-def load_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], list[Case]]:
-    """Read a golden folder: model config, published weights, cases."""
-    for name in ("config.json", "model.safetensors", "index.json"):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder / name} does not exist. A golden folder holds config.json, "
-                f"model.safetensors, index.json and a CASE.safetensors for each case."
-            )
-    weights = load_file(folder / "model.safetensors")
-    about = json.loads((folder / "config.json").read_text())
-    family = family_of_folder(about, weights.keys(), folder)
-    config = family.read_config(about, weights.keys(), folder.name)
-    index = json.loads((folder / "index.json").read_text())
-    return config, weights, [_load_case(folder, name, about) for name, about in index.items()]
-
-
-def _load_case(folder: Path, name: str, about: Mapping[str, Any]) -> Case:
-    path, gradients = folder / f"{name}.safetensors", folder / f"{name}.grads.safetensors"
-    tensors = load_file(path) if path.is_file() else {}
-    rows = len(tensors.get("input_ids", ()))
-    positions = about.get("image_positions") or [[] for _ in range(rows)]
-    return Case(
-        name=name,
-        tensors=tensors,
-        gradients=load_file(gradients) if gradients.is_file() else None,
-        image_positions=[list(row or []) for row in positions],
-    )
-
-
 def _build(
-    config: ModelConfig, weights: Mapping[str, Tensor], parallel: ParallelConfig, groups: Any
-) -> nn.Module:
-    from owl.mcore.parameters import load_full
-    from owl.mcore.provider import build_model
-    from owl.model.freeze import freeze
-
-    (chunk,) = build_model(config, parallel, Precision.fp32, groups)
-    ours = (
-        (entry.ours, entry.to_ours(tuple(weights[name] for name in entry.published)))
-        for entry in PUBLISHED[config.family].entries(config)
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    case: Case,
+    parallel: ParallelConfig,
+    groups: ProcessGroups,
+) -> list[nn.Module]:
+    """Build this rank's model with the published weights, ready for Megatron's schedule."""
+    chunks = build_model(config, parallel, Precision.fp32, groups)
+    entries = list(PUBLISHED[config.family].entries(config))
+    missing = load_full(
+        chunks,
+        ((e.ours, e.to_ours(tuple(weights[name] for name in e.published))) for e in entries),
     )
-    missing = load_full([chunk], ours)
     if missing:
         raise CheckpointError(f"no published weight for {missing}")
-    # The published code encodes pictures without gradients.
-    freeze(chunk, Trainable(vision_tower=False, projector=True, language_model=True, fusion=True))
-    return chunk
+    tower = {name for e in entries if e.ours.startswith("vision_tower.") for name in e.published}
+    # Some published code encodes pictures without gradients.
+    learns = not tower.isdisjoint(case.gradients or ())
+    chunks = wrap_for_training(
+        chunks,
+        Trainable(vision_tower=learns, projector=True, language_model=True, fusion=True),
+        parallel,
+        precision=Precision.fp32,
+        distributed_optimizer=False,
+    )
+    for chunk in chunks:
+        chunk.eval()  # as the stored cases were computed
+    optim = optimizer_config(OptimConfig(distributed=False), Precision.fp32)
+    optimizer = build_megatron_optimizer(optim, chunks)
+    attach_to_schedule(chunks, optimizer, groups)
+    # The schedule asks the optimizer, weakly held, how to scale the loss: here not at all.
+    unwrapped(chunks[0]).config.grad_scale_func = None
+    return chunks
 
 
 def compare(
-    case: Case, chunk: nn.Module, config: ModelConfig, tp_group: dist.ProcessGroup, *, packed: bool
+    case: Case,
+    chunks: list[nn.Module],
+    config: ModelConfig,
+    groups: ProcessGroups,
+    *,
+    packed: bool,
 ) -> list[Difference]:
-    """Run one case forward and backward and measure every stored quantity."""
-    chunk.zero_grad(set_to_none=True)
-    rows = list(range(len(case.rows)))
-    batches = [_pack(case, pack, config) for pack in ([rows] if packed else [[r] for r in rows])]
-    supervised = sum(batch.supervised_weight for batch in batches)
-    loss, logits = torch.zeros(()), []
-    for batch in batches:
-        part = chunk(batch).sum() / max(supervised, 1.0)
-        part.backward()
-        loss = loss + part.detach()
-        with torch.no_grad():
-            logits.append(chunk(batch, return_logits=True))
-    reference = [case.tensors["logits"][row, real] for row, real in enumerate(case.rows)]
+    """Run one case forward and backward and measure every stored quantity.
+
+    Returns:
+        The differences, the same on every rank.
+    """
+    rows = rows_of(case, config)
+    batches = [pack_rows(part, case.name) for part in ([rows] if packed else [[r] for r in rows])]
+    reference = torch.cat([row.logits for row in rows])
+    logits = _from_last_stage(collect_logits(chunks, batches, groups), groups)
     differences = [
-        absolute("logits", torch.cat(logits), torch.cat(reference), LOGITS_TOLERANCE),
-        *_feature_differences(case, chunk),
+        absolute("logits", logits, reference, LOGITS_TOLERANCE),
+        *_feature_differences(case, chunks[0], groups),
     ]
-    if supervised and "loss" in case.tensors:
+    supervised = sum(batch.supervised_weight for batch in batches)
+    if supervised:
+        differences += _training_differences(case, chunks, config, groups, batches, supervised)
+    return _of_writer(differences, groups)
+
+
+def _training_differences(
+    case: Case,
+    chunks: list[nn.Module],
+    config: ModelConfig,
+    groups: ProcessGroups,
+    batches: Sequence[PackedBatch],
+    supervised: float,
+) -> Iterator[Difference]:
+    for chunk in chunks:
+        chunk.zero_grad_buffer()
+    loss = forward_backward(chunks, batches, groups, total_weight=supervised, full_gradients=True)
+    if "loss" in case.tensors:
         stored = case.tensors["loss"].reshape(())
-        differences.append(absolute("loss", loss, stored, LOSS_TOLERANCE))
+        yield absolute("loss", torch.tensor(loss), stored, LOSS_TOLERANCE)
     if case.gradients is not None:
-        gradients = published_gradients(chunk, config, tp_group)
-        differences.append(gradient_difference(case.gradients, gradients))
-    return differences
+        gradients = gather_published(chunks, config, groups, gradients=True)
+        yield gradient_difference(case.gradients, gradients.items())
 
 
-def _pack(case: Case, rows: list[int], config: ModelConfig) -> PackedBatch:
-    """Lay rows of a case end to end, without their padding."""
-    real = [case.rows[row] for row in rows]
-    tokens = [case.tensors["input_ids"][row, part] for row, part in zip(rows, real, strict=True)]
-    shifted = []
-    for row, part in zip(rows, real, strict=True):
-        labels = case.tensors["labels"][row, part].long()
-        shifted.append(torch.cat([labels[1:], torch.full((1,), IGNORE_INDEX)]))
-    labels = torch.cat(shifted)
-    offsets = [
-        [position - part.start for position in case.image_positions[row]]
-        for row, part in zip(rows, real, strict=True)
-    ]
-    first = sum(len(positions) for positions in case.image_positions[: rows[0]])
-    tiles = sum(len(row) for row in offsets)
-    size = config.vision_tower.image_size
-    pixels = case.tensors.get("pixel_values", torch.zeros(0, 3, size, size))
-    return PackedBatch(
-        tokens=torch.cat(tokens),
-        labels=labels,
-        loss_weights=(labels != IGNORE_INDEX).float(),
-        position_ids=torch.cat([torch.arange(len(row)) for row in tokens]),
-        cu_seqlens=_boundaries([len(row) for row in tokens]),
-        pixel_values=pixels[first : first + tiles],
-        flat_media_offset=torch.tensor([o for row in offsets for o in row]).long(),
-        cu_media=_boundaries([len(row) for row in offsets]),
-        seqlens=tuple(len(row) for row in tokens),
-        media_offset=offsets,
-        keys=tuple(f"{case.name}[{row}]" for row in rows),
-    )
+def _from_last_stage(logits: list[Tensor], groups: ProcessGroups) -> Tensor:
+    """Bring the last stage's logits to every stage: [t, v] of all packs."""
+    stages: list[list[Tensor]] = [[] for _ in range(groups.pp_size)]
+    dist.all_gather_object(stages, logits, group=groups.collection.pp)
+    return torch.cat(stages[-1])
 
 
-def _boundaries(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).int()
+def _of_writer(differences: list[Difference], groups: ProcessGroups) -> list[Difference]:
+    """Take the first rank's, which alone holds the first stage and all gradients."""
+    box = [differences if groups.is_writer else None]
+    dist.broadcast_object_list(box, src=0)
+    assert box[0] is not None
+    return box[0]
 
 
-def _feature_differences(case: Case, chunk: nn.Module) -> Iterator[Difference]:
+def _feature_differences(
+    case: Case, chunk: nn.Module, groups: ProcessGroups
+) -> Iterator[Difference]:
     """Compare what tower and projector make of the case's pictures, where that is stored."""
-    if "pixel_values" not in case.tensors:
+    if "pixel_values" not in case.tensors or not groups.is_first_stage:
         return
+    model = unwrapped(chunk)
     with torch.no_grad():
-        features = chunk.vision_tower(case.tensors["pixel_values"])
-        projected = chunk.projector(features.flatten(0, 1)[:, None])
-    for quantity, ours in (("vision_hidden_m2", features), ("image_embeds", projected)):
+        features = model.vision_tower(case.tensors["pixel_values"])
+        projected = model.projector(features.flatten(0, 1)[:, None])
+    for quantity, ours, tolerance in (
+        ("vision_hidden_m2", features, FEATURES_TOLERANCE),
+        ("vision_output", features, FEATURES_TOLERANCE),
+        ("image_embeds", projected, FEATURES_TOLERANCE),
+        ("abstractor_output", projected, ABSTRACTOR_TOLERANCE),
+    ):
         if quantity in case.tensors:
             stored = case.tensors[quantity]
-            yield absolute(quantity, ours.reshape(stored.shape), stored, FEATURES_TOLERANCE)
+            yield absolute(quantity, ours.reshape(stored.shape), stored, tolerance)
 
 
 def absolute(quantity: str, ours: Tensor, stored: Tensor, tolerance: float) -> Difference:
@@ -230,29 +237,12 @@ def gradient_difference(
     worst, where = 0.0, ""
     for name, ours in gradients:
         reference = stored.get(name, torch.zeros_like(ours))
-        scale = max(float(reference.abs().max()), 1e-3 * largest) or 1.0
+        size = float(reference.abs().max())
+        scale = (largest if 0 < size < NOISE * largest else max(size, 1e-3 * largest)) or 1.0
         difference = float((ours - reference).abs().max()) / scale
         if not difference <= worst:
             worst, where = difference, name
     return Difference("gradients", worst, GRADIENT_TOLERANCE, where)
-
-
-def published_gradients(
-    chunk: nn.Module, config: ModelConfig, tp_group: dist.ProcessGroup
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield every full gradient under its published name; zero where there is none."""
-    from owl.mcore.parameters import VOCABULARY_TABLES, gather_full, global_names
-
-    parameters = dict(global_names([chunk]))
-    for entry in PUBLISHED[config.family].entries(config):
-        parameter = parameters[entry.ours]
-        if not parameter.requires_grad:
-            continue
-        share = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-        full = gather_full(share, parameter, tp_group)
-        if entry.ours in VOCABULARY_TABLES:
-            full = full[: config.vocab_size]
-        yield from zip(entry.published, entry.to_published(full), strict=True)
 
 
 def report(name: str, differences: list[Difference] | None) -> str:

@@ -27,7 +27,7 @@ from owl.mcore.process_groups import job, layout, process_groups, world_size
 from owl.model.families import BUILDS
 from owl.model.small_model import SmallModel
 from owl.parity.compare import KINDS, distances, euclidean_distance
-from owl.parity.faults import FAULTS
+from owl.parity.faults import FAULTS, faults_of
 from owl.parity.layouts import TRAINABLE, Layout, Verdict, covering, features
 from owl.parity.trial import Outcome, run_trial, start_weights
 
@@ -172,7 +172,7 @@ def _compare_all(plan: Plan, options: Options, folder: Path) -> None:
             if _is_writer():
                 print(_header(variant, options, layouts), flush=True)
             weights = _weights_of(variant, folder)
-            for fault in _faults(options):
+            for fault in _faults(variant, weights, options):
                 if _is_writer() and fault:
                     print(f"planted: {fault}", flush=True)
                 for each in layouts:
@@ -193,9 +193,13 @@ def _weights_of(variant: str, folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _faults(options: Options) -> list[str | None]:
+def _faults(
+    variant: str, weights: dict[str, torch.Tensor], options: Options
+) -> Sequence[str | None]:
     """The faults to plant, one after another; None for the product as it is."""
-    return list(FAULTS) if options.fault == ALL_FAULTS else [options.fault]
+    if options.fault != ALL_FAULTS:
+        return [options.fault]
+    return faults_of(options.small_models[variant].model, weights)
 
 
 def _try(

@@ -11,18 +11,21 @@ from torch import Tensor, nn
 
 from owl.config.run import (
     DeviceKind,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
     Precision,
 )
 from owl.convert.families import PUBLISHED
 from owl.data.samples import PackedBatch
+from owl.mcore.adapters import add_adapters
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_full, merge_shards
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, synchronized_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
-from owl.parity.layouts import TRAINABLE, Layout
+from owl.model.lora import is_adapter
+from owl.parity.layouts import LORA, TRAINABLE, Layout
 from owl.parity.packs import make_packs
 
 STEPS = 3
@@ -45,13 +48,14 @@ class Outcome:
 
 
 def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precision) -> FullTensors:
-    """Draw weights for a trial, under our names; call it in a job of one."""
+    """Draw weights for a trial, under our names, adapters included; call it in a job of one."""
     torch.manual_seed(7)
     chunks = build_model(model, Layout().parallel(DeviceKind.auto), precision, groups)
+    add_adapters(chunks, LORA["lora"], seed=groups.seed)
     weights: FullTensors = {}
     for name, parameter in global_names(chunks):
         noise = torch.randn_like(parameter) * 0.08  # biases and gates away from zero too
-        is_scale = name.endswith("norm.weight")
+        is_scale = "norm." in name and name.endswith(".weight")
         weights[name] = (noise + 1 if is_scale else noise).detach().cpu()
     vocabulary = model.vocab_size
     return {
@@ -100,12 +104,12 @@ def run_trial(
             losses[kind].append(loss)
             token_losses[kind].append(_over_ranks(seen.take() if seen else [], groups))
             if with_gradients:
-                gradients[f"{kind} step {step + 1}"] = _gather(
+                gradients[f"{kind} step {step + 1}"] = gather_published(
                     chunks, model, groups, gradients=True
                 )
             optimizer.step()
         with synchronized_weights(chunks):
-            parameters[kind] = _gather(chunks, model, groups, gradients=False)
+            parameters[kind] = gather_published(chunks, model, groups, gradients=False)
     return Outcome(losses, token_losses, gradients, parameters)
 
 
@@ -123,6 +127,7 @@ def _trainable(
     if kind == "sgd":  # Megatron's distributed optimizer takes Adam only
         sharded = parallel.overlap_param_gather = False
     chunks = build_model(model, parallel, precision, groups)
+    add_adapters(chunks, LORA.get(layout.learns, LoraConfig()), seed=groups.seed)
     embedding, head = VOCABULARY_TABLES
     tied = {head: weights[embedding]} if model.tie_word_embeddings else {}
     missing = load_full(chunks, (dict(weights) | tied).items())
@@ -182,10 +187,14 @@ def _my_packs(packs: list[PackedBatch], groups: ProcessGroups) -> list[PackedBat
     return packs[groups.dp_rank * each : (groups.dp_rank + 1) * each]
 
 
-def _gather(
+def gather_published(
     chunks: list[nn.Module], model: ModelConfig, groups: ProcessGroups, *, gradients: bool
 ) -> FullTensors:
-    """Collect parameters, or their gradients, from all ranks, unsharded, by published name."""
+    """Collect what learns, or its gradients, from all ranks, unsharded, by published name.
+
+    Returns:
+        On rank 0; empty on the others, all of which call this.
+    """
     parameters = {
         name: parameter for name, parameter in global_names(chunks) if parameter.requires_grad
     }
@@ -211,7 +220,8 @@ def _gather(
 
 
 def _published(ours: FullTensors, model: ModelConfig) -> list[tuple[str, Tensor]]:
-    pairs: list[tuple[str, Tensor]] = []
+    # An adapter has a pair for each published projection already.
+    pairs = [(name, full) for name, full in ours.items() if is_adapter(name)]
     for entry in PUBLISHED[model.family].entries(model):
         if entry.ours not in ours:
             continue

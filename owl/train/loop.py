@@ -19,6 +19,7 @@ class StepReport:
     loss: float  # per unit of loss weight
     grad_norm: float  # before clipping
     learning_rate: float
+    part_rates: Mapping[str, float] = field(default_factory=dict)  # where a part has its own rate
     loss_scale: float
     update_skipped: bool  # fp16: gradients overflowed
     samples: int

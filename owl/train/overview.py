@@ -9,15 +9,9 @@ from pathlib import Path
 import torch
 
 from owl.config.load import to_yaml
-from owl.config.run import (
-    CommBackend,
-    DeviceKind,
-    ModelConfig,
-    ParallelConfig,
-    Precision,
-    RunConfig,
-)
+from owl.config.run import CommBackend, LrDecay, ModelConfig, ParallelConfig, RunConfig
 from owl.logging import logger
+from owl.mcore.optimizer import warmup_steps
 from owl.mcore.process_groups import process_groups
 from owl.mcore.version import PINNED
 from owl.model.freeze import part_sizes, part_table
@@ -58,7 +52,8 @@ def log_run_overview(
         f"TP={parallel.tensor} PP={parallel.pipeline} DP={dp_size}",
         version_line(),
         layer_table(run.model, parallel),
-        part_table(part_sizes(sizes, run.stage.trainable)),
+        part_table(part_sizes(sizes, run.trained_parts)),
+        rate_line(run),
         batch_lines(run, global_batch_size=global_batch_size, dp_size=dp_size),
         *(["\n".join(data)] if data else []),
     ):
@@ -81,14 +76,12 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     lines.append(
         f"{model.family}, {''.join(of_family)}projector {model.projector}, a tile is "
         f"{tower.image_size} px and {model.keys_per_tile} keys, tower layers "
-        f"0-{tower.num_layers - 2} of {tower.num_layers} are computed"
+        f"0-{tower.layers_run - 1} of {tower.num_layers} are computed"
     )
     return "\n".join(lines)
 
 
-def parameter_sizes(
-    model: ModelConfig, precision: Precision, device: DeviceKind
-) -> list[tuple[str, int]]:
+def parameter_sizes(run: RunConfig) -> list[tuple[str, int]]:
     """Return name and number of elements of every parameter of the unsplit model.
 
     Allocates no weights. Starts and ends a process group of one: call it before the job's own
@@ -96,11 +89,28 @@ def parameter_sizes(
     """
     from owl.mcore.parameters import global_names
     from owl.mcore.provider import model_provider
+    from owl.model import lora
 
-    one = ParallelConfig(device=device, backend=CommBackend.gloo)  # nothing is communicated
+    # Nothing is communicated.
+    one = ParallelConfig(device=run.parallel.device, backend=CommBackend.gloo)
     with process_groups(one, alone=True) as groups, torch.device("meta"):
-        chunk = model_provider(model, one, precision, groups, initialise=False)(True, True, None)
+        provide = model_provider(run.model, one, run.precision, groups, initialise=False)
+        chunk = provide(True, True, None)
+        lora.attach(chunk, run.lora)
         return [(name, parameter.numel()) for name, parameter in global_names([chunk])]
+
+
+def rate_line(run: RunConfig) -> str:
+    """Format the peak learning rates of the trained parts, and how they change."""
+    optim, trained = run.optim, run.learning_parts
+    peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
+    peaks = peaks or [f"{optim.learning_rate:.3g}"]  # of adapters
+    if trained.vision_tower and optim.tower_layer_decay != 1:
+        peaks.append(f"times {optim.tower_layer_decay:g} a layer from the tower's last one down")
+    share = optim.min_learning_rate / optim.learning_rate
+    after = "" if optim.decay is LrDecay.constant else f" decay to {share:.3g} of it"
+    steps = _count(warmup_steps(optim, run.stage.train_steps), "warm-up step")
+    return f"learning rate: {', '.join(peaks)}; {steps}, then {optim.decay}{after}"
 
 
 def batch_lines(run: RunConfig, *, global_batch_size: int | None, dp_size: int) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from owl.data.samples import IGNORE_INDEX, StepBatch
 from owl.errors import BatchError
+from owl.mcore.dropout import seed_dropout
 from owl.mcore.optimizer import Optimizer
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.schedule import attach_to_schedule, forward_backward
@@ -33,6 +34,7 @@ def make_step(
         begin = time.perf_counter()
         counts = _Counts.over_ranks(batch, groups)
         optimizer.zero_grad(chunks)
+        seed_dropout(groups, batch.cursor.packs_consumed)
         clock.start()
         loss = forward_backward(chunks, batch.microbatches, groups, total_weight=counts.weight)
         if not math.isfinite(loss):
@@ -42,6 +44,7 @@ def make_step(
             loss=loss,
             grad_norm=result.grad_norm,
             learning_rate=result.learning_rate,
+            part_rates=result.part_rates,
             loss_scale=result.loss_scale,
             update_skipped=result.skipped,
             samples=counts.samples,

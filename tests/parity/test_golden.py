@@ -27,6 +27,33 @@ def test_every_case_is_within_tolerance(variant, options):
     assert "OUTSIDE" not in done.stdout
 
 
+SPLICING = {
+    "owl2": [
+        (),
+        ("--packed",),
+        ("--tensor", "2"),
+        ("--pipeline", "2"),
+        ("--tensor", "2", "--sequence", "--packed"),
+        ("--tensor", "2", "--image-parallel"),
+    ],
+    "owl1": [("--packed",), ("--pipeline", "2"), ("--tensor", "2", "--sequence")],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [(family, options) for family, each in SPLICING.items() for options in each],
+    ids=str,
+)
+def test_families_that_splice_are_within_tolerance_with_the_tower_trained(family, options):
+    done = golden(GOLDEN / family, *options)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for quantity in ("logits", "vision_output", "abstractor_output", "loss", "gradients"):
+        assert quantity in done.stdout
+    assert "OUTSIDE" not in done.stdout
+
+
 def test_a_weight_that_is_slightly_off_is_caught(tmp_path):
     for file in (GOLDEN / "240728").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -15,7 +15,7 @@ RANK = {
     "data": 2,
     **dict.fromkeys(("curate", "model"), 3),
     "mcore": 4,
-    "checkpoint": 5,
+    **dict.fromkeys(("checkpoint", "evaluate"), 5),
     **dict.fromkeys(("convert", "train"), 6),  # neither sees the other
     # Command lines of their own, and the one command that starts any of them.
     **dict.fromkeys(("parity", "demo", "chat"), 7),
@@ -26,6 +26,7 @@ FAMILY_FILES = {
     **dict.fromkeys(("config",), "config"),
     **dict.fromkeys(("reading", "positions", "work"), "data"),
     **dict.fromkeys(("published", "published_config", "start"), "convert"),
+    "demo": "demo",
 }
 """Room that a family's file imports like, by its name; any other file imports like the model."""
 
@@ -34,6 +35,7 @@ REGISTRIES = {
     "owl.data.families",
     "owl.model.families",
     "owl.convert.families",
+    "owl.demo.families",
     "owl.hf",
 }
 

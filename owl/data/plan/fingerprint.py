@@ -35,6 +35,7 @@ def make_fingerprint(
         f"data.sources.{source.name}": f"{source.dataset.fingerprint} {source.share} "
         f"cut={source.cut} max_frames={source.lengths.encoder.max_frames} "
         f"oversize={_oversize(source)}"
+        + (f" held_out={source.held_out}" if source.held_out else "")
         for source in sources
     }
     budgets = {

@@ -96,6 +96,8 @@ class PlannedSource:
     oversize: OversizePolicy = OversizePolicy.drop
     allowed_codes: frozenset[str] = frozenset()  # codes of invalid samples that are used anyway
     left_out: frozenset[int] = frozenset()  # samples that data.quarantine names
+    held_out: float = 0.0  # the share that is evaluated, not trained on
+    reserved: NDArray[np.bool_] | None = None  # samples of the other part, which this plan skips
 
     @property
     def share(self) -> str:
@@ -269,15 +271,17 @@ class Plan:
         return Window([packs[place] for place in order], dropped, len(places), (tokens, tiles))
 
     def _window_places(self, epoch: int, number: int) -> Iterator[tuple[int, int, int]]:
-        """Yield source, pass over it, and sample number for all of a window."""
+        """Yield source, pass over it, and sample number for all of a window but the reserved."""
         size = self.samples_per_epoch
         begin = min(number * self._pack.window, size)
         end = min(begin + self._pack.window, size)
         for source, (quota, order) in enumerate(zip(self._quotas, self._orders, strict=True)):
             first = taken_before(quota, begin, size)
             count = taken_before(quota, end, size) - first
+            reserved = self.sources[source].reserved
             for own_epoch, index in order.take(epoch * quota + first, count):
-                yield source, own_epoch, index
+                if reserved is None or not reserved[index]:
+                    yield source, own_epoch, index
 
     def _plan_sample(
         self, source: int, epoch: int, index: int

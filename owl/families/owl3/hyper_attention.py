@@ -4,33 +4,30 @@
 Written for "the heads on this rank": the linear layers hold the collectives.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from owl.families.owl3.fusion import FusionBuilder
 from owl.model.media import PackContext
 from owl.model.recompute import attend_in
 from owl.model.rope import rotate
-from owl.model.self_attention import PackedSelfAttention
+from owl.model.self_attention import MediaAttentionSubmodules, MediaKeyValueAttention
 
 
 @dataclass
-class HyperAttentionSubmodules(SelfAttentionSubmodules):
+class HyperAttentionSubmodules(MediaAttentionSubmodules):
     """The slots of hyper attention: those of self-attention, plus the image side."""
 
-    linear_media_kv: Callable[..., nn.Module] | None = None  # [.., h] -> [.., 2 * k * d]
     fusion: FusionBuilder | None = None
 
 
-class HyperAttention(PackedSelfAttention):
+class HyperAttention(MediaKeyValueAttention):
     """Self-attention whose queries also read the images that precede them (HATB).
 
     The image side shares the layer's input norm with the text (HyperAttentionLayer applies it),
@@ -54,21 +51,7 @@ class HyperAttention(PackedSelfAttention):
             cp_comm_type=cp_comm_type,
             pg_collection=pg_collection,
         )
-        assert submodules.linear_media_kv is not None and submodules.fusion is not None
-        # Rows are stored head by head, a head's key before its value, so that a rank's slice of
-        # rows holds its own key-value heads completely.
-        self.linear_media_kv = submodules.linear_media_kv(
-            config.hidden_size,
-            2 * self.kv_projection_size,
-            config=config,
-            init_method=config.init_method,
-            gather_output=False,
-            bias=True,
-            skip_bias_add=False,
-            is_expert=False,
-            tp_comm_buffer_name="media_kv",
-            tp_group=self.pg_collection.tp,
-        )
+        assert submodules.fusion is not None
         self.fusion = submodules.fusion(
             config=config,
             heads_here=self.num_attention_heads_per_partition,
@@ -114,13 +97,8 @@ class HyperAttention(PackedSelfAttention):
 
     def _media_heads(self, media_features: Tensor, pack: PackContext) -> tuple[Tensor, Tensor]:
         """Project patches to rotated keys and to values, each [m * p, k, d]."""
-        merged, _ = self.linear_media_kv(media_features)
-        merged = merged[: len(pack.media_position) * pack.patches]  # rows added to share them out
-        key, value = (
-            merged.squeeze(1)
-            .unflatten(-1, (self.num_query_groups_per_partition, 2, -1))
-            .unbind(dim=2)
-        )
+        patches = len(pack.media_position) * pack.patches  # without rows added to share them out
+        key, value = (part[:patches] for part in self.media_heads(media_features))
         return rotate(key, pack.patch_rotary), value
 
 

@@ -3,8 +3,6 @@
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from owl.config.run import ModelConfig
@@ -19,7 +17,7 @@ from owl.families.owl3.small_models import small_models as small_models
 from owl.model.norm import RMSNorm
 from owl.model.projector import build_projector
 from owl.model.specs import core_attention, layer, linears, text_layer
-from owl.model.tile_tower import TileTower
+from owl.model.tile_tower import TileTower, tile_tower_settings
 
 FUSIONS = {
     FusionKind.token_gate: TokenGate,
@@ -28,6 +26,7 @@ FUSIONS = {
 }
 
 tower = TileTower
+tower_settings = tile_tower_settings
 projector = build_projector
 
 
@@ -41,16 +40,6 @@ def decoder_layers(model: ModelConfig) -> list[ModuleSpec]:
 def decoder_settings(model: ModelConfig) -> dict[str, Any]:
     """Qwen2 has biases on queries, keys and values only."""
     return {"add_qkv_bias": True}
-
-
-def tower_settings(model: ModelConfig) -> dict[str, Any]:
-    """The published model reads hidden_states[-2]: the last layer is not computed."""
-    return {"num_layers": model.vision_tower.num_layers - 1, "activation_func": _gelu_tanh}
-
-
-def _gelu_tanh(hidden_states: torch.Tensor) -> torch.Tensor:
-    """SigLIP's activation, gelu_pytorch_tanh."""
-    return F.gelu(hidden_states, approximate="tanh")
 
 
 def _hyper_attention_layer(model: ModelConfig) -> ModuleSpec:

@@ -134,7 +134,7 @@ def _tower_weights(model: ModelConfig) -> int:
     tower = model.vision_tower
     layer = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.ffn_hidden_size
     attention = SCORES_AND_VALUES * tower.patches_per_tile * tower.hidden_size
-    return (tower.num_layers - 1) * (layer + attention)
+    return tower.layers_run * (layer + attention)
 
 
 def _media_weights(model: ModelConfig) -> int:

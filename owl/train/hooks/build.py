@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build what acts between the steps of a run. A new hook is one more entry here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +14,7 @@ from owl.mcore.optimizer import Optimizer
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import synchronized_weights
 from owl.train.hooks.checkpoint import CheckpointHook
+from owl.train.hooks.evaluate import EvaluateHook
 from owl.train.hooks.log import LogHook
 from owl.train.loop import Hook
 from owl.train.metrics_writers import build_writers
@@ -53,18 +55,22 @@ def build_hooks(
                 groups,
                 carried=carried,
                 keep=run.checkpoint.keep,
+                lora=run.lora,
             )
 
+    evaluate = EvaluateHook(run, chunks, groups)
     return [
+        evaluate,
         LogHook(
             build_writers(run.log, folder, state.step) if groups.is_writer else [],
             log=run.log,
             pack=run.pack,
-            stage=run.stage,
+            stage=replace(run.stage, trainable=run.learning_parts),
             flops=lambda batch: WORK[run.model.family].batch_flops(
-                batch, run.model, run.stage.trainable
+                batch, run.model, run.counted_parts
             ),
             groups=groups,
+            evaluated=lambda: evaluate.values,
         ),
         CheckpointHook(
             save, every_steps=run.checkpoint.every_steps, train_steps=run.stage.train_steps

@@ -31,6 +31,7 @@ class LogHook(Hook):
         stage: how many steps there are.
         flops: counts the floating-point operations of a pack's step, by part of the model.
         groups: Megatron's process groups.
+        evaluated: returns what was evaluated after this step, by name, if anything.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class LogHook(Hook):
         stage: StageConfig,
         flops: Callable[[PackedBatch], Mapping[str, float]],
         groups: ProcessGroups,
+        evaluated: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        self.evaluated = evaluated
         self.writers, self.groups, self.flops = writers, groups, flops
         self.log, self.pack, self.stage = log, pack, stage
         self.peak_tflops = device_peak_tflops(groups.device, log.device_peak_tflops)
@@ -56,9 +59,11 @@ class LogHook(Hook):
         self.read_retries += batch.report.read_retries
         values = _step_values(state, report, seconds) | _data_values(batch.report)
         values |= self._fills(report)
+        values |= {f"learning_rate/{part}": r for part, r in self._part_rates(report).items()}
         if self._is_due(state.step):
             values |= self._figures_over_ranks(report, batch, seconds)
             logger.info(step_line(self._figures(state, report, values)))
+        values |= self.evaluated()
         for writer in self.writers:
             writer.write(state.step, values)
 
@@ -76,6 +81,11 @@ class LogHook(Hook):
 
     def _is_due(self, step: int) -> bool:
         return step % self.log.every_steps == 0 or step in (1, self.stage.train_steps)
+
+    def _part_rates(self, report: StepReport) -> dict[str, float]:
+        """Return the rates of trained parts that have one of their own."""
+        trained = vars(self.stage.trainable)
+        return {part: rate for part, rate in report.part_rates.items() if trained[part]}
 
     def _fills(self, report: StepReport) -> dict[str, float]:
         """Return how full the packs were, as fractions of the two budgets."""
@@ -117,6 +127,7 @@ class LogHook(Hook):
             loss=report.loss,
             grad_norm=report.grad_norm,
             learning_rate=report.learning_rate,
+            part_rates=self._part_rates(report),
             samples=report.samples,
             target_tokens=report.target_tokens,
             text_tokens_per_second=values["text_tokens_per_second"],

@@ -31,7 +31,9 @@ def test_a_folder_is_claimed_by_its_model_type():
 
 
 def test_an_unknown_folder_gets_the_list_of_families():
-    with pytest.raises(CheckpointError, match=r"model_type='llava', .*: owl3\. .*convert init"):
+    with pytest.raises(
+        CheckpointError, match=r"model_type='llava', .*: owl3, owl2, owl1\. .*convert init"
+    ):
         family_of_folder({"model_type": "llava"}, [], Path("folder"))
 
 

@@ -10,13 +10,13 @@ from owl.demo.evaluate import (
     accuracy,
     answer_held_out,
     answerer_of,
-    decode_greedily,
     load_predictions,
     save_predictions,
 )
 from owl.demo.samples import Kind, make_dialogue
 from owl.demo.shards import picture_sample
 from owl.demo.text import VOCABULARY, open_encoder, save_tokenizer
+from owl.evaluate.greedy import decode_greedily, likeliest_of
 from tests.tiny_run import tiny_model
 from tests.unit.demo.pictures import plain_png
 
@@ -59,7 +59,8 @@ def decode(scripts, tokenizer_folder, **options):
     encoder = open_encoder(tokenizer_folder)
     prompts = prompts_for(encoder, scripts)
     model = Scripted(scripts, prompts)
-    answers = decode_greedily(prompts, model, encoder.tokenizer, **options)
+    options = {"max_tokens": 4} | options
+    answers = decode_greedily(prompts, likeliest_of(model), encoder.tokenizer, **options)
     return answers, model
 
 
@@ -75,10 +76,9 @@ def test_a_finished_answer_is_not_computed_again(tokenizer_folder):
     assert model.packs == [("a", "b", "c"), ("a", "c"), ("c",)]
 
 
-def test_many_prompts_are_split_into_packs(tokenizer_folder, monkeypatch):
-    monkeypatch.setattr(evaluate, "PROMPTS_PER_PACK", 2)
+def test_many_prompts_are_split_into_packs(tokenizer_folder):
     scripts = {key: ["seven", END] for key in "abcde"}
-    answers, model = decode(scripts, tokenizer_folder)
+    answers, model = decode(scripts, tokenizer_folder, per_pack=2)
     assert answers == ["seven"] * 5
     assert model.packs == [("a", "b"), ("c", "d"), ("e",)] * 2
 
@@ -101,7 +101,7 @@ def test_a_model_that_always_says_seven_is_right_where_a_seven_was_asked_about(
         logits[ends[last_words == IDS["seven"]], IDS[END]] = 2.0
         return logits
 
-    model = LoadedModel(tiny_model(), always_seven)
+    model = LoadedModel(tiny_model(), always_seven, groups=None)
     predictions = answer_held_out("start", answerer_of(model, tokenizer_folder))
     labels = load_digits(range(1437, 1477)).labels
     sevens = float((labels == WORDS.index("seven")).mean())

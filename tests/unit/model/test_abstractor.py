@@ -13,6 +13,7 @@ from owl.config.run import (
     ParallelConfig,
     Precision,
     ProjectorKind,
+    TowerKind,
     VisionTowerConfig,
 )
 from owl.families.owl3.config import FusionKind
@@ -32,7 +33,9 @@ OWL2 = tiny_model(
     abstractor=AbstractorConfig(
         num_queries=8, num_layers=2, num_attention_heads=4, ffn_hidden_size=44
     ),
-    vision_tower=VisionTowerConfig(hidden_size=32, image_size=28, patch_size=14),
+    vision_tower=VisionTowerConfig(
+        kind=TowerKind.clip, hidden_size=32, image_size=28, patch_size=14
+    ),
 )
 TINY = tiny_model(
     projector=ProjectorKind.abstractor,
@@ -46,7 +49,7 @@ TINY = tiny_model(
 def owl2(alone):
     """Owl2's abstractor with the stored weights, behind a tower with a class token."""
     config = decoder_config(OWL2, ParallelConfig(), Precision.fp32)
-    module = VisualAbstractor(config, OWL2, alone.collection, class_tokens=1)
+    module = VisualAbstractor(config, OWL2, alone.collection)
     module.load_state_dict(named_as_ours(load_file(GOLDEN / "model.safetensors")))
     return module
 

@@ -85,9 +85,9 @@ def test_pixels_that_fill_no_patch_have_no_influence(tower):
 
 
 def test_bytes_are_normalised_to_minus_one_to_one(tower):
-    levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    levels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
 
-    expected = torch.tensor([-1.0, -0.6, 1.0], dtype=torch.float64)
+    expected = torch.tensor([-1.0, -0.6, 1.0], dtype=torch.float64).expand(1, 3, 1, 3)
     torch.testing.assert_close(tower.normalise(levels), expected)
 
 

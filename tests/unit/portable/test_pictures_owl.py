@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from owl.data.encode import images
-from owl.portable import animation_owl, pictures_owl
-from owl.portable.fetch_owl import ALLOW_PRIVATE
-from owl.portable.frames_owl import FrameSampling, SamplingMode
+from owl.portable import pictures_owl
+from owl.portable.media import animation_owl
+from owl.portable.media.fetch_owl import ALLOW_PRIVATE
+from owl.portable.media.frames_owl import FrameSampling, SamplingMode
 from owl.portable.pictures_owl import (
     Clip,
     MediaError,

@@ -17,9 +17,9 @@ from owl.curate.converters.video.video_file import open_video_file
 from owl.curate.converters.video.video_frames import VideoClips, video_format
 from owl.curate.tools import video_frames as tool
 from owl.errors import DataError
-from owl.portable.animation_owl import _stored_milliseconds
-from owl.portable.frames_owl import FrameSampling, SamplingMode
-from owl.portable.video_owl import CONTAINERS, upright_frame
+from owl.portable.media.animation_owl import _stored_milliseconds
+from owl.portable.media.frames_owl import FrameSampling, SamplingMode
+from owl.portable.media.video_owl import CONTAINERS, upright_frame
 from tests.unit.curate.converters.converting import run_job, write_lines
 
 FPS = 10

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
-from owl.portable.animation_owl import START_BYTES, Animation, is_animation
-from owl.portable.frames_owl import FrameTimes
+from owl.portable.media.animation_owl import START_BYTES, Animation, is_animation
+from owl.portable.media.frames_owl import FrameTimes
 from owl.portable.picture_reader_owl import MAX_FILE_BYTES, PictureError, check_size
 
 CONTAINERS = (

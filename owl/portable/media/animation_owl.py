@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from PIL import Image
 
-from owl.portable.frames_owl import FrameTimes
+from owl.portable.media.frames_owl import FrameTimes
 from owl.portable.picture_reader_owl import (
     MAX_PIXELS,
     PNG_START,

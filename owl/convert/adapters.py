@@ -18,7 +18,7 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import LoraConfig, LoraTarget
 from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.families import PUBLISHED, weight_table
-from owl.convert.reader import SafetensorsReader
+from owl.convert.reader import WeightReader
 from owl.convert.table import Entry, Shape, WeightTable
 from owl.errors import CheckpointError
 from owl.model.freeze import part_of
@@ -240,7 +240,7 @@ def read_adapter(
     """
     config = _read_config(folder)
     rank = int(config["r"])
-    reader = SafetensorsReader(folder / WEIGHTS)
+    reader = WeightReader(folder / WEIGHTS)
     # peft also adapts layers whose output is never used.
     unused = tuple(f"{_PREFIX}{_module(name)}.lora_" for name in table.carried)
     found = {n: spec for n, spec in reader.specs.items() if not n.startswith(unused)}

@@ -106,7 +106,7 @@ def _readable(av: Any, file: BinaryIO, code: str, problem: str) -> Iterator[None
     except PictureError:
         raise
     except av.FFmpegError as error:
-        raise PictureError(code, f"{problem}: {error}") from error
+        raise PictureError(code, f"{problem}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         # A place before the start of an empty or short file: EINVAL on disk, ValueError in memory.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:

@@ -110,6 +110,7 @@ def test_a_picture_may_come_in_any_form(tmp_path, server, monkeypatch):
         ("http://127.0.0.1:1/a.png", "cannot be read"),
         (b"not a picture", "the bytes given cannot be decoded"),
         (picture()[:200], "cannot be decoded"),
+        (None, "a NoneType is no path, address or bytes"),
         (np.zeros((4, 4, 3)), "float64 has no defined range"),
         (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
         (Image.new("F", (4, 4)), "mode F"),

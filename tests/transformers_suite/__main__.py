@@ -97,7 +97,7 @@ def report(results: Results, explained: dict[str, str]) -> int:
     for name, reasons in failed.items():
         why = explained.get(re.sub(r"_\d+(_.*)?$", "", name))
         unexplained += why is None
-        print(f"  {name} ({len(reasons)}): {why or 'NOT EXPLAINED: ' + reasons[0]}")
+        print(f"  {name} ({len(reasons)}): {why or 'NOT EXPLAINED: ' + reasons[0][:200]}")
     return unexplained
 
 

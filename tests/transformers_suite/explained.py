@@ -39,5 +39,4 @@ PROCESSORS = {
     "test_apply_chat_template_video_frame_sampling": (
         "on transformers 4 the test asks for keys that only a video processor of its own returns"
     ),
-    "test_processor_text_has_no_visual": "likewise",
 }

@@ -45,6 +45,7 @@ setup(
     package_data={
         "owl._configs": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "owl.curate.preview": ["*.css", "*.js", "*.j2"],
+        "owl.rehearse": ["*.cpp"],
     },
     entry_points={"console_scripts": ["owl = owl.command.__main__:main"]},
     python_requires=">=3.11,<3.13",

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "convert": Command("Hugging Face folders to checkpoints and back", "owl.convert.__main__"),
     "evaluate": Command("score answers to questions of a file", "owl.command.evaluate"),
     "parity": Command("compare with published models, and layouts", "owl.parity.__main__"),
+    "rehearse": Command("a step on GPUs that are not there", "owl.rehearse.__main__"),
     "chat": Command("ask a model about pictures and videos", "owl.chat.__main__"),
     "demo": Command("the steps of the embedded demo", "owl.demo.__main__"),
 }

@@ -46,6 +46,7 @@ from owl.config.model import (
     ModelConfig,
     VisionTowerConfig,
 )
+from owl.config.rehearse import MixKind, RehearseConfig
 from owl.config.training import (
     CheckpointConfig,
     LogConfig,
@@ -76,6 +77,7 @@ __all__ = [
     "LoraTarget",
     "LrDecay",
     "MetricKind",
+    "MixKind",
     "ModelConfig",
     "ModelPart",
     "OptimConfig",
@@ -87,6 +89,7 @@ __all__ = [
     "Precision",
     "ProjectorKind",
     "Recompute",
+    "RehearseConfig",
     "RunConfig",
     "ScaleKind",
     "ScaleSettings",
@@ -137,6 +140,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    rehearse: RehearseConfig = field(default_factory=RehearseConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
@@ -162,6 +166,6 @@ class RunConfig:
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
         nodes = (self.model, self.data, self.pack, self.batch, self.stage, self.lora)
-        more = (self.optim, self.parallel, self.checkpoint, self.log, self.evaluate)
+        more = (self.optim, self.parallel, self.checkpoint, self.log, self.evaluate, self.rehearse)
         for node in (*nodes, *more):
             yield from node.problems()

@@ -78,6 +78,7 @@ class PackedBatch:
     seqlens: tuple[int, ...]  # n entries, on the host
     media_offset: list[list[int]]  # per sample: index of each tile's first placeholder within it
     keys: tuple[str, ...]  # n names, so that a bad loss can be traced
+    supervised_rows: Tensor | None = None  # [r] int64, rows with a label; set by `to`
 
     @property
     def num_tokens(self) -> int:
@@ -100,7 +101,14 @@ class PackedBatch:
         return float(self.loss_weights.sum(dtype=torch.float64))
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """Move every tensor to a device; host fields stay."""
+        """Move every tensor to a device; host fields stay.
+
+        The supervised rows are found here, on the host: on a device, the host would have to wait
+        for their number.
+        """
+        if self.labels.device.type == "cpu" and device.type != "cpu":
+            rows = (self.labels != IGNORE_INDEX).nonzero().squeeze(1)
+            self = replace(self, supervised_rows=rows)
         tensors: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name in self.__dataclass_fields__

@@ -14,7 +14,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
 from owl.config.run import LrDecay, OptimConfig, Precision
-from owl.mcore import adam_state
+from owl.mcore import adam_state, multi_tensor
 from owl.mcore.part_rates import part_rates, rate_overrides
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.transformer_config import DTYPES
@@ -132,6 +132,7 @@ def build_megatron_optimizer(
         chunks: the model.
         overrides: what differs for some of them, from rate_overrides.
     """
+    multi_tensor.install()
     megatron = get_megatron_optimizer(
         config,
         chunks,

@@ -44,6 +44,7 @@ class PackContext:
     position_ids: Tensor  # [t] int64, within the sample
     media_position: Tensor  # [m] int64, within the sample
     token_sample: Tensor  # [t] int64, which sample a token belongs to
+    sample_edges: Tensor  # [n + 1] int64, the first row of each sample, and the end
     media_sample: Tensor  # [m] int64, which sample a tile belongs to
     media_rows: Tensor  # [m * p] int64, rows that spliced tiles take in the pack; else empty
     patches: int  # p, keys a tile costs
@@ -126,6 +127,7 @@ def pack_context(batch: PackedBatch, model: ModelConfig, dtype: torch.dtype) -> 
         token_sample=torch.repeat_interleave(
             index, batch.cu_seqlens.diff(), output_size=batch.num_tokens
         ),
+        sample_edges=batch.cu_seqlens.long(),
         media_sample=media_sample,
         media_rows=rows,
         patches=patches,

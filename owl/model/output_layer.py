@@ -27,13 +27,19 @@ class OutputLayer(ColumnParallelLinear):
         self.vocab_size = vocab_size
 
     def forward(  # type: ignore[override]
-        self, hidden_states: Tensor, labels: Tensor | None, *, tied_weight: Tensor | None = None
+        self,
+        hidden_states: Tensor,
+        labels: Tensor | None,
+        *,
+        rows: Tensor | None = None,
+        tied_weight: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of each supervised row and 0 elsewhere, or all logits.
 
         Args:
             hidden_states: [t, 1, h]; under sequence parallelism this rank's rows of it.
             labels: [t], IGNORE_INDEX where nothing is learned; None for logits.
+            rows: [r] int64, the rows with a label; None to search for them.
             tied_weight: [v / tp, h] of the embedding, where this layer has none of its own.
 
         Returns:
@@ -49,7 +55,8 @@ class OutputLayer(ColumnParallelLinear):
             hidden_states = gather_from_sequence_parallel_region(
                 hidden_states, tensor_parallel_output_grad=False, group=self.tp_group
             )
-        rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+        if rows is None:
+            rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
         losses = linear_cross_entropy(
             hidden_states.squeeze(1)[rows],
             weight,

@@ -155,6 +155,7 @@ class VisionLanguageModel(LanguageModule):
         result: Tensor = self.output_layer(
             hidden_states,
             None if return_logits else batch.labels,
+            rows=batch.supervised_rows,
             tied_weight=self.shared_embedding_or_output_weight() if tied else None,
         )
         return result[:num_tokens]

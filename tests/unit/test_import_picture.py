@@ -19,7 +19,7 @@ RANK = {
     **dict.fromkeys(("checkpoint", "evaluate"), 5),
     **dict.fromkeys(("convert", "train"), 6),  # neither sees the other
     # Command lines of their own, and the one command that starts any of them.
-    **dict.fromkeys(("parity", "demo", "chat"), 7),
+    **dict.fromkeys(("parity", "demo", "chat", "rehearse"), 7),
     "command": 8,
 }
 PORTABLE = ("limits_", "variants_", "markup_", "tiles_")

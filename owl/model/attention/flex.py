@@ -100,14 +100,14 @@ class FlexAttention:
 
 def text_columns(pack: PackContext) -> Columns:
     """Return that a token is seen from itself to the end of its sample."""
-    _, stops = _sample_edges(pack)
+    stops = pack.sample_edges[1:]
     row = torch.arange(len(pack.token_sample), device=pack.token_sample.device)
     return Columns(row, stops[pack.token_sample])
 
 
 def media_columns(pack: PackContext) -> Columns:
     """Return that a tile's patches are seen from its position to the end of its sample."""
-    starts, stops = _sample_edges(pack)
+    starts, stops = pack.sample_edges[:-1], pack.sample_edges[1:]
     start, end = starts[pack.media_sample] + pack.media_position, stops[pack.media_sample]
     return Columns(*(edge.repeat_interleave(pack.patches) for edge in (start, end)))
 
@@ -186,13 +186,6 @@ def _mask_mod(groups: Sequence[Columns], block_size: int) -> Callable[..., Tenso
         return (start[key] <= row) & (row < end[key])
 
     return sees
-
-
-def _sample_edges(pack: PackContext) -> tuple[Tensor, Tensor]:
-    """First row of each sample, and the row after its last: two [n] int64."""
-    edges = [[view.rows.start, view.rows.stop] for view in pack.samples]
-    starts, stops = torch.tensor(edges, device=pack.position_ids.device).unbind(1)
-    return starts, stops
 
 
 def _heads_first(groups: Sequence[Tensor], block_size: int) -> Tensor:

@@ -4,8 +4,7 @@
 import pytest
 import torch
 
-from owl.config.run import ParallelConfig, Precision, Recompute
-from owl.families.owl3.model import _gelu_tanh
+from owl.config.run import ParallelConfig, Precision, Recompute, TowerKind, VisionTowerConfig
 from owl.mcore.transformer_config import (
     DTYPES,
     decoder_config,
@@ -41,12 +40,19 @@ def test_the_tower_has_one_layer_less_than_its_checkpoint():
     assert (config.normalization, config.add_bias_linear) == ("LayerNorm", True)
 
 
-def test_the_towers_activation_is_that_of_siglip():
+@pytest.mark.parametrize(
+    ("kind", "published"),
+    [(TowerKind.siglip, "gelu_pytorch_tanh"), (TowerKind.clip, "quick_gelu")],
+    ids=str,
+)
+def test_the_towers_activation_is_the_published_one(kind, published):
     from transformers.activations import ACT2FN
 
+    model = tiny_model(vision_tower=VisionTowerConfig(kind=kind))
+    config = tower_config(model, ParallelConfig(), Precision.fp32)
     values = torch.linspace(-4, 4, 33)
 
-    assert torch.equal(_gelu_tanh(values), ACT2FN["gelu_pytorch_tanh"](values))
+    assert torch.equal(config.activation_func(values), ACT2FN[published](values))
 
 
 @pytest.mark.parametrize("build", [decoder_config, tower_config])

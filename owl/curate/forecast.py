@@ -7,6 +7,7 @@ were not looked at are estimated.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from owl.data.plan.balance import share_packs
 from owl.data.plan.packing import pack_window
 from owl.data.plan.plan import Pack, Plan, PlannedSample, imbalance, predicted_cost
 from owl.data.plan.shares import Shares, count_shares
+from owl.data.samples import Cursor
 
 BALANCED_WITHIN = 0.05
 """No suggestion is made if the fills of the two budgets differ by less."""
@@ -114,9 +116,23 @@ def forecast(
         longest=longest_sample(packs),
         global_batch_size=global_batch_size,
         dp_size=dp_size,
-        imbalances=list(step_imbalances(packs, global_batch_size, dp_size, tile_cost)),
+        imbalances=list(
+            step_imbalances(
+                _whole_steps(plan, packs, global_batch_size), global_batch_size, dp_size, tile_cost
+            )
+        ),
         suggestions=list(suggest(samples, pack, fill)) if pack.enabled and packs else [],
     )
+
+
+def _whole_steps(plan: Plan, packs: list[Pack], global_batch_size: int) -> list[Pack]:
+    """The packs that were looked at, or where they are less than a step, those of the first step.
+
+    Training fills a step with packs of the next epochs.
+    """
+    if not packs or len(packs) >= global_batch_size:
+        return packs
+    return [pack for pack, _, _ in islice(plan.stream(Cursor()), global_batch_size)]
 
 
 def measure_fill(packs: Sequence[Sequence[PlannedSample]], pack: PackConfig) -> Fill:

@@ -13,6 +13,7 @@ from owl.data.plan.lengths import MAGIC
 from owl.data.plan.shares import unlisted_files
 from owl.data.shards.dataset import Dataset
 from owl.data.shown import CutChoice
+from owl.errors import UsageError
 
 Values = NDArray[np.int64]
 
@@ -48,8 +49,11 @@ def summarise(folder: Path) -> Summary:
     """Summarise the indexes of a folder.
 
     Raises:
+        UsageError: there is no such folder.
         DataError: E203 the folder is not prepared, E109 a shard is not the one that was indexed.
     """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder. Name one that owl data prepare has prepared.")
     dataset = Dataset.open(folder)
     records = dataset.records
     return Summary(

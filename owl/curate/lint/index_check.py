@@ -95,6 +95,8 @@ def _belongs(
 
     An undamaged tar in which few samples are as indexed has been replaced.
     """
+    if not intact:  # of a valid tar without samples
+        return not found.samples
     ends = index.samples["offset"] + index.samples["length"]
     inside = int((ends <= size).sum())  # of a truncated tar, only the rest is compared
     return 2 * sum(intact) >= max(inside, 1) or (is_recorded and bool(found.damage))

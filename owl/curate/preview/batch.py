@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load the batch of a preview: the one that a rank gets at a step, or one sample alone."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -75,7 +76,7 @@ def _planned_step(
     """Return the cursor before a step, and the step as planned."""
     start = Cursor(fingerprint=loader.fingerprint)
     steps = loader.plan.steps(global_batch_size, start)
-    before = list(islice(steps, step - 1))[-1:]
+    before = deque(islice(steps, step - 1), maxlen=1)
     return before[0].cursor if before else None, next(steps)
 
 

@@ -149,7 +149,7 @@ def _step_line(result: Forecast, train_steps: int) -> str:
 def _balance_line(result: Forecast, tile_cost: float) -> str:
     cost = f"a tile weighs {tile_cost:.3g} text tokens"
     if not result.imbalances:
-        return f"imbalance: unknown, since less than one step was looked at ({cost})"
+        return f"imbalance: unknown, since no step can be made ({cost})"
     mean = sum(result.imbalances) / len(result.imbalances)
     return (
         f"imbalance over {result.dp_size} rank(s): {mean:.1%} on average, "

@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_arguments(arguments)
         run = read_data_run(overrides)
+        if arguments.step > run.stage.train_steps:
+            raise UsageError(
+                f"--step {arguments.step} is above stage.train_steps={run.stage.train_steps}: the "
+                "run ends before it."
+            )
         run.data.num_workers = 0  # for one batch, processes would only take time to start
         loader = open_loader(run, dp_rank=arguments.rank, dp_size=arguments.dp)
         view = (_view_sample if arguments.sample else _view_step)(run, loader, arguments)

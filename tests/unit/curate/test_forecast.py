@@ -3,7 +3,9 @@ import pytest
 
 from owl.config.run import PackConfig
 from owl.curate.forecast import forecast, measure_fill, pack_again, step_imbalances, suggest
-from owl.data.plan.plan import PlannedSample
+from owl.data.plan.balance import share_packs
+from owl.data.plan.plan import PlannedSample, imbalance, predicted_cost
+from owl.data.samples import Cursor
 from tests.unit.data.shard_factory import data_config, make_loader, write_chats
 
 PACK = PackConfig(text_tokens=200, tiles=4, window=8)
@@ -88,3 +90,12 @@ def test_text_without_pictures_gets_no_suggestion():
     window = samples((100, 0), (50, 0))
     pack = PackConfig(text_tokens=200, tiles=4)
     assert not list(suggest([window], pack, measure_fill(pack_again(window, pack), pack)))
+
+
+def test_the_balance_of_a_step_that_is_longer_than_an_epoch_is_of_real_packs(tmp_path):
+    loader, result = look(tmp_path, global_batch_size=64, dp_size=2)
+    assert result.packs_per_epoch < 64
+    (measured,) = result.imbalances
+    shares = share_packs(next(loader.plan.steps(64, Cursor())).packs, 2, 10)
+    loads = [sum(predicted_cost(pack, 10) for pack in share) for share in shares]
+    assert measured == imbalance(loads)

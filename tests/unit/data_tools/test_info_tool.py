@@ -61,6 +61,12 @@ def test_a_folder_that_is_not_prepared_gives_exit_code_two(tmp_path):
     assert "Run owl data prepare" in result.stderr
 
 
+def test_a_folder_that_is_not_there_is_not_told_to_be_prepared(tmp_path):
+    result = info(tmp_path / "nowhere")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"info: {tmp_path}/nowhere is not a folder.")
+
+
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [("no/p.png", "no such folder"), (".", "is a folder"), ("p.docx", "suffix must be one of")],

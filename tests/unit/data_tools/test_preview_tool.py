@@ -59,3 +59,9 @@ def test_a_sample_that_training_would_drop_is_called_so(tmp_path):
     assert "note: training shortens it" in shortened.stdout
     whole = preview("--sample", "a:s0006", "--output", page, *words(tmp_path))
     assert "note" not in whole.stdout
+
+
+def test_a_step_that_the_run_does_not_reach_is_refused(tmp_path):
+    result = preview("--step", 161, *words(tmp_path), "stage.train_steps=160")
+    assert result.returncode == 2
+    assert "--step 161 is above stage.train_steps=160" in result.stderr

@@ -223,3 +223,9 @@ def test_a_replaced_shard_is_not_taken_for_a_damaged_one(tmp_path):
         "belongs to another shard, or this one was rewritten"
         in report.shards[0].problems[0].message
     )
+
+
+def test_a_valid_tar_without_samples_is_clean(tmp_path):
+    (tmp_path / "void.tar").write_bytes(bytes(10240))
+    assert prepare_folder(tmp_path) == []
+    assert lint(tmp_path).is_clean

@@ -211,10 +211,10 @@ def _outermost(saved: Collection[str], adapted: Collection[str]) -> list[str]:
     """
     outer = [m for m in dict.fromkeys(saved) if not any(m.startswith(f"{n}.") for n in saved)]
     for module in outer:
-        if any(name.startswith(f"{module}.") for name in adapted):
+        if not module or any(name.startswith(f"{module}.") for name in adapted):
             raise CheckpointError(
-                f"lora.also_train trained weights of {module} itself, and adapters are on "
-                f"projections in it, which peft has no form for. Export without --adapter."
+                f"lora.also_train trained weights of {module or 'the model'} itself, and adapters "
+                f"are on projections in it, which peft has no form for. Export without --adapter."
             )
     return outer
 

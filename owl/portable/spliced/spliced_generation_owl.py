@@ -81,13 +81,11 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
         prompt = inputs if input_ids is None else input_ids
         past = one_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
-        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
-            media_offset = None  # of pictures that are in the cache
         if prompt is not None or inputs_embeds is not None:
+            ids = prompt if inputs_embeds is None else None
             spliced = self.read_inputs(
-                Tokens(
-                    prompt if inputs_embeds is None else None, attention_mask, None, media_offset
-                ),
+                Tokens(ids, attention_mask, None, media_offset),
+                past,
                 inputs_embeds=inputs_embeds,
                 pixel_values=pixel_values if images is None else images,
                 image_embeds=image_embeds,
@@ -104,19 +102,12 @@ class OwlSplicedGenerationMixin(GenerationMixin):
         # values (are there marks?).
         kwargs.setdefault("disable_compile", True)
         generated = super().generate(None, generation_config, *args, **kwargs)
-        if prompt is None:
-            return generated
         tokens = generated if isinstance(generated, Tensor) else generated.sequences
-        new = tokens[:, kwargs["input_ids"].shape[1] :]
+        new = tokens[:, 0 if prompt is None else kwargs["input_ids"].shape[1] :]
         if decode_text and tokenizer is not None:
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             return [text.strip() for text in texts]
-        times = len(tokens) // len(prompt)
-        whole = torch.cat([prompt.to(new.device).repeat_interleave(times, dim=0), new], dim=1)
-        if isinstance(generated, Tensor):
-            return whole
-        generated.sequences = whole
-        return generated
+        return generated if prompt is None else _after_prompt(generated, prompt, new)
 
     def _prompt(
         self, prompt: Tensor | None, spliced: Spliced, *, has_vectors: bool
@@ -196,6 +187,16 @@ _NOT_PASSED_ON = (
     "next_sequence_length",
     "is_first_iteration",
 )
+
+
+def _after_prompt(generated: Any, prompt: Tensor, new: Tensor) -> Any:
+    """Put the prompt back as it came, before the new tokens of each of its answers."""
+    times = len(new) // len(prompt)
+    whole = torch.cat([prompt.to(new.device).repeat_interleave(times, dim=0), new], dim=1)
+    if isinstance(generated, Tensor):
+        return whole
+    generated.sequences = whole
+    return generated
 
 
 def cached_tokens(past: Cache | None) -> int:

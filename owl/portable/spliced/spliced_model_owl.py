@@ -8,6 +8,7 @@ Letters: b rows, q tokens computed now, m pictures, k vectors of a picture, h hi
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -166,6 +167,7 @@ class OwlSplicedModel(PreTrainedModel):
     def read_inputs(
         self,
         tokens: Tokens,
+        past: Cache | None = None,
         *,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -182,6 +184,8 @@ class OwlSplicedModel(PreTrainedModel):
         if pixel_values is not None and image_embeds is not None:
             raise ValueError("pixel_values and image_embeds hold the same pictures: pass one.")
         features = image_embeds
+        if cached_tokens(past) and pixel_values is None and image_embeds is None:
+            tokens = replace(tokens, media_offset=None)  # of pictures that are in the cache
         if pixel_values is not None and len(pixel_values):
             _, features = self.encode_pictures(pixel_values)
         keys = self.config.keys_per_picture
@@ -239,10 +243,9 @@ class OwlSplicedModel(PreTrainedModel):
         """
         _check_options(kwargs)
         past = one_cache(cache, past_key_values)
-        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
-            media_offset = None  # of pictures that are in the cache
         spliced = self.read_inputs(
             Tokens(input_ids, attention_mask, labels, media_offset),
+            past,
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values if images is None else images,
             image_embeds=image_embeds,
@@ -250,12 +253,6 @@ class OwlSplicedModel(PreTrainedModel):
         )
         if position_ids is None:
             position_ids = _count_positions(spliced.attention_mask, spliced.embeddings.shape[1])
-        shows = {
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
-        }
-        for name, value in shows.items():
-            shows[name] = getattr(self.config, name) if value is None else value
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         output = self.decoder(
@@ -264,7 +261,9 @@ class OwlSplicedModel(PreTrainedModel):
             position_ids=position_ids,
             use_cache=use_cache,
             **{CACHE: past},
-            **{name: value for name, value in shows.items() if value},
+            **self._shown(
+                output_attentions=output_attentions, output_hidden_states=output_hidden_states
+            ),
             **self.media_options(spliced.is_media),
         )
         logits, loss = self._logits_and_loss(
@@ -279,6 +278,14 @@ class OwlSplicedModel(PreTrainedModel):
         )
         as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
         return answer if as_object else answer.to_tuple()
+
+    def _shown(self, **requests: Any) -> dict[str, Any]:
+        """Select what is to be returned beside the output, by default as in the config."""
+        chosen = {
+            name: getattr(self.config, name) if value is None else value
+            for name, value in requests.items()
+        }
+        return {name: value for name, value in chosen.items() if value}
 
     def _logits_and_loss(
         self,

@@ -91,16 +91,7 @@ class OwlSplicedGenerationMixin(GenerationMixin):
                 image_embeds=image_embeds,
             )
             kwargs |= self._prompt(prompt, spliced, has_vectors=inputs_embeds is not None)
-        if tokenizer is not None:
-            kwargs["tokenizer"] = tokenizer
-            if tokenizer.eos_token_id is not None:
-                kwargs.setdefault("eos_token_id", tokenizer.eos_token_id)
-        if self._pad_id(generation_config, kwargs) is None:
-            # Only where a row has ended and others go on; transformers would print a warning.
-            kwargs["pad_token_id"] = 0
-        # With a static cache on a GPU, transformers would compile this forward, which depends on
-        # values (are there marks?).
-        kwargs.setdefault("disable_compile", True)
+        self._add_settings(kwargs, generation_config, tokenizer)
         generated = super().generate(None, generation_config, *args, **kwargs)
         tokens = generated if isinstance(generated, Tensor) else generated.sequences
         new = tokens[:, 0 if prompt is None else kwargs["input_ids"].shape[1] :]
@@ -126,9 +117,24 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             values["spliced_embeds"] = vectors
         return values
 
-    def _pad_id(self, chosen: GenerationConfig | None, settings: dict[str, Any]) -> Any:
+    def _add_settings(
+        self,
+        settings: dict[str, Any],
+        chosen: GenerationConfig | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        """Add what ends and pads answers to the settings of a call, in place."""
+        if tokenizer is not None:
+            settings["tokenizer"] = tokenizer
+            if tokenizer.eos_token_id is not None:
+                settings.setdefault("eos_token_id", tokenizer.eos_token_id)
         default = (chosen or self.generation_config).pad_token_id
-        return settings.get("pad_token_id", default)
+        if settings.get("pad_token_id", default) is None:
+            # Only where a row has ended and others go on; transformers would print a warning.
+            settings["pad_token_id"] = 0
+        # With a static cache on a GPU, transformers would compile this forward, which depends on
+        # values (are there marks?).
+        settings.setdefault("disable_compile", True)
 
     def prepare_inputs_for_generation(
         self,

@@ -253,13 +253,12 @@ class OwlSplicedModel(PreTrainedModel):
         )
         if position_ids is None:
             position_ids = _count_positions(spliced.attention_mask, spliced.embeddings.shape[1])
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
+        writes = self.config.use_cache and not self.training and labels is None
         output = self.decoder(
             inputs_embeds=spliced.embeddings,
             attention_mask=spliced.attention_mask,
             position_ids=position_ids,
-            use_cache=use_cache,
+            use_cache=_chosen(use_cache, writes),
             **{CACHE: past},
             **self._shown(
                 output_attentions=output_attentions, output_hidden_states=output_hidden_states
@@ -270,11 +269,7 @@ class OwlSplicedModel(PreTrainedModel):
             output.last_hidden_state, spliced.labels, logits_to_keep, num_items_in_batch
         )
         answer = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            **{CACHE: getattr(output, CACHE) if use_cache else None},
+            loss, logits, getattr(output, CACHE), output.hidden_states, output.attentions
         )
         as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
         return answer if as_object else answer.to_tuple()

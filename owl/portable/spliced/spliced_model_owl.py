@@ -161,8 +161,7 @@ class OwlSplicedModel(PreTrainedModel):
         _check_options(kwargs)
         features, vectors = self.encode_pictures(pixel_values)
         output = BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=vectors)
-        as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
-        return output if as_object else output.to_tuple()
+        return output if self._returns_object(return_dict) else output.to_tuple()
 
     def read_inputs(
         self,
@@ -251,13 +250,11 @@ class OwlSplicedModel(PreTrainedModel):
             image_embeds=image_embeds,
             is_media=is_media,
         )
-        if position_ids is None:
-            position_ids = _count_positions(spliced.attention_mask, spliced.embeddings.shape[1])
         writes = self.config.use_cache and not self.training and labels is None
         output = self.decoder(
             inputs_embeds=spliced.embeddings,
             attention_mask=spliced.attention_mask,
-            position_ids=position_ids,
+            position_ids=_count_positions(spliced) if position_ids is None else position_ids,
             use_cache=_chosen(use_cache, writes),
             **{CACHE: past},
             **self._shown(
@@ -271,8 +268,10 @@ class OwlSplicedModel(PreTrainedModel):
         answer = CausalLMOutputWithPast(
             loss, logits, getattr(output, CACHE), output.hidden_states, output.attentions
         )
-        as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
-        return answer if as_object else answer.to_tuple()
+        return answer if self._returns_object(return_dict) else answer.to_tuple()
+
+    def _returns_object(self, return_dict: bool | None) -> bool:
+        return _chosen(return_dict, getattr(self.config, "return_dict", True))
 
     def _shown(self, **requests: Any) -> dict[str, Any]:
         """Select what is to be returned beside the output, by default as in the config."""
@@ -306,11 +305,12 @@ class OwlSplicedModel(PreTrainedModel):
         return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
-def _count_positions(attention_mask: Tensor | None, queries: int) -> Tensor | None:
-    """Count the tokens computed now within their rows: [b, queries]; padding is at 0."""
-    if attention_mask is None or attention_mask.dim() != 2:
+def _count_positions(spliced: Spliced) -> Tensor | None:
+    """Count the tokens computed now within their rows: [b, q]; padding is at 0."""
+    mask = spliced.attention_mask
+    if mask is None or mask.dim() != 2:
         return None  # the decoder counts
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -spliced.embeddings.shape[1] :]
 
 
 _IGNORED = ("cache_position", "token_type_ids", "skip_logits")

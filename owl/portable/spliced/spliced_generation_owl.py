@@ -81,42 +81,24 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
         prompt = inputs if input_ids is None else input_ids
         past = one_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
-        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
-            media_offset = None  # of pictures that are in the cache
         if prompt is not None or inputs_embeds is not None:
+            ids = prompt if inputs_embeds is None else None
             spliced = self.read_inputs(
-                Tokens(
-                    prompt if inputs_embeds is None else None, attention_mask, None, media_offset
-                ),
+                Tokens(ids, attention_mask, None, media_offset),
+                past,
                 inputs_embeds=inputs_embeds,
                 pixel_values=pixel_values if images is None else images,
                 image_embeds=image_embeds,
             )
             kwargs |= self._prompt(prompt, spliced, has_vectors=inputs_embeds is not None)
-        if tokenizer is not None:
-            kwargs["tokenizer"] = tokenizer
-            if tokenizer.eos_token_id is not None:
-                kwargs.setdefault("eos_token_id", tokenizer.eos_token_id)
-        if self._pad_id(generation_config, kwargs) is None:
-            # Only where a row has ended and others go on; transformers would print a warning.
-            kwargs["pad_token_id"] = 0
-        # With a static cache on a GPU, transformers would compile this forward, which depends on
-        # values (are there marks?).
-        kwargs.setdefault("disable_compile", True)
+        self._add_settings(kwargs, generation_config, tokenizer)
         generated = super().generate(None, generation_config, *args, **kwargs)
-        if prompt is None:
-            return generated
         tokens = generated if isinstance(generated, Tensor) else generated.sequences
-        new = tokens[:, kwargs["input_ids"].shape[1] :]
+        new = tokens[:, 0 if prompt is None else kwargs["input_ids"].shape[1] :]
         if decode_text and tokenizer is not None:
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             return [text.strip() for text in texts]
-        times = len(tokens) // len(prompt)
-        whole = torch.cat([prompt.to(new.device).repeat_interleave(times, dim=0), new], dim=1)
-        if isinstance(generated, Tensor):
-            return whole
-        generated.sequences = whole
-        return generated
+        return generated if prompt is None else _after_prompt(generated, prompt, new)
 
     def _prompt(
         self, prompt: Tensor | None, spliced: Spliced, *, has_vectors: bool
@@ -135,9 +117,24 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             values["spliced_embeds"] = vectors
         return values
 
-    def _pad_id(self, chosen: GenerationConfig | None, settings: dict[str, Any]) -> Any:
+    def _add_settings(
+        self,
+        settings: dict[str, Any],
+        chosen: GenerationConfig | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        """Add what ends and pads answers to the settings of a call, in place."""
+        if tokenizer is not None:
+            settings["tokenizer"] = tokenizer
+            if tokenizer.eos_token_id is not None:
+                settings.setdefault("eos_token_id", tokenizer.eos_token_id)
         default = (chosen or self.generation_config).pad_token_id
-        return settings.get("pad_token_id", default)
+        if settings.get("pad_token_id", default) is None:
+            # Only where a row has ended and others go on; transformers would print a warning.
+            settings["pad_token_id"] = 0
+        # With a static cache on a GPU, transformers would compile this forward, which depends on
+        # values (are there marks?).
+        settings.setdefault("disable_compile", True)
 
     def prepare_inputs_for_generation(
         self,
@@ -196,6 +193,16 @@ _NOT_PASSED_ON = (
     "next_sequence_length",
     "is_first_iteration",
 )
+
+
+def _after_prompt(generated: Any, prompt: Tensor, new: Tensor) -> Any:
+    """Put the prompt back as it came, before the new tokens of each of its answers."""
+    times = len(new) // len(prompt)
+    whole = torch.cat([prompt.to(new.device).repeat_interleave(times, dim=0), new], dim=1)
+    if isinstance(generated, Tensor):
+        return whole
+    generated.sequences = whole
+    return generated
 
 
 def cached_tokens(past: Cache | None) -> int:

@@ -8,6 +8,7 @@ Letters: b rows, q tokens computed now, m pictures, k vectors of a picture, h hi
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -160,12 +161,12 @@ class OwlSplicedModel(PreTrainedModel):
         _check_options(kwargs)
         features, vectors = self.encode_pictures(pixel_values)
         output = BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=vectors)
-        as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
-        return output if as_object else output.to_tuple()
+        return output if self._returns_object(return_dict) else output.to_tuple()
 
     def read_inputs(
         self,
         tokens: Tokens,
+        past: Cache | None = None,
         *,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -182,6 +183,8 @@ class OwlSplicedModel(PreTrainedModel):
         if pixel_values is not None and image_embeds is not None:
             raise ValueError("pixel_values and image_embeds hold the same pictures: pass one.")
         features = image_embeds
+        if cached_tokens(past) and pixel_values is None and image_embeds is None:
+            tokens = replace(tokens, media_offset=None)  # of pictures that are in the cache
         if pixel_values is not None and len(pixel_values):
             _, features = self.encode_pictures(pixel_values)
         keys = self.config.keys_per_picture
@@ -239,46 +242,44 @@ class OwlSplicedModel(PreTrainedModel):
         """
         _check_options(kwargs)
         past = one_cache(cache, past_key_values)
-        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
-            media_offset = None  # of pictures that are in the cache
         spliced = self.read_inputs(
             Tokens(input_ids, attention_mask, labels, media_offset),
+            past,
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values if images is None else images,
             image_embeds=image_embeds,
             is_media=is_media,
         )
-        if position_ids is None:
-            position_ids = _count_positions(spliced.attention_mask, spliced.embeddings.shape[1])
-        shows = {
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
-        }
-        for name, value in shows.items():
-            shows[name] = getattr(self.config, name) if value is None else value
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
+        writes = self.config.use_cache and not self.training and labels is None
         output = self.decoder(
             inputs_embeds=spliced.embeddings,
             attention_mask=spliced.attention_mask,
-            position_ids=position_ids,
-            use_cache=use_cache,
+            position_ids=_count_positions(spliced) if position_ids is None else position_ids,
+            use_cache=_chosen(use_cache, writes),
             **{CACHE: past},
-            **{name: value for name, value in shows.items() if value},
+            **self._shown(
+                output_attentions=output_attentions, output_hidden_states=output_hidden_states
+            ),
             **self.media_options(spliced.is_media),
         )
         logits, loss = self._logits_and_loss(
             output.last_hidden_state, spliced.labels, logits_to_keep, num_items_in_batch
         )
         answer = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            **{CACHE: getattr(output, CACHE) if use_cache else None},
+            loss, logits, getattr(output, CACHE), output.hidden_states, output.attentions
         )
-        as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
-        return answer if as_object else answer.to_tuple()
+        return answer if self._returns_object(return_dict) else answer.to_tuple()
+
+    def _returns_object(self, return_dict: bool | None) -> bool:
+        return _chosen(return_dict, getattr(self.config, "return_dict", True))
+
+    def _shown(self, **requests: Any) -> dict[str, Any]:
+        """Select what is to be returned beside the output, by default as in the config."""
+        chosen = {
+            name: getattr(self.config, name) if value is None else value
+            for name, value in requests.items()
+        }
+        return {name: value for name, value in chosen.items() if value}
 
     def _logits_and_loss(
         self,
@@ -304,11 +305,12 @@ class OwlSplicedModel(PreTrainedModel):
         return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
-def _count_positions(attention_mask: Tensor | None, queries: int) -> Tensor | None:
-    """Count the tokens computed now within their rows: [b, queries]; padding is at 0."""
-    if attention_mask is None or attention_mask.dim() != 2:
+def _count_positions(spliced: Spliced) -> Tensor | None:
+    """Count the tokens computed now within their rows: [b, q]; padding is at 0."""
+    mask = spliced.attention_mask
+    if mask is None or mask.dim() != 2:
         return None  # the decoder counts
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -spliced.embeddings.shape[1] :]
 
 
 _IGNORED = ("cache_position", "token_type_ids", "skip_logits")

@@ -43,7 +43,7 @@ setup(
     packages=[*find_packages(include=["owl", "owl.*"]), "owl._configs"],
     package_dir={"owl._configs": "configs"},  # owl/config/load.py finds them in both places
     package_data={
-        "owl._configs": ["*.yaml", "*/*.yaml"],
+        "owl._configs": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "owl.curate.preview": ["*.css", "*.js", "*.j2"],
     },
     entry_points={"console_scripts": ["owl = owl.command.__main__:main"]},

@@ -40,7 +40,13 @@ def _start(options: argparse.Namespace) -> None:
     from owl.chat.terminal import answer, talk
 
     _check_folder(options.model)
-    model = load_model(options.model, device=options.device, dtype=options.dtype)
+    model = load_model(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        bits=options.bits,
+        adapter=options.adapter,
+    )
     shown = ChatOptions(
         max_new_tokens=options.max_new_tokens,
         greedy=options.greedy,
@@ -111,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-frames", type=int, default=16, help="most frames of one video")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--dtype", default="auto", help="such as bfloat16 (default: the weights')")
+    bits = parser.add_mutually_exclusive_group()
+    for count in (4, 8):
+        bits.add_argument(
+            f"--load-{count}bit", dest="bits", action="store_const", const=count,
+            help=f"linear layers in {count} bits (needs bitsandbytes)",
+        )  # fmt: skip
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="a LoRA for the model: its PEFT folder"
+    )
     return parser
 
 

@@ -4,6 +4,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
     PreTrainedModel,
     ProcessorMixin,
     StoppingCriteria,
@@ -41,21 +43,36 @@ class Model:
     processor: ProcessorMixin
 
 
-def load_model(folder: Path, *, device: str | None = None, dtype: str = "auto") -> Model:
+def load_model(
+    folder: Path,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    bits: int | None = None,
+    adapter: Path | None = None,
+) -> Model:
     """Load a published or exported folder.
 
     Args:
         folder: with weights, config.json and tokenizer.
         device: such as cpu or cuda; by default a GPU if there is one.
         dtype: such as bfloat16; auto is that of the weights.
+        bits: 4 or 8 to quantise the linear layers with bitsandbytes.
+        adapter: PEFT folder of a LoRA for this model.
 
     Raises:
-        ValueError: the device is missing, or the tokenizer is another model's.
+        ValueError: the device or a library is missing, the tokenizer is another model's, or the
+            adapter does not fit.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: torch {torch.__version__} finds no GPU. Use cpu.")
-    network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    settings: dict[str, Any] = {"dtype": dtype}
+    if bits is not None:
+        settings |= _quantised(bits, device)
+    network = AutoModelForImageTextToText.from_pretrained(folder, **settings)
+    if adapter is not None:
+        network = _with_adapter(network, adapter)
     processor = AutoProcessor.from_pretrained(folder)
     ids, rows = len(processor.tokenizer), network.config.vocab_size
     if ids > rows:
@@ -63,7 +80,53 @@ def load_model(folder: Path, *, device: str | None = None, dtype: str = "auto") 
             f"the tokenizer in {folder} has {ids} ids, the model only {rows} rows. Put the files "
             "of the tokenizer there that the model was trained with."
         )
-    return Model(network.to(device).eval(), processor)
+    # Quantised layers may not be moved.
+    return Model((network if bits else network.to(device)).eval(), processor)
+
+
+def _quantised(bits: int, device: str) -> dict[str, Any]:
+    """Arguments of from_pretrained that quantise; 4 bits as the published command does."""
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"--load-{bits}bit needs bitsandbytes, which is not installed: pip install "
+            "bitsandbytes, or leave the option out."
+        )
+    nf4 = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": torch.float32 if device == "cpu" else torch.float16,
+    }
+    how = BitsAndBytesConfig(**(nf4 if bits == 4 else {"load_in_8bit": True}))
+    place = {} if device == "cpu" else {"device_map": {"": device}}
+    return {"quantization_config": how, **place}
+
+
+def _with_adapter(network: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Put a LoRA's matrices beside the layers that it adapts."""
+    if find_spec("peft") is None:
+        raise ValueError(
+            "--adapter needs peft, which is not installed: pip install peft, or export a merged "
+            "model."
+        )
+    if not (adapter / "adapter_config.json").is_file():
+        raise ValueError(f"--adapter {adapter} holds no adapter_config.json. Name a PEFT folder.")
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+
+    try:
+        adapted = PeftModel.from_pretrained(network, adapter)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--adapter {adapter} does not fit this model: {reason}") from error
+    # peft only warns of matrices without a layer, and of layers without matrices.
+    stored = load_peft_weights(str(adapter), device="cpu")
+    if unplaced := sorted(stored.keys() ^ get_peft_model_state_dict(adapted).keys()):
+        raise ValueError(
+            f"--adapter {adapter} does not fit this model: {len(unplaced)} names differ, such as "
+            f"{unplaced[0]}."
+        )
+    base: PreTrainedModel = adapted.get_base_model()
+    return base
 
 
 @dataclass
@@ -118,6 +181,7 @@ class Chat:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
+            return_tensors="pt",
             cut_enable=self.options.cut,
             max_tiles=self.options.max_tiles,
             max_frames=self.options.max_frames,

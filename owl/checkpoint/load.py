@@ -3,7 +3,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from owl.checkpoint.content import (
     restore_random_states,
     weight_shards,
 )
+from owl.checkpoint.resize import ask_as_stored, resize_loaded
+from owl.checkpoint.save import LORA
 from owl.checkpoint.state import TrainState
 from owl.config.node import build_node
-from owl.config.run import ModelConfig
+from owl.config.run import FamilyKind, LoraConfig, ModelConfig
 from owl.errors import CheckpointError
+from owl.mcore.adapters import add_adapters, has_adapters, merge_adapters
 from owl.mcore.parameters import unwrapped
 from owl.mcore.process_groups import ProcessGroups
 
@@ -30,14 +33,34 @@ _FREE = {
     *("name", "attention", "layer_backend", "init_std", "max_position_embeddings"),
     "vision_tower.parallelism",
 }
+# How samples are read, which a stage may change.
+_READING = (
+    *("template", "vision_tower.image_size"),
+    *(f"{family}.fit" for family in FamilyKind),
+)
 
 
 def load_weights(
     checkpoint: Path, chunks: Sequence[nn.Module], model: ModelConfig, groups: ProcessGroups
 ) -> None:
-    """Load weights into unwrapped or wrapped model chunks; every rank calls this together."""
-    check_same_model(checkpoint, model)
-    _fill(chunks, _load(weight_shards(chunks, groups), checkpoint))
+    """Load weights into unwrapped or wrapped model chunks; every rank calls this together.
+
+    Where the checkpoint has adapters and the chunks have none, they are merged into the weights:
+    the model computes what the checkpoint's run computed. Pictures may have had another size: the
+    vision tower's position table is resized.
+    """
+    check_can_start(checkpoint, model)
+    lora, stored = load_lora_config(checkpoint), load_model_config(checkpoint)
+    merges = lora.is_on and not has_adapters(chunks)
+    if merges:
+        add_adapters(chunks, lora, seed=groups.seed)
+    content = weight_shards(chunks, groups)
+    ask_as_stored(content, stored.vision_tower)
+    loaded = _load(content, checkpoint)
+    resize_loaded(loaded, stored, model)
+    _fill(chunks, loaded)
+    if merges:
+        merge_adapters(chunks)
 
 
 def load_everything(
@@ -82,6 +105,12 @@ def load_model_config(checkpoint: Path) -> ModelConfig:
     return build_node(ModelConfig, json.loads(path.read_text()))
 
 
+def load_lora_config(checkpoint: Path) -> LoraConfig:
+    """Read what adapters a checkpoint has; those of most have no target."""
+    path = checkpoint / LORA
+    return build_node(LoraConfig, json.loads(path.read_text())) if path.is_file() else LoraConfig()
+
+
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """Read all weights of a checkpoint, unsharded, under the names of an unsplit model.
 
@@ -95,11 +124,21 @@ def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
     }
 
 
+def check_can_start(checkpoint: Path, model: ModelConfig) -> None:
+    """Raise CheckpointError when a checkpoint's weights do not fit a model.
+
+    How samples are read may differ: a stage has its own template and its own pictures.
+    """
+    check_same_model(checkpoint, model, may_differ=_READING)
+
+
 def check_same_model(
     checkpoint: Path,
     model: ModelConfig,
     other: str = "the run",
     next_step: str = "Choose the model= that the checkpoint was made with.",
+    *,
+    may_differ: Collection[str] = (),
 ) -> None:
     """Raise CheckpointError with every difference when a checkpoint is of another model.
 
@@ -108,13 +147,14 @@ def check_same_model(
         model: the architecture that it should have.
         other: the source of `model`, for the message.
         next_step: last sentence of the message.
+        may_differ: settings that are not compared.
     """
     stored = _flat(asdict(load_model_config(checkpoint)))
     wanted = _flat(asdict(model))
     differences = [
         f"  model.{name}: {stored.get(name)} in the checkpoint, {wanted.get(name)} in {other}"
         for name in sorted(stored.keys() | wanted.keys())
-        if stored.get(name) != wanted.get(name) and name not in _FREE
+        if stored.get(name) != wanted.get(name) and name not in {*_FREE, *may_differ}
     ]
     if differences:
         raise CheckpointError(

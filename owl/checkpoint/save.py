@@ -5,6 +5,7 @@ step_00000100/
   *.distcp, .metadata, common.pt, metadata.json   megatron-core's dist_checkpointing
   model.json              the architecture, so that a checkpoint can be read alone
   training.json           step, counters, data cursor, layout
+  lora.json               of a run with adapters: what they are on, rank and scale
   carried.safetensors     published weights that influence no output, kept for export
 """
 
@@ -22,10 +23,11 @@ from torch import nn
 from owl.checkpoint.content import OPTIMIZER_SHARDING, random_states, weight_shards
 from owl.checkpoint.folder import checkpoint_path, remove_old
 from owl.checkpoint.state import TrainState
-from owl.config.run import ModelConfig
+from owl.config.run import LoraConfig, ModelConfig
 from owl.mcore.process_groups import ProcessGroups
 
 CARRIED = "carried.safetensors"
+LORA = "lora.json"
 
 
 def save_checkpoint(
@@ -38,6 +40,7 @@ def save_checkpoint(
     *,
     carried: Path | None,
     keep: int,
+    lora: LoraConfig | None = None,
 ) -> Path:
     """Save everything that a resumed run needs; every rank calls this together.
 
@@ -50,6 +53,7 @@ def save_checkpoint(
         groups: Megatron's process groups.
         carried: file of published weights that no output depends on; each checkpoint gets a copy.
         keep: newest checkpoints that are kept; 0 keeps all.
+        lora: what adapters the chunks have.
 
     Returns:
         The folder of the checkpoint.
@@ -59,8 +63,9 @@ def save_checkpoint(
     content["optimizer"] = optimizer.sharded_state_dict(weights, metadata=OPTIMIZER_SHARDING)
     content["random_states"] = random_states(groups)
     return write_checkpoint(
-        checkpoint_path(run, state.step), content, model, state, groups, carried=carried, keep=keep
-    )
+        checkpoint_path(run, state.step), content, model, state, groups,
+        carried=carried, keep=keep, lora=lora,
+    )  # fmt: skip
 
 
 def write_checkpoint(
@@ -72,6 +77,7 @@ def write_checkpoint(
     *,
     carried: Path | None = None,
     keep: int = 0,
+    lora: LoraConfig | None = None,
 ) -> Path:
     """Write a checkpoint under another name, and rename it when complete."""
     partial = final.with_name(final.name + ".tmp")
@@ -81,7 +87,8 @@ def write_checkpoint(
     dist.barrier()
     dist_checkpointing.save(content, str(partial))
     if groups.is_writer:
-        describe(partial, model, state, tensor=groups.tp_size, pipeline=groups.pp_size)
+        layout = {"tensor": groups.tp_size, "pipeline": groups.pp_size}
+        describe(partial, model, state, **layout, lora=lora)
         if carried is not None:
             shutil.copyfile(carried, partial / CARRIED)
         shutil.rmtree(final, ignore_errors=True)
@@ -92,9 +99,15 @@ def write_checkpoint(
 
 
 def describe(
-    folder: Path, model: ModelConfig, state: TrainState, *, tensor: int = 1, pipeline: int = 1
+    folder: Path,
+    model: ModelConfig,
+    state: TrainState,
+    *,
+    tensor: int = 1,
+    pipeline: int = 1,
+    lora: LoraConfig | None = None,
 ) -> None:
-    """Write the two files that describe a checkpoint: model.json and training.json.
+    """Write the files that describe a checkpoint: model.json, training.json and lora.json.
 
     Args:
         folder: of the checkpoint.
@@ -102,7 +115,10 @@ def describe(
         state: training state.
         tensor: tensor-parallel degree of the job that saves.
         pipeline: its pipeline-parallel degree.
+        lora: its adapters, if there are any.
     """
     (folder / "model.json").write_text(json.dumps(asdict(model), indent=2))
     training = state.to_dict() | {"layout": {"tensor": tensor, "pipeline": pipeline}}
     (folder / "training.json").write_text(json.dumps(training, indent=2))
+    if lora is not None and lora.is_on:
+        (folder / LORA).write_text(json.dumps(asdict(lora), indent=2))

@@ -39,7 +39,7 @@ def train_run(run: RunConfig) -> None:
     if run.data.demo and not run.dry_run:
         from owl.demo.prepare import prepare_demo
 
-        prepare_demo(Path(run.data.demo_folder))
+        prepare_demo(Path(run.data.demo_folder), run.model.family)
     from owl.train.run import train
 
     train(run)

@@ -21,8 +21,8 @@ from owl.config.run import (
 )
 from owl.errors import ConfigError
 
-DEMO_MODEL = "owl3_tiny"
-"""The model whose start weights the embedded demo makes."""
+DEMO_MODEL = "{family}_tiny"
+"""The model of a family whose start weights the embedded demo makes."""
 
 
 def check_run(run: RunConfig, world_size: int) -> None:
@@ -50,6 +50,7 @@ def run_problems(run: RunConfig, world_size: int) -> list[str]:
         *_world_problems(run, world_size),
         *_batch_problems(run, world_size),
         *_attention_problems(run),
+        *_training_problems(run),
         *_start_problems(run),
         *_package_problems(run),
     ]
@@ -182,15 +183,25 @@ def _on_gpu(run: RunConfig) -> bool:
     return run.parallel.device is DeviceKind.cuda
 
 
+def _training_problems(run: RunConfig) -> Iterator[str]:
+    parts = vars(run.stage.trainable)
+    if not any(parts.values()) and not run.lora.is_on:
+        yield (
+            f"stage.trainable has every part frozen ({', '.join(parts)}), and there are no "
+            f"adapters. Switch at least one on, such as stage.trainable.projector=true, or choose "
+            f"lora=all."
+        )
+
+
 def _start_problems(run: RunConfig) -> Iterator[str]:
     """Frozen parts need start weights, and the demo's fit one model only."""
-    start, frozen = run.checkpoint.start_from, run.stage.trainable.frozen
+    start, frozen = run.checkpoint.start_from, run.trained_parts.frozen
+    demo_model = DEMO_MODEL.format(family=run.model.family)
     if start is None:
         if run.scale == ScaleKind.published and frozen and not run.dry_run:
             yield (
-                f"checkpoint.start_from=null, but stage.trainable freezes {', '.join(frozen)}, "
-                f"which would stay random. Name a checkpoint, such as one made by "
-                f"`python -m owl.convert init`."
+                f"checkpoint.start_from=null, but the run freezes {', '.join(frozen)}, which would "
+                f"stay random. Name a checkpoint, such as one made by `python -m owl.convert init`."
             )
     elif not run.data.demo:
         if not Path(start).exists():
@@ -198,9 +209,9 @@ def _start_problems(run: RunConfig) -> Iterator[str]:
                 f"checkpoint.start_from={start} does not exist. Name a checkpoint or a run folder, "
                 f"or make one with `python -m owl.convert init`."
             )
-    elif run.data.is_made_by_demo(start) and run.model.name != DEMO_MODEL and not run.dry_run:
+    elif run.data.is_made_by_demo(start) and run.model.name != demo_model and not run.dry_run:
         yield (
-            f"checkpoint.start_from={start} is the demo's, made for model={DEMO_MODEL}, but "
+            f"checkpoint.start_from={start} is the demo's, made for model={demo_model}, but "
             f"model.name={run.model.name}. Set data= and checkpoint.start_from= to your own."
         )
 

@@ -46,6 +46,30 @@ class AttentionKind(StrEnum):
     flex = "flex"  # compiled FlexAttention with a block mask: GPU only
 
 
+class ModelPart(StrEnum):
+    """Parts of a model that are trained or frozen as a whole."""
+
+    vision_tower = "vision_tower"
+    projector = "projector"
+    language_model = "language_model"
+    fusion = "fusion"  # what only media pass through in the decoder
+
+
+class LoraTarget(StrEnum):
+    """Published projections that an adapter can be put on."""
+
+    q = "q"
+    k = "k"
+    v = "v"
+    o = "o"
+    gate = "gate"
+    up = "up"
+    down = "down"
+    media_kv = "media_kv"  # the keys and values of media in the decoder, where a family has them
+    tower = "tower"  # every projection of the vision tower's layers
+    projector = "projector"  # every projection between tower and decoder
+
+
 class LayerBackend(StrEnum):
     """Which library the linear layers are from."""
 

@@ -184,11 +184,12 @@ def _sort_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> _Typed
 
 
 def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
-    """Map each folder under configs/ to the choices in it."""
+    """Map each folder under configs/ to the choices in it: `experiment` to `stage1`, `x/stage1`."""
     found: dict[str, set[str]] = {}
     for folder in folders:
-        for path in folder.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
+        for path in folder.glob("*/**/*.yaml"):
+            group, *choice = path.relative_to(folder).with_suffix("").parts
+            found.setdefault(group, set()).add("/".join(choice))
     return {group: sorted(names) for group, names in sorted(found.items())}
 
 

@@ -19,8 +19,10 @@ from owl.config.choices import (
     ImageLibrary,
     LayerBackend,
     LiteralPolicy,
+    LoraTarget,
     LrDecay,
     MetricKind,
+    ModelPart,
     OversizePolicy,
     PictureFit,
     Precision,
@@ -38,6 +40,7 @@ from owl.config.data import (
     SourceConfig,
 )
 from owl.config.evaluation import EvaluateConfig
+from owl.config.lora import LoraConfig
 from owl.config.model import (
     AbstractorConfig,
     ModelConfig,
@@ -69,9 +72,12 @@ __all__ = [
     "LayerBackend",
     "LiteralPolicy",
     "LogConfig",
+    "LoraConfig",
+    "LoraTarget",
     "LrDecay",
     "MetricKind",
     "ModelConfig",
+    "ModelPart",
     "OptimConfig",
     "OversizePolicy",
     "PackConfig",
@@ -126,6 +132,7 @@ class RunConfig:
     pack: PackConfig = field(default_factory=PackConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     stage: StageConfig = field(default_factory=StageConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -133,13 +140,28 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
+    def trained_parts(self) -> Trainable:
+        """Parts whose own weights are trained: the stage's, or with LoRA only lora.also_train."""
+        return self.lora.trained_parts(self.stage.trainable)
+
+    @property
+    def learning_parts(self) -> Trainable:
+        """Parts in which anything is trained, adapters included."""
+        return self.lora.learning_parts(self.stage.trainable)
+
+    @property
+    def counted_parts(self) -> Trainable:
+        """Parts to count operations by; with LoRA, where gradients pass."""
+        return self.lora.counted_parts(self.stage.trainable)
+
+    @property
     def learns_from_text(self) -> bool:
         """Whether a pack without pictures and videos moves any weight."""
-        return self.stage.trainable.language_model
+        return self.learning_parts.language_model
 
     def problems(self) -> Iterator[str]:
         """Yield the problems of every node, in the order the nodes are written here."""
-        nodes = (self.model, self.data, self.pack, self.batch, self.stage)
+        nodes = (self.model, self.data, self.pack, self.batch, self.stage, self.lora)
         more = (self.optim, self.parallel, self.checkpoint, self.log, self.evaluate)
         for node in (*nodes, *more):
             yield from node.problems()

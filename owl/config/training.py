@@ -35,12 +35,6 @@ class StageConfig:
     def problems(self) -> Iterator[str]:
         """Yield one problem for each setting that cannot work."""
         yield from too_small("stage.train_steps", self.train_steps, 1, "it counts optimizer steps")
-        parts = vars(self.trainable)
-        if not any(parts.values()):
-            yield (
-                f"stage.trainable has every part frozen ({', '.join(parts)}). "
-                f"Switch at least one on, such as stage.trainable.projector=true."
-            )
 
 
 @dataclass(kw_only=True)

@@ -38,6 +38,9 @@ def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.set_defaults(run=_import)
     command.add_argument("--hf", type=Path, required=True, metavar="DIR")
     command.add_argument("--output", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="a LoRA adapter of peft on that folder's model"
+    )
     command.add_argument("--name", help="name for the model (default: the folder's)")
     for degree in ("--tensor", "--pipeline"):
         command.add_argument(
@@ -64,6 +67,10 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )  # fmt: skip
     command.add_argument("--dtype", choices=_DTYPES, help="default: as in the checkpoint")
     command.add_argument("--part", choices=_PARTS, default="owl3")
+    command.add_argument(
+        "--adapter", action="store_true",
+        help="write only the adapters of a LoRA run, for peft; by default they are merged",
+    )  # fmt: skip
     command.add_argument(
         "--without-code", dest="with_code", action="store_false",
         help="leave out what loads the model where owl is not installed",
@@ -97,10 +104,18 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     command.set_defaults(run=_init)
     command.add_argument(
-        "--language-model", type=Path, required=True, metavar="DIR", help="for Owl3: Qwen2"
+        "--language-model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="Qwen2 for Owl3; LLaMA for the families that have one",
     )
     command.add_argument(
-        "--vision-model", type=Path, required=True, metavar="DIR", help="for Owl3: SigLIP"
+        "--vision-model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="SigLIP for Owl3; CLIP for the families that have one",
     )
     command.add_argument(
         "--variant", required=True, metavar="NAME",
@@ -114,6 +129,11 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument(
         "--vocab-size", type=int, help="embedding rows to keep (default: the variant's own)"
     )
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS",
+        help="side of a picture, where the family can resize the vision model's position table "
+        "(default: the vision model's own)",
+    )  # fmt: skip
     command.add_argument("--name", default="owl3", help="name for the model")
     command.add_argument("--seed", type=int, default=1234, help="of the remaining weights")
 
@@ -129,6 +149,7 @@ def _import(options: Namespace) -> None:
         options.output,
         name=options.name,
         layout=ParallelConfig(tensor=tensor, pipeline=pipeline) if wants_layout else None,
+        adapter=options.adapter,
         replace=options.replace,
         report=_print,
     )
@@ -148,6 +169,19 @@ def _export(options: Namespace) -> None:
         raise OwlError("export needs --checkpoint and --output, or --dry-run and --model.")
     import torch
 
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    if options.adapter:
+        from owl.convert.adapters import export_adapter
+
+        specs = export_adapter(
+            options.checkpoint,
+            options.output,
+            base=options.base,
+            dtype=dtype,
+            replace=options.replace,
+        )
+        _print(f"{options.output}: {len(specs)} tensors")
+        return
     from owl.convert.export_part import Part
     from owl.convert.to_hf import ExportOptions, export_checkpoint
 
@@ -158,7 +192,7 @@ def _export(options: Namespace) -> None:
             part=Part(options.part),
             base=options.base,
             shard_bytes=options.shard_size,
-            dtype=getattr(torch, options.dtype) if options.dtype else None,
+            dtype=dtype,
             with_code=options.with_code,
             replace=options.replace,
         ),
@@ -223,6 +257,7 @@ def _init(options: Namespace) -> None:
             variant=options.variant,
             layer_indices=options.layer_indices,
             vocab_size=options.vocab_size,
+            image_size=options.image_size,
             name=options.name,
             seed=options.seed,
         ),

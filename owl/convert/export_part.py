@@ -44,6 +44,11 @@ class ExportPart:
     """Published names that belong to the part begin with it."""
     removed_prefix: str = ""
     """Beginning of the published names that their names in the part lack."""
+    control_tokens: tuple[str, str] = ("<|endoftext|>", "<|im_end|>")
+    """Literals of bos and eos, whose ids config.json gets where a tokenizer is copied."""
+    makes_up_carried: bool = True
+    """Whether carried tensors that no import brought are written, with neutral values; constants
+    are left out instead."""
     excluded: tuple[str, ...] = ()
     """Published names that end so do not belong to the part."""
 

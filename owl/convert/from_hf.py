@@ -4,7 +4,7 @@
 Tensors are in memory piece by piece, so a 7B model converts on a laptop.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from owl.checkpoint.stream import write_weights
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.check import layout_problems
 from owl.config.run import ModelConfig, ParallelConfig
+from owl.convert.adapters import read_adapter
 from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.check import PublishedFolder, check_folder
 from owl.convert.rows import row_ranges, row_spans, spans_within
@@ -34,6 +35,7 @@ def import_checkpoint(
     *,
     name: str | None = None,
     layout: ParallelConfig | None = None,
+    adapter: Path | None = None,
     replace: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> ModelConfig:
@@ -44,6 +46,7 @@ def import_checkpoint(
         output: checkpoint to write; it appears when it is complete.
         name: name for the model; the folder's name when None.
         layout: one that must be able to load the checkpoint, which is the same for all.
+        adapter: a folder of peft; the checkpoint gets its adapters, beside the weights.
         replace: whether an existing `output` may be deleted.
         report: receives lines about progress.
 
@@ -51,8 +54,8 @@ def import_checkpoint(
         The architecture, as stored in the checkpoint.
 
     Raises:
-        CheckpointError: the folder is damaged, of an unknown family, or does not fit the layout.
-            Nothing is written.
+        CheckpointError: the folder is damaged, of an unknown family, or does not fit the layout or
+            the adapter. Nothing is written.
     """
     check_free(output, replace=replace)
     published = check_folder(hf, name, report)
@@ -62,11 +65,19 @@ def import_checkpoint(
             f"--tensor {layout.tensor} --pipeline {layout.pipeline} cannot train this model: "
             f"{' '.join(problems)}"
         )
+    lora, adapters = None, dict[str, Tensor]()
+    if adapter is not None:
+        lora, adapters = read_adapter(adapter, published.table, report)
     source = _PublishedWeights(published, report)
+    specs = {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in adapters.items()}
+
+    def pieces(name: str) -> Iterable[tuple[int, Tensor]]:
+        return [(0, adapters[name])] if name in adapters else source.pieces(name)
+
     with atomic_folder(output, replace=replace) as partial:
-        write_weights(partial, source.specs, source.pieces)
+        write_weights(partial, source.specs | specs, pieces)
         source.copy_carried(partial / CARRIED)
-        describe(partial, model, TrainState())
+        describe(partial, model, TrainState(), lora=lora)
     return model
 
 

@@ -41,9 +41,9 @@ def init_checkpoint(
     """Write a checkpoint that training can start from.
 
     Args:
-        language_model: folder of a language model, as transformers saves it: for Owl3, Qwen2 or
-            Qwen2.5.
-        vision_model: folder of a vision model: for Owl3, SigLIP.
+        language_model: folder of a language model, as transformers saves it: Qwen2, Qwen2.5 or
+            LLaMA, as the family has it.
+        vision_model: folder of a vision model: SigLIP or CLIP.
         output: folder to write; replaced when it exists.
         options: variant and other choices.
         report: receives a line as each part is done.

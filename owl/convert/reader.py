@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from owl.convert.safetensors_file import INDEX, Place, read_places, read_rows, read_tensor
+from owl.checkpoint.tensor_spec import TensorSpec
+from owl.convert import torch_file
+from owl.convert.safetensors_file import INDEX, Place, read_places, read_rows
 from owl.errors import CheckpointError
 
+LAYOUTS = {INDEX: "model.safetensors", torch_file.INDEX: torch_file.SINGLE}
+"""Index of many files to the name of a single one, the preferred layout first."""
 
-class SafetensorsReader:
-    """Safetensors files that read like one.
+
+class WeightReader:
+    """Files of weights, safetensors or torch's *.bin, that read like one.
 
     All headers are read at once: a truncated or missing file is found before any work is done.
 
@@ -22,27 +28,45 @@ class SafetensorsReader:
     """
 
     def __init__(self, *files: Path) -> None:
-        self._places: dict[str, tuple[Path, Place]] = {}
+        self._files: dict[str, Path] = {}
+        self._places: dict[str, Place] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        """Name to shape and dtype, in the order of the files."""
         for file in files:
             if not file.is_file():
                 raise CheckpointError(
-                    f"{file} does not exist, but {INDEX} names it. Download the missing file."
+                    f"{file} does not exist, but the index names it. Download the missing file."
                 )
-            self._places |= {name: (file, place) for name, place in read_places(file).items()}
-        self.specs = {name: place.spec for name, (_, place) in self._places.items()}
-        """Name to shape and dtype, in the order of the files."""
+            specs = self._specs(file)
+            self._files |= dict.fromkeys(specs, file)
+            self.specs |= specs
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        return read_tensor(*self._places[name])
+        spec = self.specs[name]
+        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        self.read_rows(name, 0, tensor)
+        return tensor
 
     def read_rows(self, name: str, first: int, rows: Tensor) -> None:
         """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
-        read_rows(*self._places[name], first, rows)
+        if name in self._places:
+            read_rows(self._files[name], self._places[name], first, rows)
+            return
+        rows.copy_(torch_file.read_scattered(self._files[name], name)[first : first + len(rows)])
+
+    def _specs(self, file: Path) -> dict[str, TensorSpec]:
+        if file.suffix == ".bin":
+            specs, places = torch_file.read_places(file)
+        else:
+            places = read_places(file)
+            specs = {name: place.spec for name, place in places.items()}
+        self._places |= places
+        return specs
 
 
-class HfFolder(SafetensorsReader):
-    """A folder with config.json and safetensors files, as transformers writes it.
+class HfFolder(WeightReader):
+    """A folder with config.json and weights, as transformers writes it.
 
     Args:
         folder: the folder.
@@ -65,18 +89,19 @@ class HfFolder(SafetensorsReader):
             "Give a folder as transformers' save_pretrained writes it: config.json and "
             "model.safetensors.",
         )
-        index, single = folder / INDEX, folder / "model.safetensors"
-        if index.is_file():
-            listed = _weight_map(index)
-            super().__init__(*(folder / file for file in dict.fromkeys(listed.values())))
-            self._check_index(listed)
-        elif single.is_file():
-            super().__init__(single)
-        else:
-            raise CheckpointError(
-                f"{folder} contains neither model.safetensors nor {INDEX}. Older *.bin files: "
-                f"load them with transformers and save_pretrained them again."
-            )
+        for index, single in LAYOUTS.items():
+            if (folder / index).is_file():
+                listed = _weight_map(folder / index)
+                super().__init__(*(folder / file for file in dict.fromkeys(listed.values())))
+                self._check_index(folder / index, listed)
+                return
+            if (folder / single).is_file():
+                super().__init__(folder / single)
+                return
+        raise CheckpointError(
+            f"{folder} contains no weights: none of {', '.join((*LAYOUTS.values(), *LAYOUTS))}. "
+            "Download them."
+        )
 
     def read(self, name: str) -> Tensor:
         """Read one tensor; CheckpointError where there is none of that name."""
@@ -84,13 +109,13 @@ class HfFolder(SafetensorsReader):
             raise CheckpointError(f"{self.folder} has no tensor {name}.")
         return super().read(name)
 
-    def _check_index(self, listed: Mapping[str, str]) -> None:
+    def _check_index(self, index: Path, listed: Mapping[str, str]) -> None:
         """Check that every tensor is in the file that the index names."""
         for name, file in listed.items():
-            found = self._places[name][0].name if name in self._places else "no file"
+            found = self._files[name].name if name in self._files else "no file"
             if found != file:
                 raise CheckpointError(
-                    f"{self.folder / INDEX} lists {name} in {file}, but it is in {found}. "
+                    f"{index} lists {name} in {file}, but it is in {found}. "
                     f"Download the folder again."
                 )
 

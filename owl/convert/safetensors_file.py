@@ -73,13 +73,6 @@ def _spec(path: Path, name: str, tensor: Any) -> TensorSpec:
     return TensorSpec(tuple(tensor.get_shape()), DTYPES[kind])
 
 
-def read_tensor(path: Path, place: Place) -> Tensor:
-    """Read one tensor."""
-    tensor = torch.empty(place.spec.shape, dtype=place.spec.dtype)
-    read_rows(path, place, 0, tensor)
-    return tensor
-
-
 def read_rows(path: Path, place: Place, first: int, rows: Tensor) -> None:
     """Fill `rows`, which is contiguous, with a tensor's rows from `first` on."""
     view = _bytes(rows)

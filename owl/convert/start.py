@@ -2,11 +2,13 @@
 """Starting a model from pretrained parts: what the user chooses, and what a family provides."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from owl.config.run import ModelConfig
+from owl.config.run import AbstractorConfig, ModelConfig
+from owl.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,8 @@ class InitOptions:
     variant: str
     layer_indices: list[int] | None = None  # hyper layers, counted from 0
     vocab_size: int | None = None  # embedding rows to keep
+    image_size: int | None = None  # side of a tile; the vision model's own when None
+    abstractor: AbstractorConfig | None = None  # sizes of what the vision model's features meet
     name: str = "owl3"
     seed: int = 1234
 
@@ -43,3 +47,17 @@ class Start(Protocol):
     def is_random(self, ours: str) -> bool:
         """Whether no part has this training weight, so that it keeps its random initial values."""
         ...
+
+
+def keep_rows(table: Tensor, rows: int, folder: Path) -> Tensor:
+    """Keep the first rows of a vocabulary's table, which may have more than there are tokens.
+
+    Raises:
+        CheckpointError: the table has fewer.
+    """
+    if len(table) < rows:
+        raise CheckpointError(
+            f"--vocab-size {rows} is more than the {len(table)} rows of {folder}'s embedding. Give "
+            f"at most {len(table)}."
+        )
+    return table[:rows]

@@ -20,19 +20,20 @@ from torch import Tensor
 from owl.checkpoint.folder import resolve_checkpoint
 from owl.checkpoint.load import load_model_config
 from owl.checkpoint.save import CARRIED
-from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
+from owl.convert.adapters import MergedTensors
 from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
 from owl.convert.export_part import ExportPart, Part
 from owl.convert.families import PUBLISHED, Published, weight_table
-from owl.convert.reader import SafetensorsReader
+from owl.convert.reader import WeightReader
 from owl.convert.rows import row_spans, spans_within
 from owl.convert.safetensors_file import ShardedSafetensors
-from owl.convert.table import Shape, WeightTable
+from owl.convert.table import Shape, WeightTable, published_shapes
 from owl.data.encode.tokenizer import load_tokenizer, tokenizer_problem
+from owl.data.families import reading_of
 from owl.errors import CheckpointError
 from owl.progress import Progress
 
@@ -55,7 +56,7 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, TensorSpec]:
-    """Write a checkpoint as a Hugging Face folder.
+    """Write a checkpoint as a Hugging Face folder, its adapters merged into the weights.
 
     Args:
         checkpoint: checkpoint, or run folder whose newest is taken.
@@ -90,7 +91,8 @@ def planned_tensors(model: ModelConfig, part: Part = Part.complete) -> dict[str,
     family = PUBLISHED[model.family]
     exported = _part(family, part)
     exported.config(model, "float32", ())  # may raise
-    shapes = weight_table(family, model).shapes
+    table = weight_table(family, model)
+    shapes = table.shapes if exported.makes_up_carried else published_shapes(table.entries)
     return {new: shapes[name] for name, new in exported.names(shapes).items()}
 
 
@@ -117,14 +119,16 @@ class _Export:
         self.family, self.model = family, model
         self.part = _part(family, options.part)
         self.table = weight_table(family, model)
-        self.weights = CheckpointTensors(checkpoint)
+        self.weights = MergedTensors(checkpoint, self.table)
         check_ours(str(checkpoint), self.weights.specs, self.table)
         embedding_dtype = self.weights.specs["embedding.word_embeddings.weight"].dtype
-        self.carried = _CarriedWeights(checkpoint, self.table, embedding_dtype)
+        self.carried = _CarriedWeights(
+            checkpoint, self.table, embedding_dtype, makes_up=self.part.makes_up_carried
+        )
         # Before anything is written, since both may raise.
         dtype = str(options.dtype or embedding_dtype).removeprefix("torch.")
         self.config = self.part.config(model, dtype, list(self.carried.specs))
-        self.control_tokens = _control_tokens(self.base, model)
+        self.control_tokens = _control_tokens(self.base, self.part, model)
         self.names = self.part.names(self.table.shapes)
         """Published name to the name in the part."""
         self.specs = dict(self._specs())
@@ -220,13 +224,16 @@ class _Export:
 class _CarriedWeights:
     """Published tensors that influence no output: as imported, or neutral where none were.
 
-    A model that was never imported has none. Loaders ask for all names, so they are zeros then,
-    which makes a layer the identity, and ones in the norms.
+    A model that was never imported has none. Loaders ask for all names, so with `makes_up` they are
+    zeros then, which makes a layer the identity, and ones in the norms.
     """
 
-    def __init__(self, checkpoint: Path, table: WeightTable, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Path, table: WeightTable, dtype: torch.dtype, *, makes_up: bool
+    ) -> None:
         path = checkpoint / CARRIED
-        self._reader = SafetensorsReader(path) if path.is_file() else None
+        is_stored = path.is_file() or not makes_up
+        self._reader = WeightReader(*[path] * path.is_file()) if is_stored else None
         self.made_up = self._reader is None and bool(table.carried)
         self.specs: Mapping[str, TensorSpec] = (
             self._reader.specs
@@ -275,14 +282,18 @@ def _with_base(config: dict[str, Any], base: Path | None, *, has_code: bool) -> 
     return theirs | config | nested
 
 
-def _control_tokens(base: Path | None, model: ModelConfig) -> dict[str, int]:
+def _control_tokens(base: Path | None, part: ExportPart, model: ModelConfig) -> dict[str, int]:
     """Return the ids of the control tokens, where a tokenizer is copied."""
     if base is None or tokenizer_problem(base):
         return {}
-    tokenizer = load_tokenizer(base)
+    begin, end = part.control_tokens
+    tokenizer = load_tokenizer(base, reading_of(model).controls)
     if tokenizer.vocab_size > model.vocab_size:
         raise CheckpointError(
             f"--base {base}: its tokenizer has {tokenizer.vocab_size} ids, the model only "
             f"{model.vocab_size} rows. Name the folder of the tokenizer that it was trained with."
         )
-    return {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.im_end}
+    return {
+        "bos_token_id": tokenizer.control_id(begin),
+        "eos_token_id": tokenizer.control_id(end),
+    }

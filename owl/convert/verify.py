@@ -12,10 +12,10 @@ from owl.checkpoint.folder import resolve_checkpoint
 from owl.checkpoint.inference import loaded_model
 from owl.checkpoint.load import check_same_model
 from owl.checkpoint.save import CARRIED
-from owl.checkpoint.stream import CheckpointTensors
+from owl.convert.adapters import MergedTensors
 from owl.convert.check import PublishedFolder, check_folder, check_ours
 from owl.convert.probe import make_probe
-from owl.convert.reader import HfFolder, SafetensorsReader
+from owl.convert.reader import HfFolder, WeightReader
 from owl.progress import Progress
 
 LOGITS_TOLERANCE = 1e-4  # in float32, relative to the largest logit: two codes sum in two orders
@@ -123,7 +123,7 @@ def _compare(
 ) -> Iterator[Difference | None]:
     """Yield a difference, or None, for each tensor of either side."""
     folder, table = published.folder, published.table
-    weights = CheckpointTensors(checkpoint)
+    weights = MergedTensors(checkpoint, table)
     check_ours(str(checkpoint), weights.specs, table)
     progress = Progress("verify", sum(spec.nbytes for spec in folder.specs.values()), report)
     for entry in table.entries:
@@ -142,7 +142,7 @@ def _compare_carried(
 ) -> Iterator[Difference | None]:
     """Compare what influences no output."""
     path = checkpoint / CARRIED
-    carried = SafetensorsReader(path) if path.is_file() else SafetensorsReader()
+    carried = WeightReader(path) if path.is_file() else WeightReader()
     for name in names:
         if name in folder.specs and name in carried.specs:
             what = compare_tensors(folder.read(name), carried.read(name))

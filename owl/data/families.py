@@ -15,7 +15,9 @@ from owl.data.samples import PackedBatch
 from owl.data.shards.document import Media, MediaPart
 from owl.data.shown import CutChoice, Shown, Sizes
 from owl.families.owl1 import work as owl1_work
+from owl.families.owl1.reading import Owl1Reading
 from owl.families.owl2 import work as owl2_work
+from owl.families.owl2.reading import Owl2Reading
 from owl.families.owl3 import work as owl3_work
 from owl.families.owl3.reading import Owl3Reading
 from owl.portable.pieces_owl import Piece, RenderedTurn, Tile
@@ -153,6 +155,8 @@ class Work(Protocol):
 
 READINGS: Mapping[FamilyKind, Callable[[ModelConfig], Reading]] = {
     FamilyKind.owl3: Owl3Reading.of_model,
+    FamilyKind.owl2: Owl2Reading.of_model,
+    FamilyKind.owl1: Owl1Reading.of_model,
 }
 WORK: Mapping[FamilyKind, Work] = {
     FamilyKind.owl3: owl3_work,

@@ -40,7 +40,7 @@ def open_loader(
         micro_batch_size=run.batch.micro_batch_size,
         dp_rank=dp_rank,
         dp_size=dp_size,
-        tile_cost=WORK[run.model.family].tile_cost(run.model, run.stage.trainable),
+        tile_cost=WORK[run.model.family].tile_cost(run.model, run.counted_parts),
         read_pixels=read_pixels,
         share_skips=share_skips,
         gather_faults=gather_faults,

@@ -32,8 +32,8 @@ def data_problems(data: DataConfig) -> Iterator[str]:
         problem := tokenizer_problem(Path(data.tokenizer))
     ):
         yield (
-            f"data.tokenizer={data.tokenizer}: {problem} Copy a Qwen2 tokenizer's files there, or "
-            "name another folder."
+            f"data.tokenizer={data.tokenizer}: {problem} Name a folder with the tokenizer of the "
+            "language model."
         )
     try:
         read_quarantine(data.quarantine)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded demo, step by step; `scripts/quickstart.sh` runs all of it.
 
-owl demo prepare
+owl demo prepare                       # --family NAME: another family's
 owl demo evaluate --stage stage1 --checkpoint runs/quickstart/stage1 --run runs/quickstart
 owl demo picture --output runs/quickstart/held_out_digit.png
 owl demo report --run runs/quickstart
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from owl.config.run import FamilyKind
 from owl.errors import CheckpointError, OwlError
 
 if TYPE_CHECKING:
@@ -35,11 +36,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def _data(options: argparse.Namespace) -> Path:
+    """The folder of data and start weights, as the experiments of the family name it."""
+    if options.data is not None:
+        return Path(options.data)
+    return Path("demo_data", *([] if options.family == FamilyKind.owl3 else [options.family]))
+
+
 def prepare(options: argparse.Namespace) -> None:
     """Make data and start weights."""
     from owl.demo.prepare import prepare_demo
 
-    prepare_demo(options.data)
+    prepare_demo(_data(options), FamilyKind(options.family))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -66,7 +74,7 @@ def _answerer(options: argparse.Namespace) -> "Iterator[Answerer]":
 
     # The demo's model is too small for a GPU to be faster.
     with loaded_model(options.checkpoint, device=DeviceKind.cpu) as model:
-        yield answerer_of(model, options.data / "tokenizer")
+        yield answerer_of(model, _data(options) / "tokenizer")
 
 
 def picture(options: argparse.Namespace) -> None:
@@ -106,11 +114,11 @@ def report(options: argparse.Namespace) -> None:
             f"{run} has no answers of {', '.join(missing)} yet. "
             f"Run python -m owl.demo evaluate --stage {missing[0]} --run {run} first."
         )
-    changed = frozen_tensors_changed(options.data / "start", run / "stage1", Trainable())
+    changed = frozen_tensors_changed(_data(options) / "start", run / "stage1", Trainable())
     summary = summarise(
         predictions,
         frozen_tensors_changed=len(changed),
-        logit_differences=_logit_differences(run, options.data / "tokenizer"),
+        logit_differences=_logit_differences(run, _data(options) / "tokenizer"),
         seconds=options.seconds,
     )
     save_summary(run, summary)
@@ -168,8 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--data", type=Path, default=Path("demo_data"), metavar="DIR",
-        help="folder of data and start weights (default: demo_data)",
+        "--family", default=FamilyKind.owl3, choices=[str(kind) for kind in FamilyKind],
+        help="whose demo (default: owl3)",
+    )  # fmt: skip
+    common.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="folder of data and start weights (default: demo_data; demo_data/FAMILY of others)",
     )  # fmt: skip
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from owl.checkpoint.inference import LoadedModel
+from owl.data.families import reading_of
 from owl.data.samples import RawSample
 from owl.demo.digits import HELD_OUT, load_digits
 from owl.demo.questions import QUESTION_KINDS, Question, build_questions, question_sample
@@ -76,7 +77,7 @@ def answerer_of(model: LoadedModel, tokenizer: Path) -> Answerer:
         model: complete, in this process.
         tokenizer: folder of the demo's tokenizer.
     """
-    encoder = open_encoder(tokenizer)
+    encoder = open_encoder(tokenizer, reading_of(model.config))
     return answerer(encoder, likeliest_of(model.logits), max_tokens=MAX_ANSWER_TOKENS)
 
 

@@ -36,7 +36,8 @@ class Exported:
         """Encode questions as one batch, padded to the left."""
         batch: dict[str, Any] = self.processor.apply_chat_template(
             [to_conversation(sample) for sample in samples],
-            add_generation_prompt=True, tokenize=True, return_dict=True, cut_enable=False,
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            cut_enable=False,
         )  # fmt: skip
         return batch
 

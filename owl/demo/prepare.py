@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the demo's folder, once: two pretrained models, a tokenizer, shards, start weights.
+"""Make a demo's folder, once: two pretrained models, a tokenizer, shards, start weights.
 
     demo_data/
       tokenizer/          63 words
@@ -9,6 +9,8 @@
       shards/stage2/      several
       start/              Owl3 made of the two models: where stage 1 begins
       recipe.txt          version of what made all this
+
+Other families have folders of their own, with their kinds of models.
 
 Each part is built under another name and moved into place when complete, so that after an
 interruption the next call makes only what is missing.
@@ -26,45 +28,60 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from owl.config.run import FamilyKind
+from owl.demo.families import DEMOS, tiny_model
+from owl.errors import ConfigError
+
 RECIPE = "1"
 """Raise it when the demo's data or models change: folders of another recipe are made again."""
-PARTS = ("tokenizer", "language_model", "vision_model", "shards/stage1", "shards/stage2", "start")
 ALBUM_SEED = 3
 
 
-def prepare_demo(folder: Path) -> None:
+def parts(family: FamilyKind) -> list[str]:
+    """List what a family's folder has."""
+    shards = [f"shards/{name}" for name in DEMOS[family].SHARDS]
+    return ["tokenizer", "language_model", "vision_model", *shards, "start"]
+
+
+def prepare_demo(folder: Path, family: FamilyKind = FamilyKind.owl3) -> None:
     """Make the missing parts of the demo's folder; takes about two minutes the first time.
 
     Any number of processes may call this at the same time: one makes it, the others wait.
 
     Args:
         folder: usually `demo_data`.
+        family: whose demo it is.
+
+    Raises:
+        ConfigError: the folder has another family's demo.
     """
-    if is_ready(folder):
+    _check_family(folder, family)
+    if is_ready(folder, family):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
-        if is_ready(folder):  # another process has made it meanwhile
+        if is_ready(folder, family):  # another process has made it meanwhile
             return
         report(
             f"making the demo's pictures, text and two tiny models in {folder} (once, ~2 minutes)"
         )
-        _remove_outdated(folder)
+        _remove_outdated(folder, family)
         # In separate processes: training there does not change a trainer's random state or process
         # groups, and the two models train in parallel.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(2, mp_context=spawn, initializer=_on_the_cpu) as pool:
-            pool.submit(_make_tokenizer, folder).result()
+            pool.submit(_make_tokenizer, folder, family).result()
             middle = (_make_language_model, _make_vision_model, _make_shards)
-            for part in [pool.submit(make, folder) for make in middle]:
+            for part in [pool.submit(make, folder, family) for make in middle]:
                 part.result()
-            pool.submit(_make_start, folder).result()
+            pool.submit(_make_start, folder, family).result()
         report(f"{folder} is ready")
 
 
-def is_ready(folder: Path) -> bool:
+def is_ready(folder: Path, family: FamilyKind) -> bool:
     """Whether every part exists and was made by this recipe."""
-    return _recipe_of(folder) == RECIPE and all((folder / part).is_dir() for part in PARTS)
+    is_current = _recipe_of(folder) == _recipe(family)
+    return is_current and all((folder / part).is_dir() for part in parts(family))
 
 
 def report(line: str) -> None:
@@ -91,17 +108,30 @@ def _alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _recipe(family: FamilyKind) -> str:
+    return RECIPE if family is FamilyKind.owl3 else f"{RECIPE} {family}"
+
+
 def _recipe_of(folder: Path) -> str | None:
     stamp = folder / "recipe.txt"
     return stamp.read_text().strip() if stamp.is_file() else None
 
 
-def _remove_outdated(folder: Path) -> None:
-    if _recipe_of(folder) == RECIPE:
+def _check_family(folder: Path, family: FamilyKind) -> None:
+    _, _, made_for = (_recipe_of(folder) or _recipe(family)).partition(" ")
+    if (made_for or FamilyKind.owl3) != family:
+        raise ConfigError(
+            f"data.demo_folder={folder} has the demo of {made_for or FamilyKind.owl3}, but "
+            f"model.family={family}. Set data.demo_folder=demo_data/{family}, or another folder."
+        )
+
+
+def _remove_outdated(folder: Path, family: FamilyKind) -> None:
+    if _recipe_of(folder) == _recipe(family):
         return
-    for part in PARTS:
+    for part in parts(family):
         shutil.rmtree(folder / part, ignore_errors=True)
-    (folder / "recipe.txt").write_text(f"{RECIPE}\n")
+    (folder / "recipe.txt").write_text(f"{_recipe(family)}\n")
 
 
 def _on_the_cpu() -> None:
@@ -111,52 +141,50 @@ def _on_the_cpu() -> None:
     hide_gpus()
 
 
-def _make_tokenizer(folder: Path) -> None:
+def _make_tokenizer(folder: Path, family: FamilyKind) -> None:
     from owl.demo.text import save_tokenizer
 
-    _make(folder / "tokenizer", save_tokenizer)
+    _make(folder / "tokenizer", partial(save_tokenizer, family=family))
 
 
-def _make_language_model(folder: Path) -> None:
+def _make_language_model(folder: Path, family: FamilyKind) -> None:
     from owl.demo.pretrain import train_language_model
 
     torch.set_num_threads(1)  # in parallel with the vision model
     _make(
         folder / "language_model",
-        lambda output: train_language_model(output, folder / "tokenizer", report),
+        lambda output: train_language_model(output, folder / "tokenizer", report, family=family),
     )
 
 
-def _make_vision_model(folder: Path) -> None:
+def _make_vision_model(folder: Path, family: FamilyKind) -> None:
     from owl.demo.pretrain import train_vision_model
 
     torch.set_num_threads(1)  # in parallel with the language model
-    _make(folder / "vision_model", lambda output: train_vision_model(output, report))
+    _make(folder / "vision_model", lambda output: train_vision_model(output, report, family=family))
 
 
-def _make_shards(folder: Path) -> None:
+def _make_shards(folder: Path, family: FamilyKind) -> None:
     from owl.demo.digits import TRAINING, load_digits
     from owl.demo.shards import STAGES, Album, write_stage
 
-    missing = [name for name in STAGES if not (folder / "shards" / name).is_dir()]
+    wanted = DEMOS[family].SHARDS
+    missing = [name for name in wanted if not (folder / "shards" / name).is_dir()]
     if not missing:
         return
     torch.set_num_threads(1)
     album = Album(load_digits(TRAINING), seed=ALBUM_SEED)
+    tokenizer = folder / "tokenizer"
     for name in missing:
-        write = partial(write_stage, name=name, album=album, tokenizer=folder / "tokenizer")
+        write = partial(write_stage, name=name, album=album, tokenizer=tokenizer, family=family)
         _make(folder / "shards" / name, write)
         report(f"wrote {STAGES[name].samples:,} samples of {name}")
 
 
-def _make_start(folder: Path) -> None:
+def _make_start(folder: Path, family: FamilyKind) -> None:
     from owl.convert.init import init_checkpoint
-    from owl.convert.start import InitOptions
-    from owl.demo.text import VOCABULARY
 
-    options = InitOptions(
-        variant="240728", layer_indices=[1, 3], vocab_size=len(VOCABULARY), name="owl3_tiny"
-    )
+    options = DEMOS[family].init_options(tiny_model(family))
     _make(
         folder / "start",
         lambda output: init_checkpoint(

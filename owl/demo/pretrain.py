@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the two tiny models that the demo starts from: a Qwen2 on text, a SigLIP on pictures.
+"""Train the two tiny models that a demo starts from: one on text, one on pictures.
 
 Both are trained and saved by transformers, so that `owl.convert init` reads the same files as with
 the published ones. Sizes are those of `model=owl3_tiny`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -15,32 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from owl.data.samples import EncodedSample
-from owl.demo.digits import IMAGE_SIZE, TRAINING, WORDS, distort, load_digits, normalise
-from owl.demo.text import VOCABULARY, draw_text, open_encoder
+from owl.config.run import FamilyKind
+from owl.demo.digits import TRAINING, WORDS, distort, load_digits
+from owl.demo.families import DEMOS, tiny_model
+from owl.demo.text import TextSample, draw_text, text_encoders
 
-LANGUAGE_SIZES: Mapping[str, Any] = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": False,
-    "initializer_range": 0.08,  # about 1/sqrt(128); with 0.02 it learns much more slowly
-    "bos_token_id": None,
-    "eos_token_id": VOCABULARY.index("<|im_end|>"),
-}
-VISION_SIZES: Mapping[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "image_size": IMAGE_SIZE,
-    "patch_size": 14,
-}
 SEED = 1
 LANGUAGE_STEPS = 500
 LANGUAGE_BATCH = 32
@@ -55,48 +34,51 @@ REPORT_EVERY = 100
 Report = Callable[[str], None]
 
 
-def train_language_model(output: Path, tokenizer: Path, report: Report = print) -> None:
-    """Train a Qwen2 on text about digits, and save it.
+def train_language_model(
+    output: Path,
+    tokenizer: Path,
+    report: Report = print,
+    *,
+    family: FamilyKind = FamilyKind.owl3,
+) -> None:
+    """Train a language model on text about digits, and save it.
 
     Args:
         output: folder to write.
         tokenizer: folder of the demo's tokenizer.
         report: gets lines of progress.
+        family: whose demo it is for.
     """
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     torch.manual_seed(SEED)
-    model = Qwen2ForCausalLM(Qwen2Config(**LANGUAGE_SIZES))
-    text = draw_text(open_encoder(tokenizer), Random(SEED))
+    model = DEMOS[family].language_model(tiny_model(family))
+    batches = _text_batches(draw_text(text_encoders(tokenizer, family), Random(SEED)))
 
     def loss() -> Tensor:
         tokens, weights = next(batches)
         return language_loss(model(input_ids=tokens).logits, tokens, weights)
 
-    batches = _text_batches(text)
     _fit(model, loss, steps=LANGUAGE_STEPS, learning_rate=3e-3, name="language", report=report)
     _save(model, output)
 
 
-def train_vision_model(output: Path, report: Report = print) -> None:
-    """Train a SigLIP tower to classify the training digits, and save it without the classifier.
+def train_vision_model(
+    output: Path, report: Report = print, *, family: FamilyKind = FamilyKind.owl3
+) -> None:
+    """Train a tower to classify the training digits, and save it without the classifier.
 
-    The classifier reads what Owl3 will read: hidden_states[-2], without the last norm. The last
-    layer, the norm and the pooling head keep their random weights.
+    The classifier reads what the family's projector will read.
     """
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
     torch.manual_seed(SEED)
-    tower = SiglipVisionModel(SiglipVisionConfig(**VISION_SIZES))
-    classifier = nn.Linear(VISION_SIZES["hidden_size"], len(WORDS))
+    demo, model = DEMOS[family], tiny_model(family)
+    tower = demo.vision_model(model)
+    classifier = nn.Linear(model.vision_tower.hidden_size, len(WORDS))
     digits = load_digits(TRAINING)
     pictures, labels = torch.from_numpy(digits.pictures), torch.from_numpy(digits.labels)
     generator = torch.Generator().manual_seed(SEED)
 
     def loss() -> Tensor:
         rows = torch.randint(len(digits), (VISION_BATCH,), generator=generator)
-        pixels = normalise(distort(pictures[rows], generator))
-        features = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        features = demo.features(tower, distort(pictures[rows], generator))
         return naming_loss(classifier(features), labels[rows])
 
     both = nn.ModuleList([tower, classifier])
@@ -140,7 +122,7 @@ def naming_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return together + PATCH_WEIGHT * alone
 
 
-def _text_batches(text: Iterator[EncodedSample]) -> Iterator[tuple[Tensor, Tensor]]:
+def _text_batches(text: Iterator[TextSample]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (tokens, weights), each [b, s], padded to the longest sample."""
     while True:
         samples = list(islice(text, LANGUAGE_BATCH))

@@ -8,6 +8,7 @@ from random import Random
 
 import torch
 
+from owl.config.run import FamilyKind
 from owl.curate.prepare import Counting, prepare_folder
 from owl.data.samples import RawSample
 from owl.data.shards.dataset import ShardWriter
@@ -15,7 +16,7 @@ from owl.data.shards.document import Document
 from owl.data.shards.schema import Json
 from owl.demo.digits import IMAGE_SIZE, WORDS, Digits, distort, png_bytes
 from owl.demo.samples import Dialogue, Kind, draw_kind, draw_labels, make_dialogue, to_document
-from owl.demo.text import demo_reading
+from owl.demo.text import demo_reading, in_words
 from owl.errors import DataError
 
 SAMPLES_PER_SHARD = 2000
@@ -29,6 +30,7 @@ class StageData:
 
     samples: int
     mixture: Mapping[Kind, float]  # shares, by weight
+    in_words: bool = False  # text alone, words in the place of pictures
 
 
 STAGES: Mapping[str, StageData] = {
@@ -44,6 +46,7 @@ STAGES: Mapping[str, StageData] = {
             Kind.listing: 1,
         },
     ),
+    "text": StageData(samples=4000, mixture=dict.fromkeys(Kind, 1.0), in_words=True),
 }
 
 
@@ -89,19 +92,26 @@ def draw_samples(
     for number in range(data.samples):
         kind = draw_kind(data.mixture, rng)
         labels = draw_labels(kind, rng)
-        pictures = [album.draw(label, rng) for label in labels]
         key = f"{kind}_{number:06}"
+        if data.in_words:
+            worded = in_words(make_dialogue(kind, labels, rng))
+            yield key, to_document(worded, f"digits/{key}", []), {}
+            continue
+        pictures = [album.draw(label, rng) for label in labels]
         yield key, *_with_pictures(key, make_dialogue(kind, labels, rng), pictures)
 
 
-def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
-    """Write the shards of `stage1` or `stage2`, their indexes and dataset.json.
+def write_stage(
+    folder: Path, name: str, album: Album, tokenizer: Path, family: FamilyKind = FamilyKind.owl3
+) -> None:
+    """Write the shards of a stage, their indexes and dataset.json.
 
     Args:
         folder: to write; must not hold shards yet.
         name: key of STAGES.
         album: pictures.
         tokenizer: tokens are counted with it ahead of time.
+        family: that reads them.
     """
     folder.mkdir(parents=True)
     samples = list(draw_samples(STAGES[name], album, Random(name)))
@@ -109,7 +119,7 @@ def write_stage(folder: Path, name: str, album: Album, tokenizer: Path) -> None:
         with ShardWriter(folder / f"{name}-{start // SAMPLES_PER_SHARD:06}.tar") as shard:
             for sample in samples[start : start + SAMPLES_PER_SHARD]:
                 shard.write(*sample)
-    counting = Counting(tokenizer, demo_reading())
+    counting = Counting(tokenizer, demo_reading(family))
     problems = prepare_folder(folder, countings=[counting])
     if problems:
         raise DataError("E203", f"the demo wrote shards that cannot be read: {problems[0]}")

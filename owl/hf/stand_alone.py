@@ -31,7 +31,7 @@ def complete_folder(folder: Path) -> list[str]:
         processor, config = classes["AutoProcessor"], classes["AutoConfig"].from_pretrained(folder)
         settings = {"processor_class": processor.__name__} | processor.settings_of(config)
         _write_missing(folder / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-        _write_missing(folder / "chat_template.jinja", processor.default_template)
+        _write_missing(folder / "chat_template.jinja", processor.template_of(settings))
         if config.eos_token_id is not None:
             ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
             _write_missing(folder / "generation_config.json", json.dumps(ids, indent=2) + "\n")

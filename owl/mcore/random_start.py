@@ -6,6 +6,7 @@ the order of modules. Here building only marks each parameter with its standard 
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, shard_of, unwrapped
+from owl.model.lora import is_adapter
 
 _MARK = "random_start_std"
 
@@ -48,11 +50,28 @@ def draw_random_start(chunks: Sequence[nn.Module], *, seed: int, vocab_size: int
             continue
         # The last stage's copy of a tied table is the first stage's.
         drawn_as = embedding if tied and name == head else name
-        generator = torch.Generator(parameter.device).manual_seed(_seed_of(drawn_as, seed))
+        generator = _generator(drawn_as, seed, parameter)
         shape = _full_shape(parameter, tp_size)
         if name in VOCABULARY_TABLES:
             shape[0] = vocab_size
         full = torch.randn(shape, generator=generator, device=parameter.device).mul_(std)
+        parameter.copy_(shard_of(full, parameter, tp_rank=tp_rank, tp_size=tp_size))
+
+
+@torch.no_grad()
+def draw_adapters(chunks: Sequence[nn.Module], *, seed: int) -> None:
+    """Draw each adapter's A as PEFT does, Kaiming-uniform; the same in every layout.
+
+    B is zero, so that an adapter adds nothing at first.
+    """
+    collection: Any = unwrapped(chunks[0]).pg_collection
+    tp_rank, tp_size = collection.tp.rank(), collection.tp.size()
+    for name, parameter in global_names(chunks):
+        if not (is_adapter(name) and name.endswith("_a")):
+            continue
+        generator = _generator(name, seed, parameter)
+        full = torch.empty(_full_shape(parameter, tp_size), device=parameter.device)
+        nn.init.kaiming_uniform_(full, a=math.sqrt(5), generator=generator)
         parameter.copy_(shard_of(full, parameter, tp_rank=tp_rank, tp_size=tp_size))
 
 
@@ -63,6 +82,7 @@ def _full_shape(parameter: nn.Parameter, tp_size: int) -> list[int]:
     return shape
 
 
-def _seed_of(name: str, seed: int) -> int:
+def _generator(name: str, seed: int, parameter: nn.Parameter) -> torch.Generator:
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")  # a generator takes less than 64 bits
+    number = int.from_bytes(digest[:7], "big")  # a generator takes less than 64 bits
+    return torch.Generator(parameter.device).manual_seed(number)

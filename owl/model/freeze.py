@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from owl.config.run import Trainable
+from owl.model.lora import is_adapter
 
 PARTS = ("vision_tower", "projector", "language_model", "fusion")
 
@@ -32,19 +33,23 @@ def part_of(name: str) -> str:
 
 
 def freeze(model: nn.Module, trainable: Trainable) -> None:
-    """Let only the parts that `trainable` names require gradients."""
+    """Let only adapters, and the parts that `trainable` names, require gradients."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(getattr(trainable, part_of(name)))
+        parameter.requires_grad_(is_adapter(name) or getattr(trainable, part_of(name)))
 
 
 def part_sizes(sizes: Iterable[tuple[str, int]], trainable: Trainable) -> list[PartSize]:
-    """Count parameters by part, given (name, number of elements) of the unsharded model."""
+    """Count parameters by part, given (name, number of elements) of the unsharded model.
+
+    The adapters of a part, which are always trained, are a part of their own.
+    """
     totals = dict.fromkeys(PARTS, 0)
+    adapters = dict.fromkeys(PARTS, 0)
     for name, elements in sizes:
-        totals[part_of(name)] += elements
+        (adapters if is_adapter(name) else totals)[part_of(name)] += elements
     return [
-        PartSize(part, total, total if getattr(trainable, part) else 0)
-        for part, total in totals.items()
+        *(PartSize(part, n, n if getattr(trainable, part) else 0) for part, n in totals.items()),
+        *(PartSize(f"{part} LoRA", n, n) for part, n in adapters.items() if n),
     ]
 
 
@@ -52,8 +57,8 @@ def part_table(sizes: list[PartSize]) -> str:
     """Draw the table printed at the start of a run."""
     rows = [(s.part, s.parameters, s.trainable) for s in sizes]
     rows.append(("total", sum(r[1] for r in rows), sum(r[2] for r in rows)))
-    lines = [f"{'part':<16}{'parameters':>18}{'trainable':>18}{'share':>9}"]
+    lines = [f"{'part':<20}{'parameters':>18}{'trainable':>18}{'share':>9}"]
     for part, total, learns in rows:
         share = f"{learns / total:.1%}" if total else "-"
-        lines.append(f"{part:<16}{total:>18,}{learns:>18,}{share:>9}")
+        lines.append(f"{part:<20}{total:>18,}{learns:>18,}{share:>9}")
     return "\n".join(lines)

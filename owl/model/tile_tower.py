@@ -135,6 +135,9 @@ class TileTower(MegatronModule):
         embedded = embedded + self.position_embedding
         if self.is_clip:
             embedded = self.pre_layernorm(embedded)
+        if torch.is_grad_enabled() and not embedded.requires_grad:
+            # Recomputed layers learn only where their input has a gradient: adapters are in them.
+            embedded.requires_grad_()
         features = self.encoder(embedded.transpose(0, 1).contiguous(), attention_mask=None)
         if features.requires_grad:
             # The transpose's gradient has transposed strides: sums over it, such as those of

@@ -133,6 +133,24 @@ def stale_image_feature() -> Iterator[None]:
 
 
 @contextmanager
+def swapped_adapters() -> Iterator[None]:
+    """Of two projections in one layer, each gets what the other's adapter adds."""
+    from owl.model.lora import Split
+
+    def swapped(join: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(split: Any, parts: dict[str, Tensor]) -> Tensor:
+            names = list(parts)[-2:]  # key and value, gate and up
+            exchanged = zip(names, [parts[name] for name in reversed(names)], strict=True)
+            result: Tensor = join(split, parts | dict(exchanged))
+            return result
+
+        return wrapped
+
+    with _replaced(Split, "join", swapped):
+        yield
+
+
+@contextmanager
 def spliced_row_off_by_one() -> Iterator[None]:
     """A tile's vectors stand one row too late."""
     from owl.model import media
@@ -166,6 +184,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "wrong-denominator": wrong_denominator,
     "unsharded-relayout": unsharded_relayout,
     "stale-image-feature": stale_image_feature,
+    "adapter-on-wrong-projection": swapped_adapters,
     "spliced-row-off-by-one": spliced_row_off_by_one,
     "wrong-modality-copy": wrong_modality_copy,
 }

@@ -9,6 +9,8 @@ from typing import Any
 from owl.config.run import (
     AttentionKind,
     DeviceKind,
+    LoraConfig,
+    LoraTarget,
     ParallelConfig,
     Recompute,
     Trainable,
@@ -23,7 +25,10 @@ TRAINABLE = {
     "stage1": Trainable(vision_tower=False, projector=True, language_model=False, fusion=True),
     "stage2": Trainable(vision_tower=False, projector=True, language_model=True, fusion=True),
     "all": Trainable(vision_tower=True, projector=True, language_model=True, fusion=True),
+    "lora": Trainable(vision_tower=False, projector=False, language_model=False, fusion=False),
 }
+LORA = {"lora": LoraConfig(targets=list(LoraTarget), rank=3, alpha=5.0)}
+"""Adapters that a value of `learns` has besides; the others have none."""
 PACKS = 4
 """That every cut of layouts makes: so many data-parallel ranks at most."""
 

@@ -11,18 +11,21 @@ from torch import Tensor, nn
 
 from owl.config.run import (
     DeviceKind,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
     Precision,
 )
 from owl.convert.families import PUBLISHED
 from owl.data.samples import PackedBatch
+from owl.mcore.adapters import add_adapters
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config
 from owl.mcore.parameters import VOCABULARY_TABLES, global_names, load_full, merge_shards
 from owl.mcore.process_groups import ProcessGroups
 from owl.mcore.provider import build_model, synchronized_weights, wrap_for_training
 from owl.mcore.schedule import attach_to_schedule, forward_backward, sum_over_data_parallel
-from owl.parity.layouts import TRAINABLE, Layout
+from owl.model.lora import is_adapter
+from owl.parity.layouts import LORA, TRAINABLE, Layout
 from owl.parity.packs import make_packs
 
 STEPS = 3
@@ -45,9 +48,10 @@ class Outcome:
 
 
 def start_weights(model: ModelConfig, groups: ProcessGroups, precision: Precision) -> FullTensors:
-    """Draw weights for a trial, under our names; call it in a job of one."""
+    """Draw weights for a trial, under our names, adapters included; call it in a job of one."""
     torch.manual_seed(7)
     chunks = build_model(model, Layout().parallel(DeviceKind.auto), precision, groups)
+    add_adapters(chunks, LORA["lora"], seed=groups.seed)
     weights: FullTensors = {}
     for name, parameter in global_names(chunks):
         noise = torch.randn_like(parameter) * 0.08  # biases and gates away from zero too
@@ -123,6 +127,7 @@ def _trainable(
     if kind == "sgd":  # Megatron's distributed optimizer takes Adam only
         sharded = parallel.overlap_param_gather = False
     chunks = build_model(model, parallel, precision, groups)
+    add_adapters(chunks, LORA.get(layout.learns, LoraConfig()), seed=groups.seed)
     embedding, head = VOCABULARY_TABLES
     tied = {head: weights[embedding]} if model.tie_word_embeddings else {}
     missing = load_full(chunks, (dict(weights) | tied).items())
@@ -215,7 +220,8 @@ def gather_published(
 
 
 def _published(ours: FullTensors, model: ModelConfig) -> list[tuple[str, Tensor]]:
-    pairs: list[tuple[str, Tensor]] = []
+    # An adapter has a pair for each published projection already.
+    pairs = [(name, full) for name, full in ours.items() if is_adapter(name)]
     for entry in PUBLISHED[model.family].entries(model):
         if entry.ours not in ours:
             continue

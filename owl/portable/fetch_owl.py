@@ -137,15 +137,15 @@ def fetch(url: str, *, seconds: float = URL_SECONDS, max_bytes: int = MAX_FILE_B
 
 
 def _read_body(answer: Any, max_bytes: int) -> bytes:
-    body = bytearray()
+    body = BytesIO()
     size = int(answer.headers.get("Content-Length") or 0)
-    while max(size, len(body)) <= max_bytes and (part := answer.read(CHUNK_BYTES)):
-        body += part
-    if max(size, len(body)) > max_bytes:
+    while max(size, body.tell()) <= max_bytes and (part := answer.read(CHUNK_BYTES)):
+        body.write(part)
+    if max(size, body.tell()) > max_bytes:
         raise FetchError(f"it has more than {max_bytes} bytes")
-    if len(body) < size:
-        raise FetchError(f"it ended after {len(body)} of {size} bytes")
-    return bytes(body)
+    if body.tell() < size:
+        raise FetchError(f"it ended after {body.tell()} of {size} bytes")
+    return body.getvalue()
 
 
 class _Download:
@@ -204,7 +204,8 @@ class _Download:
 def _check_public(address: str, host: str) -> None:
     """Raise FetchError for an address of this machine or of a private network."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    found = getattr(found, "ipv4_mapped", None) or found
+    if isinstance(found, ipaddress.IPv6Address):  # which may stand for one of IPv4
+        found = found.ipv4_mapped or found.sixtofour or (found.teredo or [found])[-1]
     if not (found.is_global and not found.is_multicast) and os.environ.get(ALLOW_PRIVATE) != "1":
         where = host if host == address else f"{host} ({address})"
         raise FetchError(

@@ -67,8 +67,20 @@ def number_media(pieces: Iterable[Piece | Mark]) -> Iterator[Piece | Mark]:
 
 
 def to_string(pieces: Iterable[Piece | Mark]) -> str:
-    """Write pieces as one string, which a ChatFormat's parse reads back."""
-    return "".join(map(_literal, pieces))
+    """Write pieces as one string, which a ChatFormat's parse reads back.
+
+    Text after closed text is read by itself, and LLaMA's tokenizer begins it with a space: it is
+    written here, unless there is one.
+    """
+    written, before = "", None
+    for piece in pieces:
+        is_apart = isinstance(before, Text) and before.closed and isinstance(piece, Text)
+        literal = _literal(piece)
+        if is_apart and not written[-1:].isspace() and not literal[:1].isspace():
+            written += " "
+        written += literal
+        before = piece
+    return written
 
 
 def _literal(piece: Piece | Mark) -> str:

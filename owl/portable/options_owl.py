@@ -6,10 +6,13 @@ nothing. Those are accepted. An option that requests something unsupported is an
 typing mistake does not go unnoticed.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypedDict
+
+from transformers.processing_utils import ProcessingKwargs
 
 from owl.portable.requests_owl import RequestError
 
@@ -27,7 +30,7 @@ class CallOptions:
             round(frames per second)-th frame, as published.
         number_media: write `Picture 1: ` before the first picture, and so on.
         padding: pad rows to the longest; without padding a batch must be of equal lengths.
-        padding_side: left or right; media_offset is the same for both.
+        padding_side: left (also for None) or right; media_offset is the same for both.
         return_tensors: "pt", or None for lists of tokens.
     """
 
@@ -37,7 +40,7 @@ class CallOptions:
     fps: float | None = None
     number_media: bool = False
     padding: bool | str | None = True
-    padding_side: str = "left"
+    padding_side: str | None = "left"
     return_tensors: str | None = "pt"
 
     def __post_init__(self) -> None:
@@ -51,7 +54,7 @@ class CallOptions:
                 f"padding={self.padding!r} must be True ('longest') or False ('do_not_pad'): rows "
                 "are padded to the longest."
             )
-        if self.padding_side not in ("left", "right"):
+        if self.padding_side not in ("left", "right", None):
             raise RequestError(f"padding_side={self.padding_side!r} must be left or right.")
         if self.return_tensors not in ("pt", None):
             raise RequestError(f"return_tensors={self.return_tensors!r} must be 'pt' or None.")
@@ -69,14 +72,59 @@ def read_options(options: Mapping[str, Any], known: tuple[str, ...]) -> CallOpti
     """Read the options of a call.
 
     Args:
-        options: of CallOptions, or of those that transformers passes to every processor.
+        options: of CallOptions, or of those that transformers passes to every processor, also in
+            its groups (images_kwargs={"max_tiles": 5}).
         known: names of the call's other options, for messages.
 
     Raises:
         RequestError: an option is not known, or has an invalid value.
     """
+    options = _as_max_frames(flatten(options))
     _check_others({n: value for n, value in options.items() if n not in CALL_OPTIONS}, known)
     return CallOptions(**{n: value for n, value in options.items() if n in CALL_OPTIONS})
+
+
+def flatten(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Take options out of transformers' groups."""
+    flat = {name: value for name, value in options.items() if name not in GROUPS}
+    for group in GROUPS:
+        flat |= options.get(group) or {}
+    return flat
+
+
+def _as_max_frames(options: dict[str, Any]) -> dict[str, Any]:
+    """Read transformers' names for a limit of frames, and for none."""
+    given = dict(options)
+    if given.pop("do_sample_frames", None) is False:
+        given.setdefault("max_frames", sys.maxsize)
+    if (most := given.pop("num_frames", None)) is not None:
+        given["max_frames"] = most
+    return given
+
+
+GROUPS = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
+"""Under which transformers groups the options of a processor."""
+
+
+class OwlImagesKwargs(TypedDict, total=False):
+    """See CallOptions."""
+
+    cut_enable: bool
+    max_tiles: int | None
+
+
+class OwlVideosKwargs(TypedDict, total=False):
+    """See CallOptions."""
+
+    max_frames: int | None
+    fps: float | None
+
+
+class OwlProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg, misc]
+    """The groups in which transformers passes options."""
+
+    images_kwargs: OwlImagesKwargs
+    videos_kwargs: OwlVideosKwargs
 
 
 _NO_TRUNCATION = "a row that is cut off would lose tiles: limit them with max_tiles and max_frames"
@@ -84,7 +132,7 @@ _UNSUPPORTED = {
     "truncation": _NO_TRUNCATION,
     "max_length": _NO_TRUNCATION,
     "stride": _NO_TRUNCATION,
-    "return_assistant_tokens_mask": "return_labels=True marks the assistant's tokens",
+    "return_assistant_tokens_mask": "it is an option of apply_chat_template",
     "return_token_type_ids": "the model takes none",
     "return_mm_token_type_ids": "the model takes none: media_offset holds the places of pictures",
     "pad_to_multiple_of": "rows are padded to the longest",
@@ -94,7 +142,6 @@ _UNSUPPORTED = {
     "reasoning_effort": "the published format has none",
     "audio": "audio is not an input of the model",
     "load_audio_from_video": "audio is not an input of the model",
-    "num_frames": "max_frames limits the frames of a video",
 }
 """Options of transformers that are not supported here, and what to do instead."""
 _IGNORED = ("return_attention_mask", "sanitize_control_tokens", "verbose")

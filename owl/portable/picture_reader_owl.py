@@ -166,6 +166,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check(image: Image.Image) -> None:
+    if image.format == "EPS":
+        raise PictureError("E307", "an EPS picture is a program, which Ghostscript would run.")
     if image.mode in MODES_WITHOUT_RANGE:
         raise PictureError(
             "E310", f"a picture of mode {image.mode} has no defined range: store 8 or 16 bit."

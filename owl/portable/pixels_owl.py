@@ -19,6 +19,12 @@ Pixels = NDArray[np.uint8]
 Resize = Callable[[Pixels, int, int], Tensor]
 """Pixels, height and width to [3, height, width] uint8."""
 
+Fit = Callable[[Pixels, int, Resize], Tensor]
+"""Pixels, the side of a square and a resampling to [3, side, side] uint8."""
+
+CLIP_MEAN = (122, 116, 104)
+"""The mean colour of CLIP's training, cut to whole levels as the published code does."""
+
 
 def resize_with_torch(pixels: Pixels, height: int, width: int) -> Tensor:
     """Resize by antialiased bicubic: within 2 levels of Pillow's, several times as fast."""
@@ -33,6 +39,42 @@ def resize_with_pillow(pixels: Pixels, height: int, width: int) -> Tensor:
     """Resize by Pillow's bicubic, as the published processor does."""
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
+"""The resizing of pictures for each value of a processor's setting parity."""
+
+
+def stretch_to_square(pixels: Pixels, side: int, resize: Resize) -> Tensor:
+    """Resize without keeping the aspect ratio."""
+    return resize(pixels, side, side)
+
+
+def pad_to_square(pixels: Pixels, side: int, resize: Resize) -> Tensor:
+    """Put the picture in the middle of a square of CLIP's mean colour, and resize that."""
+    height, width = pixels.shape[:2]
+    longer = max(height, width)
+    top, left = (longer - height) // 2, (longer - width) // 2
+    square = np.full((longer, longer, 3), CLIP_MEAN, np.uint8)
+    square[top : top + height, left : left + width] = pixels
+    return resize(square, side, side)
+
+
+def crop_to_square(pixels: Pixels, side: int, resize: Resize) -> Tensor:
+    """Resize until the shorter side fits, and keep the middle, as CLIP's processor does."""
+    height, width = pixels.shape[:2]
+    shorter = min(height, width)
+    height, width = side * height // shorter, side * width // shorter
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(pixels, height, width)[:, top : top + side, left : left + side].contiguous()
+
+
+FITS: dict[str, Fit] = {
+    "pad": pad_to_square,
+    "stretch": stretch_to_square,
+    "crop": crop_to_square,
+}
+"""owl.config.choices.PictureFit -> how a picture becomes square."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

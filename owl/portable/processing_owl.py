@@ -5,30 +5,43 @@ A family's processor adds how its pictures and videos become tiles, and its chat
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils import cached_file
 
 from owl.portable.marks_owl import ChatFormat, Mark, number_media, to_string
-from owl.portable.options_owl import CALL_OPTIONS, CallOptions, read_options
+from owl.portable.media_processor_owl import OwlMediaProcessor
+from owl.portable.options_owl import (
+    CALL_OPTIONS,
+    GROUPS,
+    CallOptions,
+    OwlProcessorKwargs,
+    read_options,
+)
 from owl.portable.pieces_owl import Control, Piece, Text, join_text
 from owl.portable.requests_owl import (
     Ending,
     Request,
     RequestError,
     check_counts,
+    is_message,
+    plain_messages,
     read_conversation,
     read_requests,
 )
+from owl.portable.templates_owl import Template, same_format, template_pieces
 from owl.portable.tokenizer_owl import control_ids, without_controls
 
 IGNORE_INDEX = -100
 SETTINGS_FILE = "processor_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass
@@ -56,6 +69,8 @@ class OwlProcessor(ProcessorMixin):
 
     attributes = ["tokenizer"]  # noqa: RUF012 - transformers' own name
     tokenizer_class = "AutoTokenizer"
+    valid_processor_kwargs = OwlProcessorKwargs
+    image_token, video_token = Mark.image.value, Mark.video.value
     chat: ClassVar[ChatFormat]
     settings: ClassVar[tuple[str, ...]]  # attributes kept in processor_config.json
     default_template: ClassVar[str] = ""  # Jinja of the published format
@@ -63,10 +78,18 @@ class OwlProcessor(ProcessorMixin):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
         super().__init__(tokenizer, chat_template=chat_template)
         self._plain = without_controls(tokenizer)
-        self._control_ids = control_ids(tokenizer)
-        self._placeholder = self._plain.encode(Mark.image.value, add_special_tokens=False).ids
+        self._control_ids = self.find_controls(tokenizer)
+        self._placeholder = self.find_placeholder()
 
     # For families.
+
+    def find_controls(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        """Look up the ids of the format's control tokens: those of Qwen2 unless overridden."""
+        return control_ids(tokenizer)
+
+    def find_placeholder(self) -> list[int]:
+        """Return the ids that hold the place of one tile: `<|image|>` as plain text by default."""
+        return self._plain.encode(Mark.image.value, add_special_tokens=False).ids
 
     def write_picture(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Load a picture, append its tiles to `row.tiles`, and write its pieces."""
@@ -85,7 +108,38 @@ class OwlProcessor(ProcessorMixin):
         """Return the settings that follow from a model's config."""
         return {}
 
+    @classmethod
+    def template_of(cls, settings: Mapping[str, Any]) -> str:
+        """Return the Jinja of the published format, for such settings."""
+        return cls.default_template
+
+    # As other processors of transformers have them.
+
+    @property
+    def image_processor(self) -> OwlMediaProcessor:
+        """Encodes pictures without a text."""
+        return OwlMediaProcessor(partial(self._tiles_of, self.write_picture))
+
+    @property
+    def video_processor(self) -> OwlMediaProcessor:
+        """Encodes videos without a text."""
+        return OwlMediaProcessor(partial(self._tiles_of, self.write_video))
+
+    def _tiles_of(self, write: Callable[..., Any], source: Any, options: dict[str, Any]) -> Tensor:
+        row = Row()
+        list(write(source, read_options(options, known=()), row))
+        return self.normalise(torch.cat(row.tiles))
+
     # Loading and saving.
+
+    @classmethod
+    def saved_template(cls, folder: str | Path, **hub: Any) -> str | None:
+        """Read the chat template that save_pretrained wrote; None for a published folder."""
+        file = cached_file(
+            str(folder), TEMPLATE_FILE, _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False, **hub,
+        )  # fmt: skip
+        return Path(file).read_text(encoding="utf-8") if file else None
 
     @classmethod
     def saved_settings(cls, folder: str | Path) -> dict[str, Any]:
@@ -118,8 +172,7 @@ class OwlProcessor(ProcessorMixin):
         text: Any = None,
         images: Any = None,
         videos: Any = None,
-        *,
-        inference_mode: bool = True,
+        messages: Any = None,
         **options: Any,
     ) -> BatchFeature:
         """Encode one request, or a batch of them.
@@ -130,9 +183,10 @@ class OwlProcessor(ProcessorMixin):
             images: pictures in the order of their marks; for a batch also a list for each row.
                 For what a picture may be, see pictures_owl.load_picture.
             videos: likewise; a video is a list of frames, an array or a path.
-            inference_mode: leave a last answer out, as published. False keeps it, closes the
-                conversation and adds labels.
-            **options: of CallOptions; those of transformers pass if they request nothing.
+            messages: another name of text, as published.
+            **options: of CallOptions; inference_mode=False, to keep a last answer, which is left
+                out as published, close the conversation and add labels; those of transformers
+                pass if they request nothing.
 
         Returns:
             input_ids and attention_mask [b, t]; labels [b, t] with inference_mode=False; and if
@@ -144,6 +198,10 @@ class OwlProcessor(ProcessorMixin):
             RequestError: the numbers of marks and media differ, or an option is not known.
             MediaError: a picture or video cannot be read.
         """
+        if text is not None and messages is not None:
+            raise RequestError("text and messages are names of the same argument: pass one.")
+        text = messages if text is None else text
+        inference_mode = bool(options.pop("inference_mode", True))
         chosen = read_options(options, known=("inference_mode",))
         requests = read_requests(text, images, videos, self.chat, answered=not inference_mode)
         return self._encode_batch(requests, chosen, labels=not inference_mode)
@@ -158,8 +216,10 @@ class OwlProcessor(ProcessorMixin):
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         tokenize: bool = False,
+        return_tensors: str | None = None,
         return_dict: bool = False,
         return_labels: bool = False,
+        return_assistant_tokens_mask: bool = False,
         processor_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
@@ -167,49 +227,76 @@ class OwlProcessor(ProcessorMixin):
 
         Args:
             conversation: messages, or several lists of messages. Content is a string or a list of
-                {"type": "text", "text": ...}, {"type": "image", "image" | "path" | "url": ...}
-                and {"type": "video", "video" | "path" | "url": ...}.
-            chat_template: Jinja in place of the published format; only with tokenize=False.
+                {"type": "text", "text": ...}, {"type": "image", "image" | "path" | "url": ...},
+                {"type": "video", "video" | "path" | "url": ...} and the OpenAI form of these.
+            chat_template: Jinja in place of the processor's own chat_template.
             add_generation_prompt: end with the header of the assistant's answer.
             continue_final_message: leave the last message open for the model to continue.
             tokenize: encode; otherwise return strings, in which `<|image|>` marks a picture.
+            return_tensors: "pt", or None for lists, as in transformers; pixel_values are a tensor.
             return_dict: return all model inputs; otherwise input_ids alone.
             return_labels: add labels, which learn the assistant's messages.
+            return_assistant_tokens_mask: add assistant_masks, 1 at the tokens that labels learn.
             processor_kwargs: further options, as transformers' pipelines pass them; these win.
-            **options: of CallOptions, likewise; or variables of `chat_template`.
+            **options: of CallOptions, likewise; or variables of a template of your own.
         """
-        if chat_template is not None and chat_template != self.chat_template:
-            if tokenize:
-                raise RequestError(
-                    "chat_template with tokenize=True: render with tokenize=False, then pass the "
-                    "string and its media to the processor."
-                )
-            unused = {*CALL_OPTIONS} - {"number_media"}
-            return self.tokenizer.apply_chat_template(
-                conversation, chat_template=chat_template, tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **{name: options[name] for name in options.keys() - unused},
-            )  # fmt: skip
-        chosen = read_options({**options, **(processor_kwargs or {})}, known=_TEMPLATE_OPTIONS)
         ending = Ending.of(add_generation_prompt, continue_final_message)
         if not conversation:
             raise RequestError("the conversation is empty: give at least one message.")
-        is_batch = not isinstance(conversation[0], dict)
+        given = {"return_tensors": return_tensors, **options, **(processor_kwargs or {})}
+        template = self._own_template(chat_template or self.chat_template, given)
+        if template is not None:
+            given = {name: given[name] for name in given.keys() - template.variables.keys()}
+        chosen = read_options(given, known=_TEMPLATE_OPTIONS)
+        is_batch = not is_message(conversation[0])
         requests = [
-            read_conversation(messages, ending, self.chat, need_media=tokenize)
+            self._read(plain_messages(messages), ending, template, need_media=tokenize)
             for messages in (conversation if is_batch else [conversation])
         ]
         if not tokenize:
             texts = [to_string(_numbered(request.pieces, chosen)) for request in requests]
             return texts if is_batch else texts[0]
-        encoded = self._encode_batch(requests, chosen, labels=return_labels)
+        asked = {
+            "return_labels": return_labels,
+            "return_assistant_tokens_mask": return_assistant_tokens_mask,
+        }
+        for name in (name for name, is_asked in asked.items() if is_asked and template is not None):
+            template.check_marks_answers(name)
+        encoded = self._encode_batch(
+            requests, chosen, labels=return_labels, masks=return_assistant_tokens_mask
+        )
         return encoded if return_dict else encoded["input_ids"]
+
+    def _own_template(self, source: str, options: Mapping[str, Any]) -> Template | None:
+        """Read a user's chat template, with its variables; None for the published format."""
+        if same_format(source, self.default_template):
+            return None
+        reserved = {*CALL_OPTIONS, *GROUPS} - {"number_media"}
+        return Template(source, {n: options[n] for n in options.keys() - reserved})
+
+    def _read(
+        self,
+        messages: list[Any],
+        ending: Ending,
+        template: Template | None,
+        *,
+        need_media: bool,
+    ) -> Request:
+        request = read_conversation(messages, ending, self.chat, need_media=need_media)
+        if template is not None:
+            parts = template.render(messages, ending, self.tokenizer)
+            request.pieces = list(template_pieces(parts, self.chat))
+        return request
 
     # Encoding.
 
     def _encode_batch(
-        self, requests: Sequence[Request], options: CallOptions, *, labels: bool
+        self,
+        requests: Sequence[Request],
+        options: CallOptions,
+        *,
+        labels: bool,
+        masks: bool = False,
     ) -> BatchFeature:
         rows = [self.encode(request, options) for request in requests]
         lengths = {len(row.tokens) for row in rows}
@@ -218,20 +305,30 @@ class OwlProcessor(ProcessorMixin):
                 f"padding={options.padding!r}: rows of {sorted(lengths)} tokens do not fit into "
                 "one tensor. Leave padding=True."
             )
-        side = options.padding_side if options.pads else None
-        columns = text_columns(rows, labels=labels, pad_id=self._pad_id(), padding_side=side)
+        side = (options.padding_side or "left") if options.pads else None
+        columns = text_columns(rows, labels=True, pad_id=self._pad_id(), padding_side=side)
+        learned = columns["labels"] if labels else columns.pop("labels")
+        if masks:
+            columns["assistant_masks"] = [[int(t != IGNORE_INDEX) for t in row] for row in learned]
         if options.return_tensors:
             columns = {name: torch.tensor(column) for name, column in columns.items()}
         tiles = [part for row in rows for part in row.tiles]
         if tiles:
             columns["pixel_values"] = self.normalise(torch.cat(tiles))
-            columns["media_offset"] = [torch.tensor(row.media_offset).long() for row in rows]
+            offsets = [row.media_offset for row in rows]
+            as_tensors = [torch.tensor(row).long() for row in offsets]
+            columns["media_offset"] = as_tensors if options.return_tensors else offsets
         return BatchFeature(columns)
 
     def encode(self, request: Request, options: CallOptions) -> Row:
         """Encode one request to tokens, labels, tiles, and the offset of each tile."""
         row = Row()
-        for piece in join_text(self._with_media(request, options, row)):
+        self.write_pieces(self._with_media(request, options, row), row)
+        return row
+
+    def write_pieces(self, pieces: Iterable[Piece], row: Row) -> None:
+        """Append the tokens of pieces to a row, and the offset of each tile."""
+        for piece in join_text(pieces):
             if isinstance(piece, Text):
                 tokens = self._plain.encode(piece.text, add_special_tokens=False).ids
                 row.add(tokens, learned=piece.weight > 0)
@@ -240,7 +337,6 @@ class OwlProcessor(ProcessorMixin):
             else:
                 row.media_offset.append(len(row.tokens))
                 row.add(self._placeholder, learned=False)
-        return row
 
     def _with_media(self, request: Request, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Replace marks by the pieces of their media, and collect the tiles in `row`."""
@@ -261,6 +357,7 @@ class OwlProcessor(ProcessorMixin):
 
 _TEMPLATE_OPTIONS = (
     "add_generation_prompt", "continue_final_message", "tokenize", "return_dict", "return_labels",
+    "return_assistant_tokens_mask",
 )  # fmt: skip
 
 

@@ -188,6 +188,41 @@ def _is_clip(media: Any) -> bool:
 _PICTURE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".avif"}
 
 
+def is_message(value: Any) -> bool:
+    """Whether this is one message, as a dict or an object, rather than a conversation."""
+    return isinstance(value, Mapping) or hasattr(value, "role")
+
+
+def plain_messages(messages: Sequence[Any]) -> list[Any]:
+    """Convert messages and content entries that are objects to dicts.
+
+    Entries of the OpenAI form, {"type": "image_url", "image_url": {"url": ...}}, become image
+    entries.
+    """
+    plain = [_as_dict(message) for message in messages]
+    for message in plain:
+        if isinstance(message, dict) and isinstance(message.get("content"), list | tuple):
+            message["content"] = [_plain_entry(_as_dict(entry)) for entry in message["content"]]
+    return plain
+
+
+def _as_dict(value: Any) -> Any:
+    """Convert a dict, dataclass or pydantic model to a dict without fields that are None."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    fields = vars(value) if hasattr(value, "__dict__") else None
+    return value if fields is None else {n: v for n, v in fields.items() if v is not None}
+
+
+def _plain_entry(entry: Any) -> Any:
+    kind = entry.get("type") if isinstance(entry, dict) else None
+    if kind not in ("image_url", "video_url"):
+        return entry
+    source = entry.get(kind)
+    source = source.get("url") if isinstance(source, Mapping) else source
+    return {"type": kind.removesuffix("_url"), "url": source}
+
+
 def read_conversation(
     messages: Sequence[dict[str, Any]], ending: Ending, chat: ChatFormat, *, need_media: bool
 ) -> Request:

@@ -2,6 +2,7 @@
 """Loads a folder's tokenizer, and prepares it for the processor."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from owl.portable.marks_owl import CONTROL_LITERALS
+from owl.portable.sentencepiece_owl import as_sentencepiece
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -29,12 +31,15 @@ def load_hf_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokenizerB
     local = Path(folder)
     if local.is_dir() and not (local / "tokenizer_config.json").is_file():
         # AutoTokenizer would infer the class from model_type, which it does not know.
-        return PreTrainedTokenizerFast(
-            tokenizer_object=_bare_tokenizer(local),
-            eos_token="<|im_end|>",
-            pad_token="<|endoftext|>",
-        )
+        rust = _bare_tokenizer(local)
+        is_qwen = rust.token_to_id("<|im_end|>") is not None
+        return PreTrainedTokenizerFast(tokenizer_object=rust, **(_QWEN2 if is_qwen else _LLAMA))
     return AutoTokenizer.from_pretrained(folder, **kwargs)
+
+
+_QWEN2 = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+"""Names of the control tokens where tokenizer_config.json is missing."""
 
 
 def _bare_tokenizer(folder: Path) -> RustTokenizer:
@@ -60,15 +65,17 @@ def _bare_tokenizer(folder: Path) -> RustTokenizer:
     return rust
 
 
-def control_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Look up the ids of CONTROL_LITERALS; ValueError if one is missing."""
+def control_ids(
+    tokenizer: PreTrainedTokenizerBase, literals: Sequence[str] = CONTROL_LITERALS
+) -> dict[str, int]:
+    """Look up the ids of control tokens; ValueError if one is missing."""
     known = tokenizer.get_vocab()
-    missing = [literal for literal in CONTROL_LITERALS if literal not in known]
+    missing = [literal for literal in literals if literal not in known]
     if missing:
         raise ValueError(
             f"the tokenizer has no token {', '.join(missing)}. Use the model's own tokenizer."
         )
-    return {literal: known[literal] for literal in CONTROL_LITERALS}
+    return {literal: known[literal] for literal in literals}
 
 
 def without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
@@ -85,6 +92,7 @@ def without_controls(tokenizer: PreTrainedTokenizerBase) -> RustTokenizer:
     definition = json.loads(rust.to_str())
     definition["added_tokens"] = []
     definition["post_processor"] = None
+    as_sentencepiece(definition)
     # The transformers class may set these for a call; here every text is read completely.
     definition["truncation"] = definition["padding"] = None
     return RustTokenizer.from_str(json.dumps(definition))

@@ -151,9 +151,9 @@ class _Video:
                 yield image
 
     def _find_stream(self) -> Any:
-        if not self._container.streams.video:
+        stream = self._container.streams.best("video")  # not a cover
+        if stream is None:
             raise PictureError("E313", "it has no video stream")
-        stream = self._container.streams.video[0]
         if stream.codec_context is None:
             raise PictureError(
                 "E307", "it has a codec that FFmpeg does not know. Convert it to H.264"
@@ -212,7 +212,7 @@ class _Video:
         """Yield frames by their number, decoding from the start."""
         self._file.seek(0)
         with _open(self._av, self._file) as container:
-            video = container.streams.video[0]
+            video = container.streams[self._video.index]
             video.codec_context.thread_count = 1
             wanted = iter(indices)
             index = next(wanted, None)

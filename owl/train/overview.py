@@ -9,15 +9,7 @@ from pathlib import Path
 import torch
 
 from owl.config.load import to_yaml
-from owl.config.run import (
-    CommBackend,
-    DeviceKind,
-    LrDecay,
-    ModelConfig,
-    ParallelConfig,
-    Precision,
-    RunConfig,
-)
+from owl.config.run import CommBackend, LrDecay, ModelConfig, ParallelConfig, RunConfig
 from owl.logging import logger
 from owl.mcore.optimizer import warmup_steps
 from owl.mcore.process_groups import process_groups
@@ -60,7 +52,7 @@ def log_run_overview(
         f"TP={parallel.tensor} PP={parallel.pipeline} DP={dp_size}",
         version_line(),
         layer_table(run.model, parallel),
-        part_table(part_sizes(sizes, run.stage.trainable)),
+        part_table(part_sizes(sizes, run.trained_parts)),
         rate_line(run),
         batch_lines(run, global_batch_size=global_batch_size, dp_size=dp_size),
         *(["\n".join(data)] if data else []),
@@ -84,14 +76,12 @@ def layer_table(model: ModelConfig, parallel: ParallelConfig) -> str:
     lines.append(
         f"{model.family}, {''.join(of_family)}projector {model.projector}, a tile is "
         f"{tower.image_size} px and {model.keys_per_tile} keys, tower layers "
-        f"0-{tower.num_layers - 2} of {tower.num_layers} are computed"
+        f"0-{tower.layers_run - 1} of {tower.num_layers} are computed"
     )
     return "\n".join(lines)
 
 
-def parameter_sizes(
-    model: ModelConfig, precision: Precision, device: DeviceKind
-) -> list[tuple[str, int]]:
+def parameter_sizes(run: RunConfig) -> list[tuple[str, int]]:
     """Return name and number of elements of every parameter of the unsplit model.
 
     Allocates no weights. Starts and ends a process group of one: call it before the job's own
@@ -99,17 +89,22 @@ def parameter_sizes(
     """
     from owl.mcore.parameters import global_names
     from owl.mcore.provider import model_provider
+    from owl.model import lora
 
-    one = ParallelConfig(device=device, backend=CommBackend.gloo)  # nothing is communicated
+    # Nothing is communicated.
+    one = ParallelConfig(device=run.parallel.device, backend=CommBackend.gloo)
     with process_groups(one, alone=True) as groups, torch.device("meta"):
-        chunk = model_provider(model, one, precision, groups, initialise=False)(True, True, None)
+        provide = model_provider(run.model, one, run.precision, groups, initialise=False)
+        chunk = provide(True, True, None)
+        lora.attach(chunk, run.lora)
         return [(name, parameter.numel()) for name, parameter in global_names([chunk])]
 
 
 def rate_line(run: RunConfig) -> str:
     """Format the peak learning rates of the trained parts, and how they change."""
-    optim, trained = run.optim, run.stage.trainable
+    optim, trained = run.optim, run.learning_parts
     peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
+    peaks = peaks or [f"{optim.learning_rate:.3g}"]  # of adapters
     if trained.vision_tower and optim.tower_layer_decay != 1:
         peaks[0] += f" (times {optim.tower_layer_decay:g} for each layer below its last)"
     share = optim.min_learning_rate / optim.learning_rate

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from owl.checkpoint.load import load_everything, load_weights
+from owl.checkpoint.load import load_everything, load_lora_config, load_weights
 from owl.checkpoint.state import TrainState
 from owl.config.check import check_run
-from owl.config.run import RunConfig
+from owl.config.run import LoraConfig, RunConfig
 from owl.data.loader import Loader
 from owl.data.open_run import (
     check_vocabulary,
@@ -21,6 +21,7 @@ from owl.data.open_run import (
     step_size,
 )
 from owl.logging import logger, set_up_logging
+from owl.mcore.adapters import add_adapters
 from owl.mcore.optimizer import Optimizer, build_optimizer
 from owl.mcore.process_groups import ProcessGroups, process_groups, world_size
 from owl.mcore.provider import build_model, wrap_for_training
@@ -51,7 +52,7 @@ def train(run: RunConfig) -> None:
 def build_and_fit(run: RunConfig) -> None:
     """Build each part in the order that data meets it, then train to the last step."""
     start = find_start(run)
-    sizes = overview.parameter_sizes(run.model, run.precision, run.parallel.device)
+    sizes = overview.parameter_sizes(run)
     with process_groups(run.parallel, seed=run.seed) as groups:
         loader = build_loader(run, groups)  # shards -> samples -> packed batches
         cursor = start.cursor
@@ -96,7 +97,7 @@ def dry_run(run: RunConfig) -> None:
         data = data_lines(run, loader)
     elif not run.pack.enabled or run.batch.global_batch_size:
         global_batch_size = packs_per_step(run.batch, mean_samples_per_pack=1.0, dp_size=dp_size)
-    sizes = overview.parameter_sizes(run.model, run.precision, run.parallel.device)
+    sizes = overview.parameter_sizes(run)
     overview.log_run_overview(run, sizes, global_batch_size, dp_size, data)
     logger.info("dry run: nothing was trained")
 
@@ -121,12 +122,10 @@ def build_trained_model(run: RunConfig, start: Start, groups: ProcessGroups) -> 
     An optimizer copies the weights when it is built, so they have to be loaded before.
     """
     chunks = build_model(run.model, run.parallel, run.precision, groups)
-    if start.weights is not None:
-        load_weights(start.weights, chunks, run.model, groups)
-        logger.info("weights from %s", start.weights)
+    load_start(run, start, chunks, groups)
     chunks = wrap_for_training(
         chunks,
-        run.stage.trainable,
+        run.trained_parts,
         run.parallel,
         precision=run.precision,
         distributed_optimizer=run.optim.distributed,
@@ -134,6 +133,27 @@ def build_trained_model(run: RunConfig, start: Start, groups: ProcessGroups) -> 
     for chunk in chunks:
         chunk.train()
     return chunks
+
+
+def load_start(
+    run: RunConfig, start: Start, chunks: Sequence[nn.Module], groups: ProcessGroups
+) -> None:
+    """Load the weights that training starts from, and put the run's adapters on.
+
+    Adapters that the checkpoint has are trained on where the run has the same; else they are merged
+    into the weights, and the run's own start at zero.
+    """
+    stored = load_lora_config(start.weights) if start.weights else LoraConfig()
+    goes_on = stored.is_on and stored.adds_as(run.lora)
+    if goes_on:
+        add_adapters(chunks, run.lora, seed=groups.seed)
+    if start.weights is not None:
+        load_weights(start.weights, chunks, run.model, groups)
+        logger.info("weights from %s", start.weights)
+    if stored.is_on:
+        logger.info("its adapters are %s", "trained on" if goes_on else "merged into the weights")
+    if run.lora.is_on and not goes_on:
+        add_adapters(chunks, run.lora, seed=groups.seed)
 
 
 def resume(

@@ -24,26 +24,36 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SAMPLES = [(23, [4, 13]), (9, []), (19, [3, 8]), (11, [0]), (12, [11])]
 
 
-@pytest.mark.parametrize("variant", ["240728", "241014", "241101"])
-def test_every_case_is_within_tolerance(variant, capsys):
-    run_golden_hf(GOLDEN / variant)
+OWL3 = ("vision_hidden_m2", "image_embeds")
+SPLICED = ("vision_output", "abstractor_output")
+
+
+@pytest.mark.parametrize(
+    ("folder", "features"),
+    [("240728", OWL3), ("241014", OWL3), ("241101", OWL3), ("owl2", SPLICED), ("owl1", SPLICED)],
+)
+def test_every_case_is_within_tolerance(folder, features, capsys):
+    run_golden_hf(GOLDEN / folder)
 
     message = capsys.readouterr().out
-    for quantity in ("logits", "vision_hidden_m2", "image_embeds", "loss", "gradients"):
+    for quantity in ("logits", *features, "loss", "gradients"):
         assert quantity in message
     assert "OUTSIDE" not in message
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("folder", "name"),
     [
-        "language_model.model.layers.2.self_attn.v_kv_proj.weight",
-        "vision_model.encoder.layers.1.mlp.fc2.weight",
-        "vision2text_model.weight",
+        ("240728", "language_model.model.layers.2.self_attn.v_kv_proj.weight"),
+        ("240728", "vision_model.encoder.layers.1.mlp.fc2.weight"),
+        ("240728", "vision2text_model.weight"),
+        ("owl2", "model.layers.3.self_attn.v_proj.multiway.1.weight"),
+        ("owl2", "model.visual_abstractor.encoder.layers.0.crossattention.output.mlp.w3.bias"),
+        ("owl1", "query_tokens"),
     ],
 )
-def test_a_weight_that_is_slightly_off_is_caught(tmp_path, name):
-    for file in (GOLDEN / "240728").iterdir():
+def test_a_weight_that_is_slightly_off_is_caught(tmp_path, folder, name):
+    for file in (GOLDEN / folder).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     weights[name] *= 1.001

@@ -26,6 +26,7 @@ FAMILY_FILES = {
     **dict.fromkeys(("config",), "config"),
     **dict.fromkeys(("reading", "positions", "work"), "data"),
     **dict.fromkeys(("published", "published_config", "start"), "convert"),
+    "demo": "demo",
 }
 """Room that a family's file imports like, by its name; any other file imports like the model."""
 
@@ -34,6 +35,7 @@ REGISTRIES = {
     "owl.data.families",
     "owl.model.families",
     "owl.convert.families",
+    "owl.demo.families",
     "owl.hf",
 }
 

@@ -135,11 +135,16 @@ def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces], name
 
 
+Span = tuple[float, float]
+EVERYTHING: Span = (0.0, float("inf"))
+"""From the first second of a video to its last."""
+
+
 class ClipSource(Protocol):
     """Provides the frames of a video that a source names."""
 
-    def add_clip(self, media: MediaList, name: str) -> int:
-        """Append a video to the media of a sample; return its index."""
+    def add_clip(self, media: MediaList, name: str, span: Span = EVERYTHING) -> int:
+        """Append a video, or the seconds [start, end) of it, to the media; return its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,9 @@ class PictureStore:
             label = f"{name} ({path})" if path else name
             return self.add_bytes(media, data, label, uri=path)
         found = next((fields[key] for key in ("path", "url", "image") if fields.get(key)), None)
-        if isinstance(value, dict) and (self.folder is None or not isinstance(found, str)):
+        is_inside = isinstance(found, str) and found.startswith("data:")
+        has_place = isinstance(found, str) and (is_inside or self.folder is not None)
+        if isinstance(value, dict) and not has_place:
             raise DataError(
                 "E302",
                 f"{name} holds no bytes (path={found!r:.80}). Embed the pictures, or give --images "
@@ -215,8 +222,14 @@ class PictureStore:
         suffix, width, height = self._check(data, name)
         return media.add_picture(data, suffix, w=width, h=height, cut=self.options.cut, **fields)
 
-    def add_clip(self, media: MediaList, name: str) -> int:
+    def add_clip(self, media: MediaList, name: str, span: Span = EVERYTHING) -> int:
         """Append a video whose frames are in a folder of its name, with or without suffix."""
+        if span != EVERYTHING:
+            raise DataError(
+                "E313",
+                f"{name!r:.200} is to be shown from second {span[0]} to {span[1]}, but frames in a "
+                "folder have no times. Use owl data video-frames with the video file.",
+            )
         folder, of = self._folder(), name
         name = local_path(name)
         if folder.locate(name).is_file():

@@ -126,7 +126,7 @@ def _view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) ->
             )
         ),
         num_samples=choice.batch.num_samples,
-        work=WORK[run.model.family].batch_flops(choice.batch, run.model, run.stage.trainable),
+        work=WORK[run.model.family].batch_flops(choice.batch, run.model, run.counted_parts),
         ranks=[
             RankView(rank=rank, packs=[predicted_cost(pack, loader.tile_cost) for pack in share])
             for rank, share in enumerate(choice.shares)
@@ -159,7 +159,7 @@ def _view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) 
             )
         ),
         num_samples=1,
-        work=WORK[run.model.family].batch_flops(batch, run.model, run.stage.trainable),
+        work=WORK[run.model.family].batch_flops(batch, run.model, run.counted_parts),
     )
 
 

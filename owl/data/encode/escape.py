@@ -24,6 +24,8 @@ _INSIDE = 4
 
 def escape_literals(document: Document, literals: Sequence[str]) -> Document:
     """Put a break inside every literal of a document's text."""
+    if not literals:
+        return document
     pattern = _pattern(tuple(literals))
     return replace(document, turns=[_escape_turn(turn, pattern) for turn in document.turns])
 

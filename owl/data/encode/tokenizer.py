@@ -19,12 +19,19 @@ from tokenizers.models import BPE
 
 from owl.data.shards.schema import CONTROL_LITERALS
 from owl.errors import DataError
+from owl.portable.sentencepiece_owl import as_sentencepiece
 
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Qwen2 splits text before merging: published with its tokenizer."""
+
+CONVERT = (
+    "python -c \"import transformers; d = '{folder}'; "
+    'transformers.LlamaTokenizerFast.from_pretrained(d).save_pretrained(d)"'
+)
+"""Command that makes a LLaMA's tokenizer.json out of its tokenizer.model."""
 
 
 class Tokenizer:
@@ -123,7 +130,14 @@ def tokenizer_problem(folder: Path) -> str | None:
     complete = (folder / "tokenizer.json").is_file() or all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     )
-    return None if complete else "it holds neither tokenizer.json nor vocab.json and merges.txt."
+    if complete:
+        return None
+    if (folder / "tokenizer.model").is_file():
+        return (
+            "it holds tokenizer.model, which only SentencePiece reads, but no tokenizer.json. Make "
+            f"one (pip install transformers sentencepiece): `{CONVERT.format(folder=folder)}`."
+        )
+    return "it holds neither tokenizer.json nor vocab.json and merges.txt."
 
 
 def _from_json(content: bytes, controls: Sequence[str]) -> Tokenizer:
@@ -134,6 +148,7 @@ def _from_json(content: bytes, controls: Sequence[str]) -> Tokenizer:
     # Without its added tokens the tokenizer reads their literals as ordinary text.
     definition["added_tokens"] = []
     definition["post_processor"] = None
+    as_sentencepiece(definition)
     rust = RustTokenizer.from_str(json.dumps(definition))
     return Tokenizer(rust, control_ids, _hash(content))
 
@@ -165,8 +180,8 @@ def _control_ids(ids: Mapping[str, int], controls: Sequence[str]) -> dict[str, i
     if missing:
         raise DataError(
             "E404",
-            f"the tokenizer has no token {', '.join(missing)}. Use a Qwen2 tokenizer, or add them "
-            "to tokenizer.json as special tokens.",
+            f"the tokenizer has no token {', '.join(missing)}. Use that of the model's language "
+            "model, or add them to tokenizer.json as special tokens.",
         )
     return known
 

@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from owl.config.run import ModelConfig
 from owl.convert.export_part import MODEL_FILES, ExportPart, Part
+from owl.convert.hf_logits import hf_logits
 from owl.convert.parts import (
     DECODER,
     OUTPUT_LAYER,
@@ -19,12 +21,11 @@ from owl.convert.parts import (
     clip_tower,
     decoder_sizes,
 )
-from owl.convert.reader import HfFolder
-from owl.convert.start import InitOptions, Start
 from owl.convert.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
-from owl.errors import CheckpointError
+from owl.families.owl2.markup_owl2 import BEGIN, END
 from owl.families.owl2.published_config import claims, read_config, write_config
+from owl.families.owl2.start import start
 from owl.families.owl2.variants_owl2 import VARIANTS
 
 __all__ = [
@@ -103,13 +104,11 @@ def describe(model: ModelConfig) -> dict[str, str]:
 
 
 def logits(folder: Path, batch: PackedBatch) -> Tensor:
-    """Compute the logits of a published folder with the inference code, in float32."""
-    raise CheckpointError("This family has no inference code yet.")
+    """Compute logits with the inference code, sample by sample, in float32: [t, v]."""
+    from owl.families.owl2.hf.modeling_owl2 import Owl2ForConditionalGeneration
 
-
-def start(language: HfFolder, vision: HfFolder, options: InitOptions) -> Start:
-    """Start from a LLaMA and a CLIP."""
-    raise CheckpointError("This family cannot start from pretrained parts yet.")
+    model = Owl2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return hf_logits(model.eval(), batch)
 
 
 def _config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
@@ -131,5 +130,7 @@ PARTS = {
         ),
         pipeline_tag="image-text-to-text",
         base_files=MODEL_FILES,
+        control_tokens=(BEGIN, END),
+        makes_up_carried=False,
     ),
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from owl.config.run import ModelConfig, ProjectorKind
 from owl.convert.config_fields import qwen2_config, siglip_config
 from owl.convert.export_part import MODEL_FILES, TOKENIZER_FILES, ExportPart, Part
+from owl.convert.hf_logits import hf_logits
 from owl.convert.parts import (
     ABSTRACTOR,
     ABSTRACTOR_LAYER,
@@ -163,16 +164,8 @@ def logits(folder: Path, batch: PackedBatch) -> Tensor:
     """Compute logits with the inference code, sample by sample, in float32: [t, v]."""
     from owl.families.owl3.hf.modeling_owl3 import Owl3ForConditionalGeneration
 
-    model = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    samples = []
-    first = 0
-    for tokens, offsets in zip(batch.tokens.split(batch.seqlens), batch.media_offset, strict=True):
-        tiles = batch.pixel_values[first : first + len(offsets)]
-        first += len(offsets)
-        media = {"pixel_values": tiles, "media_offset": [offsets]} if offsets else {}
-        with torch.no_grad():
-            samples.append(model(input_ids=tokens[None], use_cache=False, **media).logits[0])
-    return torch.cat(samples)
+    model = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return hf_logits(model.eval(), batch)
 
 
 def _complete_config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from owl.config.run import ModelConfig
 from owl.convert import layouts
 from owl.convert.reader import HfFolder
-from owl.convert.start import InitOptions
+from owl.convert.start import InitOptions, keep_rows
 from owl.errors import CheckpointError
 from owl.families.owl3.limits_owl3 import SIZES
 from owl.families.owl3.published_config import build_config, check_computed
@@ -65,7 +65,7 @@ class QwenAndSiglip:
             return self._media_kv(name)
         tensor = self.language.read(name)
         if name in ("model.embed_tokens.weight", "lm_head.weight"):
-            return self._vocabulary_rows(tensor)
+            return keep_rows(tensor, self.model.vocab_size, self.language.folder)
         return tensor
 
     def is_random(self, ours: str) -> bool:
@@ -77,15 +77,6 @@ class QwenAndSiglip:
             self.language.read(name.replace("v_kv_proj", p)) for p in ("k_proj", "v_proj")
         )
         return layouts.merge_media_kv(key, value, self.model.num_kv_heads)
-
-    def _vocabulary_rows(self, table: Tensor) -> Tensor:
-        """Keep the first rows: Qwen2's tables have more rows than its vocabulary has tokens."""
-        if len(table) < self.model.vocab_size:
-            raise CheckpointError(
-                f"--vocab-size {self.model.vocab_size} is more than the {len(table)} rows of "
-                f"{self.language.folder}'s embedding. Give at most {len(table)}."
-            )
-        return table[: self.model.vocab_size]
 
 
 def _architecture(language: HfFolder, vision: HfFolder, options: InitOptions) -> ModelConfig:

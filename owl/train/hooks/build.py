@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build what acts between the steps of a run. A new hook is one more entry here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -54,6 +55,7 @@ def build_hooks(
                 groups,
                 carried=carried,
                 keep=run.checkpoint.keep,
+                lora=run.lora,
             )
 
     evaluate = EvaluateHook(run, chunks, groups)
@@ -63,9 +65,9 @@ def build_hooks(
             build_writers(run.log, folder, state.step) if groups.is_writer else [],
             log=run.log,
             pack=run.pack,
-            stage=run.stage,
+            stage=replace(run.stage, trainable=run.learning_parts),
             flops=lambda batch: WORK[run.model.family].batch_flops(
-                batch, run.model, run.stage.trainable
+                batch, run.model, run.counted_parts
             ),
             groups=groups,
             evaluated=lambda: evaluate.values,

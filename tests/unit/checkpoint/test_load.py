@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from owl.checkpoint.content import weight_shards
-from owl.checkpoint.load import check_same_model, load_model_config, load_weights
+from owl.checkpoint.load import (
+    check_can_start,
+    check_same_model,
+    load_model_config,
+    load_weights,
+)
 from owl.checkpoint.save import write_checkpoint
 from owl.checkpoint.state import TrainState
 from owl.config.run import AttentionKind, DeviceKind, ModelConfig, ParallelConfig, Precision
@@ -89,3 +94,13 @@ def test_states_beside_weights_are_not_stored_and_older_checkpoints_that_hold_th
 
     for name, weight in saved.named_parameters():
         assert torch.equal(loaded.get_parameter(name), weight), name
+
+
+def test_a_stage_may_read_samples_differently_than_its_start_did(tmp_path):
+    checkpoint = write_model(tmp_path, tiny_model())
+    other = tiny_model(template="v3")
+    other.vision_tower.image_size = 56
+
+    check_can_start(checkpoint, other)
+    with pytest.raises(CheckpointError, match=r"template.*\n.*image_size"):
+        check_same_model(checkpoint, other)

@@ -40,7 +40,9 @@ def test_the_bare_demo_has_no_problems():
         ("batch.micro_batch_size=0", "batch.micro_batch_size=0 is below 1"),
         ("batch.samples_per_step=null", "are both null"),
         ("stage.train_steps=0", "stage.train_steps=0 is below 1"),
-        ("stage.trainable={projector: false, fusion: false}", "every part frozen"),
+        ("lora.rank=0", "lora.rank=0 is below 1"),
+        ("lora.alpha=0", "lora.alpha=0.0 must be above 0"),
+        ("lora.dropout=1", "lora.dropout=1.0 is outside 0 <= value < 1"),
         ("optim.learning_rate=0", "optim.learning_rate=0.0 must be above 0"),
         ("optim.min_learning_rate=1", "optim.min_learning_rate=1.0 must be between 0"),
         ("optim.rates.projector=0", "optim.rates.projector=0.0 must be above 0"),
@@ -69,6 +71,7 @@ def test_a_node_names_what_cannot_work(override: str, sentence: str):
 @pytest.mark.parametrize(
     ("overrides", "world_size", "sentence"),
     [
+        (["stage.trainable={projector: false, fusion: false}"], 1, "every part frozen"),
         (["parallel.tensor=3"], 3, "parallel.tensor=3 does not divide model.num_attention_heads=4"),
         (["parallel.tensor=4"], 4, "parallel.tensor=4 does not divide model.num_kv_heads=2"),
         (["parallel.tensor=2"], 1, "2 ranks do not divide the 1 process(es)"),

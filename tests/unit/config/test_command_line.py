@@ -80,7 +80,7 @@ def test_help_lists_choices_and_a_sentence_for_a_setting():
     done = start("pretrain_owl3.py", "--help")
 
     assert done.returncode == 0
-    assert "experiment=   sft | stage1 | stage2 | stage3" in done.stdout
+    assert "owl2/stage1 | owl2/stage2 | sft | stage1 | stage2 | stage3" in done.stdout
     assert "parallel.tensor=1  (a whole number)" in done.stdout
     assert "Shard optimizer state over the data-parallel ranks" in done.stdout
 

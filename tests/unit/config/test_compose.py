@@ -7,12 +7,20 @@ import pytest
 import yaml
 
 from owl.config.load import CONFIGS, compose, to_yaml
-from owl.config.run import CutPolicy, Precision, Recompute, RunConfig, ScaleKind, SourceConfig
+from owl.config.run import (
+    CutPolicy,
+    LoraTarget,
+    Precision,
+    Recompute,
+    RunConfig,
+    ScaleKind,
+    SourceConfig,
+    Trainable,
+)
 from owl.families.owl3.config import FusionKind
 
-CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml") if path.is_file()
-)
+FILES = (path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/**/*.yaml"))
+CHOICES = sorted(f"{file.parts[0]}={'/'.join(file.parts[1:])}" for file in FILES)
 
 
 def composed(*overrides: str, config: str = "pretrain") -> RunConfig:
@@ -68,6 +76,50 @@ def test_published_amounts_are_those_of_the_paper(
     assert run.precision == Precision.bf16
     assert not run.stage.trainable.vision_tower
     assert run.stage.trainable.language_model == (experiment != "stage1")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "steps", "samples", "text_tokens", "rate", "least", "warmup_steps", "trained"),
+    [
+        ("owl2/stage1", 42_500, 8192, 256, 1e-4, 1e-6, 1000, "vision_tower projector fusion"),
+        ("owl2/stage2", 4_800, 256, 2048, 2e-5, 1e-7, 250,
+         "vision_tower projector language_model fusion"),
+        ("owl2/sft", 5_197, 128, 2048, 2e-5, 0.0, 156, "projector language_model fusion"),
+        ("owl1/stage1", 50_000, 4096, 512, 1e-4, 1e-6, 2000, "vision_tower projector"),
+        ("owl1/stage2", 2_000, 256, 1024, 2e-5, 0.0, 50, ""),
+    ],
+)  # fmt: skip
+def test_earlier_families_are_trained_as_their_papers_and_scripts_say(
+    experiment, steps, samples, text_tokens, rate, least, warmup_steps, trained
+):
+    family = experiment.split("/")[0]
+    run = composed(f"+experiment={experiment}", f"model={family}_7b", "scale=published")
+
+    assert (run.stage.train_steps, run.batch.samples_per_step) == (steps, samples)
+    assert run.pack.text_tokens == text_tokens
+    assert (run.optim.learning_rate, run.optim.min_learning_rate) == (rate, least)
+    assert round(run.optim.warmup_fraction * steps) == pytest.approx(warmup_steps, rel=0.01)
+    assert [p for p, learns in vars(run.trained_parts).items() if learns] == trained.split()
+    assert run.model.family == family
+    assert list(run.problems()) == []
+
+
+def test_a_stage_of_another_family_brings_its_tiny_model_and_its_demo():
+    run = composed("+experiment=owl1/stage2")
+    assert run.model.name == "owl1_tiny"
+    assert run.checkpoint.start_from == "demo_data/owl1/start"
+    assert {name: (source.path, source.weight) for name, source in run.data.sources.items()} == {
+        "demo": ("demo_data/owl1/shards/stage2", 1.0),
+        "text": ("demo_data/owl1/shards/text", 1.0),
+    }
+    assert run.lora.is_on
+    assert composed("+experiment=owl2/stage1", "model=owl2_7b_224").model.name == "owl2_7b_224"
+
+
+def test_fine_tuning_trains_the_abstractor_beside_adapters():
+    run = composed("+experiment=owl2/sft", "lora=all")
+    assert [p for p, learns in vars(run.trained_parts).items() if learns] == ["projector"]
+    assert list(run.problems()) == []
 
 
 def test_demo_amounts_are_small():
@@ -259,3 +311,31 @@ def test_the_unknown_settings_of_a_run_of_another_version_are_named(tmp_path: Pa
     _, (problem,) = compose("config", [], config_dirs=[tmp_path])
     assert "parallel.tensr=2" in problem
     assert "Did you mean parallel.tensor" in problem
+
+
+@pytest.mark.parametrize("experiment", ["stage1", "stage2", "stage3", "sft"])
+def test_lora_goes_with_any_experiment(experiment: str):
+    run = composed(f"+experiment={experiment}", "lora=qv", "lora.rank=4")
+
+    assert (run.lora.targets, run.lora.rank) == ([LoraTarget.q, LoraTarget.v], 4)
+    # Everything but adapters is frozen, whatever the stage trains; part rates and logs follow.
+    assert run.trained_parts.frozen == list(vars(run.stage.trainable))
+    assert run.learning_parts == Trainable(
+        vision_tower=False, projector=False, language_model=True, fusion=False
+    )
+    assert run.learns_from_text
+    assert list(run.problems()) == []
+
+
+def test_parts_can_be_trained_beside_adapters():
+    run = composed("+experiment=stage1", "lora=all", "lora.also_train=[projector]")
+
+    assert run.trained_parts.frozen == ["vision_tower", "language_model", "fusion"]
+    assert composed("+experiment=stage1", "lora=off").trained_parts == run.stage.trainable
+
+
+def test_a_part_has_adapters_or_is_trained_itself():
+    run = composed("lora=all", "lora.also_train=[language_model]")
+
+    (problem,) = run.problems()
+    assert "lora.also_train has language_model, but lora.targets has adapters in it" in problem

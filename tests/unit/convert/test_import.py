@@ -182,7 +182,7 @@ def without_its_weights(hf: Path) -> None:
         (with_file("model.safetensors.index.json", "[]"), "contains a list"),
         (with_a_header_that_lacks_dtypes, "missing field `dtype`"),
         (truncated, "not a complete safetensors file"),
-        (without_its_weights, "neither model.safetensors nor"),
+        (without_its_weights, "none of model.safetensors"),
     ],
 )
 def test_a_bad_folder_gets_one_error_and_nothing_is_written(tmp_path, weights, spoil, message):

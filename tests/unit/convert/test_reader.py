@@ -47,8 +47,8 @@ def test_a_folder_without_config_says_what_is_wanted(tmp_path):
         HfFolder(tmp_path)
 
 
-def test_a_folder_without_safetensors_says_how_to_make_them(tmp_path):
+def test_a_folder_without_weights_says_what_is_wanted(tmp_path):
     (tmp_path / "config.json").write_text("{}")
 
-    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
+    with pytest.raises(CheckpointError, match=r"none of model\.safetensors, pytorch_model\.bin"):
         HfFolder(tmp_path)

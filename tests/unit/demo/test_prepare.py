@@ -5,8 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from owl.config.run import FamilyKind
 from owl.demo import prepare
-from owl.demo.prepare import PARTS, prepare_demo
+from owl.demo.prepare import parts, prepare_demo
+from owl.errors import ConfigError
+
+PARTS = parts(FamilyKind.owl3)
 
 
 class InThisProcess(ThreadPoolExecutor):
@@ -22,7 +26,7 @@ def made(monkeypatch):
     built = []
 
     def maker(*parts):
-        def make(folder):
+        def make(folder, family):
             for part in parts:
                 prepare._make(folder / part, lambda output, part=part: build(output, part))
 
@@ -63,6 +67,14 @@ def test_a_folder_of_another_recipe_is_made_again(made, tmp_path):
     (tmp_path / "recipe.txt").write_text("0\n")
     prepare_demo(tmp_path)
     assert sorted(made) == sorted(PARTS)
+
+
+def test_a_folder_of_another_family_is_kept_and_refused(made, tmp_path):
+    prepare_demo(tmp_path)
+    made.clear()
+    with pytest.raises(ConfigError, match=r"has the demo of owl3, but model.family=owl2"):
+        prepare_demo(tmp_path, FamilyKind.owl2)
+    assert not made
 
 
 def test_what_was_left_half_made_is_not_taken_for_complete(made, tmp_path, monkeypatch):

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from owl.config.run import ModelConfig, VisionTowerConfig
+from owl.config.run import FamilyKind
 from owl.demo import pretrain
+from owl.demo.digits import IMAGE_SIZE
+from owl.demo.families import DEMOS, tiny_model
 from owl.demo.pretrain import (
-    LANGUAGE_SIZES,
-    VISION_SIZES,
     language_loss,
     naming_loss,
     train_language_model,
@@ -18,17 +18,13 @@ from owl.demo.pretrain import (
 from owl.demo.text import save_tokenizer
 
 
-def test_sizes_are_those_of_the_tiny_model():
-    model = ModelConfig()
-    assert LANGUAGE_SIZES["hidden_size"] == model.hidden_size
-    assert LANGUAGE_SIZES["intermediate_size"] == model.ffn_hidden_size
-    assert LANGUAGE_SIZES["num_hidden_layers"] == model.num_layers
-    assert LANGUAGE_SIZES["num_attention_heads"] == model.num_attention_heads
-    assert LANGUAGE_SIZES["num_key_value_heads"] == model.num_kv_heads
-    assert LANGUAGE_SIZES["vocab_size"] == model.vocab_size
-    assert LANGUAGE_SIZES["rope_theta"] == model.rope_theta
-    size, patch = VISION_SIZES["image_size"], VISION_SIZES["patch_size"]
-    assert VisionTowerConfig(image_size=size, patch_size=patch).patches_per_tile == 16
+@pytest.mark.parametrize("family", FamilyKind)
+def test_the_tower_gives_as_many_features_as_the_trainers(family):
+    model = tiny_model(family)
+    tower = DEMOS[family].vision_model(model)
+    features = DEMOS[family].features(tower, torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE))
+    sizes = model.vision_tower
+    assert features.shape == (2, sizes.features_per_tile, sizes.hidden_size)
 
 
 def test_language_loss_is_the_mean_over_weights_of_the_next_token():
@@ -47,20 +43,30 @@ def test_naming_loss_of_a_sure_and_right_classifier_is_zero():
     assert naming_loss(scores, torch.tensor([4, 7])).item() > 10
 
 
+SAVED_AS = {
+    FamilyKind.owl3: ("qwen2", "siglip_vision_model"),
+    FamilyKind.owl2: ("llama", "clip_vision_model"),
+    FamilyKind.owl1: ("llama", "clip_vision_model"),
+}
+
+
+@pytest.mark.parametrize("family", FamilyKind)
 @pytest.mark.parametrize("model", ["language", "vision"])
-def test_a_trained_model_is_saved_as_transformers_does_and_learns(model, tmp_path, monkeypatch):
+def test_a_trained_model_is_saved_as_transformers_does_and_learns(
+    family, model, tmp_path, monkeypatch
+):
     monkeypatch.setattr(pretrain, "LANGUAGE_STEPS", 12)
-    monkeypatch.setattr(pretrain, "VISION_STEPS", 12)
+    monkeypatch.setattr(pretrain, "VISION_STEPS", 40)
     monkeypatch.setattr(pretrain, "VISION_BATCH", 32)
     monkeypatch.setattr(pretrain, "REPORT_EVERY", 1)
     lines = []
     if model == "language":
-        save_tokenizer(tmp_path / "tokenizer")
-        train_language_model(tmp_path / "out", tmp_path / "tokenizer", lines.append)
+        save_tokenizer(tmp_path / "tokenizer", family)
+        train_language_model(tmp_path / "out", tmp_path / "tokenizer", lines.append, family=family)
     else:
-        train_vision_model(tmp_path / "out", lines.append)
+        train_vision_model(tmp_path / "out", lines.append, family=family)
     losses = [float(line.rsplit(" ", 1)[1]) for line in lines]
     assert losses[-1] < losses[0]
     assert (tmp_path / "out" / "model.safetensors").is_file()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["model_type"] == {"language": "qwen2", "vision": "siglip_vision_model"}[model]
+    assert config["model_type"] == SAVED_AS[family][model == "vision"]

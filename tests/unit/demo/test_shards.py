@@ -5,6 +5,7 @@ from random import Random
 import pytest
 from PIL import Image
 
+from owl.config.run import FamilyKind
 from owl.data.shards.dataset import Dataset
 from owl.demo import shards
 from owl.demo.digits import HELD_OUT, TRAINING, WORDS, load_digits
@@ -63,7 +64,15 @@ def test_the_shards_are_made_of_training_digits_only(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("owl.demo.shards.Album", lambda digits, seed: seen.append(digits))
     monkeypatch.setattr("owl.demo.shards.write_stage", lambda folder, **options: folder.mkdir())
-    prepare._make_shards(tmp_path)
+    prepare._make_shards(tmp_path, FamilyKind.owl3)
     (digits,) = seen
     assert digits.indices.tolist() == list(TRAINING)
     assert not set(digits.indices.tolist()) & set(load_digits(HELD_OUT).indices.tolist())
+
+
+def test_samples_in_words_have_no_pictures(album):
+    data = StageData(samples=8, mixture={Kind.several: 1.0}, in_words=True)
+    for _, document, files in draw_samples(data, album, Random(0)):
+        assert not files
+        assert not document["media"]
+        assert document["turns"][0]["content"][0]["text"].startswith("<|")

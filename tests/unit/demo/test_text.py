@@ -5,8 +5,9 @@ from random import Random
 import pytest
 import torch
 
-from owl.config.run import ModelConfig
+from owl.config.run import FamilyKind
 from owl.data.shown import CutChoice
+from owl.demo.families import tiny_model
 from owl.demo.samples import Kind, make_dialogue
 from owl.demo.shards import picture_sample
 from owl.demo.text import (
@@ -14,8 +15,11 @@ from owl.demo.text import (
     build_tokenizer,
     draw_text,
     encode_text,
+    in_words,
     open_encoder,
     save_tokenizer,
+    text_encoders,
+    vocabulary,
 )
 from owl.portable.pieces_owl import Tile
 from tests.unit.demo.pictures import plain_png
@@ -29,8 +33,25 @@ def encoder(tmp_path):
     return open_encoder(tmp_path)
 
 
-def test_the_vocabulary_is_as_large_as_the_tiny_model_expects():
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == ModelConfig().vocab_size
+@pytest.mark.parametrize("family", FamilyKind)
+def test_the_vocabulary_is_as_large_as_the_tiny_model_expects(family):
+    words = vocabulary(family)
+    assert len(words) == len(set(words)) == tiny_model(family).vocab_size
+    assert len(words) % 2 == 1
+
+
+@pytest.mark.parametrize("family", FamilyKind)
+def test_a_familys_text_is_within_its_vocabulary_in_every_template(tmp_path, family):
+    save_tokenizer(tmp_path, family)
+    encoders = text_encoders(tmp_path, family)
+    for sample in islice(draw_text(encoders, Random(0)), 100):
+        assert vocabulary(family).index("<unk>") not in sample.tokens
+
+
+def test_text_alone_has_words_in_the_place_of_pictures():
+    dialogue = in_words(make_dialogue(Kind.single, (7,), Random(0)))
+    first, *_ = dialogue.turns[0]["content"]
+    assert first == {"text": "<|seven|>", "loss": False}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +77,7 @@ def test_a_placeholder_is_five_plain_tokens_as_with_the_published_tokenizer(enco
 
 
 def test_all_text_is_within_the_vocabulary(encoder):
-    drawn = list(islice(draw_text(encoder, Random(0)), 300))
+    drawn = list(islice(draw_text([encoder], Random(0)), 300))
     assert not any(UNKNOWN in sample.tokens for sample in drawn)
 
 

@@ -100,7 +100,9 @@ def test_a_private_address_is_refused_before_anything_is_sent(server, monkeypatc
     assert server.seen == []
 
 
-@pytest.mark.parametrize("host", ["10.0.0.1", "169.254.169.254", "192.168.1.1", "[fd00::1]"])
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "169.254.169.254", "192.168.1.1", "[fd00::1]", "[2002:a00:1::]", "0.0.0.0"]
+)
 def test_addresses_of_private_networks_are_refused(host, monkeypatch):
     monkeypatch.delenv(ALLOW_PRIVATE, raising=False)
     with pytest.raises(FetchError, match="no public address"):

@@ -113,6 +113,7 @@ def test_a_picture_may_come_in_any_form(tmp_path, server, monkeypatch):
         (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
         (Image.new("F", (4, 4)), "mode F"),
         (picture(codec="EPS"), "none of JPEG, PNG"),
+        (Image.open(io.BytesIO(picture(codec="EPS"))), "Ghostscript would run"),
         (picture(codec="ICNS"), "none of JPEG, PNG"),
     ],
 )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cut markdown at its figures. All other characters are kept as they are written.
 
-Figures are `![alt](path "title")`, `![alt][label]`, `<img src>` and MyST's figure blocks; not those
-in code, in comments, or behind a backslash. (A parser such as markdown-it gives no places of inline
-pictures in the source, only a rendering without the characters around them.)
+Figures are `![alt](path "title")`, `![alt][label]`, `<img src>`, `<svg>` and MyST's figure blocks;
+not those in code, in comments, or behind a backslash. (A parser such as markdown-it gives no places
+of inline pictures in the source, only a rendering without the characters around them.)
 """
 
 import re
@@ -24,7 +24,7 @@ TOKEN = re.compile(
            (?:\s+(?:"[^"]*"|'[^']*'|\([^()]*\)))?\s*\)
         |\[(?P<label>[^\[\]]*)\])?
       (?:\{[^{}\n]*\})?
-  | (?P<tag><img\b[^<>]*>)
+  | (?P<tag><img\b[^<>]*>|<svg\b.*?</svg\s*>)
     """,
     re.VERBOSE | re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )

@@ -8,7 +8,7 @@ from typing import Any
 from owl.curate.converters.fields import leftovers, number, required, typed
 from owl.curate.converters.formats import media_fields
 from owl.curate.converters.formats.placeholders import MARKS, Placeholders
-from owl.curate.converters.pictures import ClipSource, PictureStore
+from owl.curate.converters.pictures import EVERYTHING, ClipSource, PictureStore, Span
 from owl.curate.converters.records import LeftOut, MediaList
 from owl.errors import DataError
 
@@ -21,6 +21,8 @@ ROLES = {
 }
 SPELLINGS = (("role", "content"), ("from", "value"))
 """Fields of a message: its speaker and its text."""
+SPANS = (("video_start", "video_end"), ("start", "end"))
+"""Fields beside a video that say which seconds of it are shown (Qwen; clips of longer videos)."""
 LEARNED = ("loss", "train", "trainable")
 """Flags of a message that say whether it is learned (ms-swift, axolotl)."""
 WEIGHTS = ("weight", "loss_scale")
@@ -68,9 +70,11 @@ class RecordReader:
                 self.used |= {each for each in media_fields.FIELDS[kind][0] if each in value}
                 continue
             self.used.add(name)
+            span = find_span(value) if kind == "video" else EVERYTHING
             for index, item in enumerate(media_fields.listed(value[name])):
                 where = f"{name}[{index}]" if isinstance(value[name], list) else name
-                self.shown[kind].append(self._add(kind, item, where, leave_out=leave_out))
+                place = self._add(kind, item, where, leave_out=leave_out, span=span)
+                self.shown[kind].append(place)
 
     def check_all_read(self, rest: Mapping[str, Any], where: str = "") -> None:
         """Raise DataError E305 if a field that nobody reads looks like media."""
@@ -171,7 +175,8 @@ class RecordReader:
             elif kind == "text":
                 found.append({"text": required(part, holder, str, of=name)})
             else:
-                place = self._add(kind, part[holder], name)
+                span = find_span(part) if kind == "video" else EVERYTHING
+                place = self._add(kind, part[holder], name, span=span)
                 assert place is not None  # only documents leave pictures out
                 found.append({"media": place})
             extra = leftovers(part, {"type", holder or "index"})
@@ -179,13 +184,44 @@ class RecordReader:
             extras.append(extra)
         return found, extras
 
-    def _add(self, kind: str, value: object, name: str, *, leave_out: bool = False) -> int | None:
+    def _add(
+        self,
+        kind: str,
+        value: object,
+        name: str,
+        *,
+        leave_out: bool = False,
+        span: Span = EVERYTHING,
+    ) -> int | None:
         if kind == "video":
             path = value.get("path", value.get("url")) if isinstance(value, dict) else value
-            return self.clips.add_clip(self.media, typed(path, str, name))
+            return self.clips.add_clip(self.media, typed(path, str, name), span)
         if leave_out:
             return self.store.add_unless_missing(self.media, value, name, self.left_out)
         return self.store.add_value(self.media, value, name)
+
+
+def find_span(fields: Mapping[str, Any]) -> Span:
+    """Return the seconds [start, end) to be shown of the video beside them. Raises DataError E203.
+
+    The fields stay in meta.raw. Texts, as `start` may be one, say nothing about a video.
+    """
+    for names in SPANS:
+        given = [fields.get(name) for name in names]
+        if not any(isinstance(value, int | float) for value in given):
+            continue
+        start, end = (
+            limit if value is None else number(value, name)
+            for name, value, limit in zip(names, given, EVERYTHING, strict=True)
+        )
+        if not 0 <= start < end:
+            raise DataError(
+                "E203",
+                f"the video goes from {names[0]}={start} to {names[1]}={end}; 0 <= start < end is "
+                "needed.",
+            )
+        return start, end
+    return EVERYTHING
 
 
 def _speech(message: Mapping[str, Any], name: str) -> tuple[str, str | list[Any]]:

@@ -42,7 +42,7 @@ class PageSource:
 
     def read_records(self, batch: Batch) -> Iterator[SourceRecord | Reject]:
         """Read the pages of a batch."""
-        folder = SourceFolder(batch.file.root)
+        folder = SourceFolder(batch.file.root, follow_links=True)  # list_files has judged them
         for number, name in enumerate(batch.pages, start=batch.first_row):
             try:
                 text = _decode(folder.read(name), name)

@@ -23,7 +23,7 @@ from owl.curate.converters.formats import sharegpt4video
 from owl.curate.converters.formats.layouts import read_record
 from owl.curate.converters.formats.media_fields import check_all_read
 from owl.curate.converters.formats.registry import SourceFormat
-from owl.curate.converters.pictures import PictureStore, SourceFolder
+from owl.curate.converters.pictures import EVERYTHING, PictureStore, SourceFolder, Span
 from owl.curate.converters.records import Draft, MediaList, SourceRecord
 from owl.curate.converters.sources.json_source import JsonSource
 from owl.curate.converters.video.video_file import open_video_file, store_frame
@@ -34,9 +34,6 @@ from owl.portable.frames_owl import FrameSampling
 from owl.portable.video_owl import Clip
 
 NAME = "video_frames"
-
-EVERYTHING = (0.0, float("inf"))
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +46,9 @@ class VideoClips:
     """Larger frames are shrunk to this, in pixels; a tile has 378 or 384."""
     quality: int = 90
 
-    def add_clip(self, media: MediaList, name: str) -> int:
-        """Append a video to the media of a sample; return its index."""
-        index, _ = self.add_spans(media, name, [EVERYTHING])
+    def add_clip(self, media: MediaList, name: str, span: Span = EVERYTHING) -> int:
+        """Append a video, or the seconds [start, end) of it, to the media; return its index."""
+        index, _ = self.add_spans(media, name, [span])
         return index
 
     def add_spans(

@@ -12,9 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOu
 
 from owl.families.owl3.hf.media_owl3 import Offsets, read_offsets
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS
-
-CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""The name of the text's key-value cache: transformers 5.24 renamed past_key_values."""
+from owl.portable.body_owl import CACHE
 
 
 @dataclass

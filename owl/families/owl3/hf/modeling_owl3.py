@@ -15,7 +15,6 @@ from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from owl.families.owl3.hf.base_owl3 import Owl3PreTrainedModel
-from owl.families.owl3.hf.body_owl3 import Owl3Body
 from owl.families.owl3.hf.checks_owl3 import (
     check_continued,
     check_media,
@@ -34,6 +33,7 @@ from owl.families.owl3.hf.media_owl3 import Media, Offsets, place_tiles, read_of
 from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 from owl.families.owl3.hf.text_owl3 import text_context
 from owl.families.owl3.hf.vision_owl3 import Owl3VisionModel
+from owl.portable.body_owl import OwlBody
 from owl.portable.processing_owl import IGNORE_INDEX
 
 
@@ -88,9 +88,9 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         self.post_init()
 
     @property
-    def base_model(self) -> "Owl3Body":
+    def base_model(self) -> "OwlBody":
         """The model up to its output layer, as trainers look for it."""
-        return Owl3Body(self)
+        return OwlBody(self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of token vectors."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor of mPLUG-Owl3: published grids and markup around OwlProcessor's encoding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.processing_utils import MultiModalData
 
 from owl.families.owl3.hf.configuration_owl3 import Owl3Config
 from owl.families.owl3.hf.template_owl3 import CHAT, CHAT_TEMPLATE
 from owl.families.owl3.hf.vision_owl3 import normalise
 from owl.families.owl3.markup_owl3 import TEMPLATES
 from owl.families.owl3.tiles_owl3 import PUBLISHED_GRIDS, Grid, choose_grid, make_tiles
-from owl.portable.options_owl import CALL_OPTIONS, CallOptions
+from owl.portable.options_owl import (
+    CALL_OPTIONS,
+    CallOptions,
+    OwlProcessorKwargs,
+    read_options,
+)
 from owl.portable.pictures_owl import load_frames, load_picture
 from owl.portable.pieces_owl import Piece, Tile
-from owl.portable.pixels_owl import Resize, resize_with_pillow, resize_with_torch
+from owl.portable.pixels_owl import RESIZES
 from owl.portable.processing_owl import OwlProcessor, Row
 from owl.portable.requests_owl import RequestError
 from owl.portable.tensor_names_owl import HUB_OPTIONS
 from owl.portable.tokenizer_owl import load_hf_tokenizer
 
-RESIZES: dict[str, Resize] = {"torch": resize_with_torch, "pillow": resize_with_pillow}
-"""The resizing of pictures for each value of the setting parity."""
+Owl3ProcessorKwargs = OwlProcessorKwargs
+"""Under the name that transformers derives from the class."""
 
 
 class Owl3Processor(OwlProcessor):
@@ -80,8 +86,9 @@ class Owl3Processor(OwlProcessor):
             if name in kwargs and not name.startswith("padding"):  # a tokenizer's own
                 raise RequestError(f"{name} is an option of each call, not of from_pretrained.")
         settings = cls.saved_settings(folder) | given
+        hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        settings.setdefault("chat_template", cls.saved_template(folder, **hub))
         if not {"image_size", "template"} <= set(settings):
-            hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
             settings = cls.settings_of(Owl3Config.from_pretrained(folder, **hub)) | settings
         return cls(load_hf_tokenizer(folder, **kwargs), **settings)
 
@@ -93,10 +100,34 @@ class Owl3Processor(OwlProcessor):
     def write_picture(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Show a picture as one tile, or cut into the published grid closest to its shape."""
         picture = load_picture(source)
-        grids = grids_within(options.max_tiles) if options.cut_enable else []
-        grid = choose_grid(*picture.size, self.image_size, grids) if grids else None
+        grid = self._grid(*picture.size, options)
         row.tiles.append(self._tiles(picture, grid))
-        yield from TEMPLATES[self.template].cut_picture(grid) if grid else [Tile()]
+        yield from self._markup(grid)
+
+    def _grid(self, width: int, height: int, options: CallOptions) -> Grid | None:
+        grids = grids_within(options.max_tiles) if options.cut_enable else []
+        return choose_grid(width, height, self.image_size, grids) if grids else None
+
+    def _markup(self, grid: Grid | None) -> Iterable[Piece]:
+        return TEMPLATES[self.template].cut_picture(grid) if grid else [Tile()]
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[tuple[int, int]] | None = None, **options: Any
+    ) -> MultiModalData:
+        """Count what pictures of given heights and widths become, as vLLM asks for it.
+
+        Returns:
+            num_image_tokens, those that a picture's markup and placeholders take in the text, and
+            num_image_patches, its tiles.
+        """
+        chosen, rows = read_options(options, known=()), []
+        for height, width in image_sizes or ():
+            rows.append(Row())
+            self.write_pieces(self._markup(self._grid(width, height, chosen)), rows[-1])
+        return MultiModalData(
+            num_image_tokens=[len(row.tokens) for row in rows],
+            num_image_patches=[len(row.media_offset) for row in rows],
+        )
 
     def write_video(self, source: Any, options: CallOptions, row: Row) -> Iterator[Piece]:
         """Show each frame of a video as one tile."""

@@ -30,32 +30,38 @@ CHAT_TEMPLATE = """\
   {%- if not asks -%}
     {%- if not (loop.first and message['role'] == 'system') -%}{{- '\\n' -}}{%- endif -%}
     {{- '<|im_start|>' + message['role'] + '\\n' -}}
+    {%- set body = namespace(text='') -%}
     {%- if message['content'] is string -%}
-      {{- message['content'] -}}
+      {%- set body.text = message['content'] -%}
     {%- else -%}
       {%- for part in message['content'] -%}
         {%- if part['type'] == 'text' -%}
-          {{- part['text'] -}}
+          {%- set body.text = body.text ~ part['text'] -%}
         {%- elif part['type'] in ('image', 'video') -%}
+          {%- set number = '' -%}
           {%- if part['type'] == 'image' -%}
             {%- set seen.image = seen.image + 1 -%}
-            {%- if number_media -%}{{- 'Picture ' ~ seen.image ~ ': ' -}}{%- endif -%}
+            {%- if number_media -%}{%- set number = 'Picture ' ~ seen.image ~ ': ' -%}{%- endif -%}
           {%- else -%}
             {%- set seen.video = seen.video + 1 -%}
-            {%- if number_media -%}{{- 'Video ' ~ seen.video ~ ': ' -}}{%- endif -%}
+            {%- if number_media -%}{%- set number = 'Video ' ~ seen.video ~ ': ' -%}{%- endif -%}
           {%- endif -%}
-          {{- '<|' + part['type'] + '|>' -}}
+          {%- set body.text = body.text ~ number ~ '<|' + part['type'] + '|>' -%}
         {%- endif -%}
       {%- endfor -%}
     {%- endif -%}
-    {{- '<|im_end|>' -}}
+    {%- if message['role'] == 'assistant' -%}
+      {%- generation -%}{{- body.text ~ '<|im_end|>' -}}{%- endgeneration -%}
+    {%- else -%}
+      {{- body.text ~ '<|im_end|>' -}}
+    {%- endif -%}
   {%- endif -%}
 {%- endfor -%}
 {%- set last = messages[-1] -%}
 {%- if add_generation_prompt or (last['role'] == 'assistant' and not last['content']) -%}
   {{- '\\n<|im_start|>assistant\\n' -}}
 {%- elif last['role'] == 'assistant' -%}
-  {{- '<|endoftext|>' -}}
+  {%- generation -%}{{- '<|endoftext|>' -}}{%- endgeneration -%}
 {%- endif -%}
 """
 """The format in Jinja, for chat_template.jinja in a saved folder."""

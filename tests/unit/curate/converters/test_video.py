@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+import json
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -410,6 +411,29 @@ def test_a_segment_may_end_where_its_seconds_were_rounded(av, tmp_path):
     segments = [{"start": 4, "end": 5.4, "text": "!"}]
     (sample,) = convert(tmp_path, {"video": "a.mp4", "segments": segments}).samples
     assert stored_frames(sample) == [40]
+
+
+@pytest.mark.parametrize("names", [("start", "end"), ("video_start", "video_end")])
+@pytest.mark.parametrize("place", ["record", "part"])
+def test_a_record_may_show_a_part_of_a_video(av, tmp_path, names, place):
+    write_video(tmp_path / "videos/a.mp4")
+    span = dict(zip(names, (1.5, 4), strict=True))
+    part = {"type": "video", "video": "a.mp4"} | (span if place == "part" else {})
+    record = {"video": "a.mp4", "text": "!"} | span
+    if place == "part":
+        asked = {"role": "user", "content": [part, {"type": "text", "text": "?"}]}
+        record = {"messages": [asked, {"role": "assistant", "content": "!"}]}
+    (sample,) = convert(tmp_path, record).samples
+    assert stored_frames(sample) == [15, 25, 35]
+    assert json.dumps(span)[1:-1] in json.dumps(sample.document["meta"]["raw"])
+
+
+def test_the_end_of_a_part_of_a_video_may_be_left_out_but_not_be_wrong(av, tmp_path):
+    write_video(tmp_path / "videos/a.mp4")
+    records = [{"video": "a.mp4", "text": "!", "start": start} for start in (4, 5, "a", -1)]
+    converted = convert(tmp_path, *records)
+    assert [stored_frames(sample) for sample in converted.samples] == [[40], [0, 10, 20, 30, 40]]
+    assert [reject["code"] for reject in converted.rejects] == ["E313", "E203"]
 
 
 def write_timed(path: Path, milliseconds: list[int], sizes=((96, 64),), codec="libvpx") -> Path:

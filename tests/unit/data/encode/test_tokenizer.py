@@ -6,6 +6,7 @@ import pytest
 
 from owl.data.encode.tokenizer import load_tokenizer
 from owl.errors import DataError
+from tests.llama_tokenizer import write_llama_tokenizer
 from tests.unit.data.shard_factory import QWEN2, write_tokenizer
 
 
@@ -103,4 +104,21 @@ def test_a_damaged_vocabulary_is_named_too(tmp_path):
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_bytes(b"\xff\xfe not merges")
     with pytest.raises(DataError, match=r"E404.*Copy them again"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a b", " a", "", "  a\n b ", "</s> a"])
+def test_a_llama_tokenizer_reads_alike_whichever_transformers_wrote_it(tmp_path, text):
+    old, new = (
+        load_tokenizer(write_llama_tokenizer(tmp_path / str(new), metaspace=new), ("<s>", "</s>"))
+        for new in (False, True)
+    )
+    assert old.encode(text) == new.encode(text)
+    assert old.decode(old.encode(text)) == text
+    assert len(old.encode(" a")) == 3  # SentencePiece puts a space before every text
+
+
+def test_a_folder_of_sentencepiece_alone_is_told_how_to_convert_it(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"...")
+    with pytest.raises(DataError, match=r"tokenizer.model.*LlamaTokenizerFast.from_pretrained"):
         load_tokenizer(tmp_path)

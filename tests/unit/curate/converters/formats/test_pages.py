@@ -29,6 +29,7 @@ def plain(pieces):
         ("![none]", ["![none]"]),
         ("[![x](i.png)](https://a.org) b", [("i.png",), " b"]),
         ("<img alt='x' src='i.png'/> b", [("i.png",), " b"]),
+        ("a <svg><g>\n</g></svg> b", ["a ", ("inline svg",), " b"]),
         ("```\n![x](i.png)\n```\n![y](j.png)", ["```\n![x](i.png)\n```\n", ("j.png",)]),
         ("~~~ md\n![x](i.png)\n", ["~~~ md\n![x](i.png)\n"]),
         ("`![x](i.png)` ``a`![y](j.png)``", ["`![x](i.png)` ``a`![y](j.png)``"]),

@@ -176,7 +176,11 @@ def test_both_forms_and_rendered_strings_agree(processor):
         videos=[clip],
     )
     today = processor.apply_chat_template(
-        conversation, add_generation_prompt=True, tokenize=True, return_dict=True
+        conversation,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
     )
     rendered = processor(
         processor.apply_chat_template(conversation, add_generation_prompt=True),
@@ -194,6 +198,7 @@ def test_a_batch_of_mixed_media_is_its_rows_padded(processor):
         entries({"type": "video", "video": [image(2), image(3)]}, show(image(4)), say("Well?")),
     ]
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    options |= {"return_tensors": "pt"}
     rows = [processor.apply_chat_template(one, **options) for one in conversations]
     for side in ("left", "right"):
         batch = processor.apply_chat_template(conversations, padding_side=side, **options)
@@ -235,7 +240,12 @@ def test_media_are_numbered_on_request(processor):
     text = processor.apply_chat_template(conversation, number_media=True)
     assert "user\nPicture 1: <|image|>Picture 2: <|image|>Which?" in text
     numbered = processor.apply_chat_template(
-        conversation, number_media=True, tokenize=True, return_dict=True, cut_enable=False
+        conversation,
+        number_media=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        cut_enable=False,
     )
     assert "Picture 2: <|image|>Which?" in processor.decode(numbered["input_ids"][0])
     assert_same(numbered, processor(text, images=[image(1), image(2)], cut_enable=False))
@@ -383,7 +393,7 @@ def test_a_request_without_meaning_is_one_clear_error(processor, call, message):
         ({"colour": "red"}, "colour='red' is not an option .* options are cut_enable"),
         ({"truncation": True}, "truncation=True is not supported: .* max_tiles"),
         ({"max_length": 9}, "max_length=9 is not supported"),
-        ({"return_assistant_tokens_mask": True}, "is not supported: return_labels=True"),
+        ({"return_mm_token_type_ids": True}, "is not supported: the model takes none"),
         ({"tools": [{}]}, "is not supported: the published format has none"),
         ({"padding": "max_length"}, r"padding='max_length' must be True \('longest'\)"),
     ],

@@ -30,12 +30,47 @@ model.save_pretrained(sys.argv[2])
 torch.save(logits.detach(), sys.argv[2] + "/logits.pt")
 """
 
+CLIENTS = """
+import sys
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+sys.modules["owl"] = None
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
+folder, video = sys.argv[1], [[Image.new("RGB", (20, 10), (60 * i, 9, 9)) for i in range(3)]]
+def ask(mark):
+    user = {"role": "user", "content": f"{mark}Describe this."}
+    return [user, {"role": "assistant", "content": ""}]
+# VLMEvalKit and the model cards
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+for auto, options in ((AutoModel, {"attn_implementation": "sdpa"}), (AutoModelForCausalLM, {})):
+    model = auto.from_pretrained(folder, dtype=torch.half, trust_remote_code=True, **options).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # asks nothing
+    processor = model.init_processor(tokenizer)
+    for mark, media in (("<|image|>", {"images": video[0][:1], "videos": None}),
+                        ("<|video|>", {"images": None, "videos": video}),
+                        ("", {"images": None, "videos": None})):
+        inputs = processor(ask(mark), **media)
+        inputs.to("cpu")
+        inputs.update({"tokenizer": tokenizer, "max_new_tokens": 4, "decode_text": True})
+        answers = {model.generate(**inputs)[0] for _ in range(2)}
+        assert len(answers) == 1 and isinstance(answers.pop(), str)
+# transformers' pipeline
+content = [{"type": "image", "image": video[0][0]}, {"type": "text", "text": "Which?"}]
+talk = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
+answer = talk(text=[{"role": "user", "content": content}], max_new_tokens=3)
+assert answer[0]["generated_text"][-1]["role"] == "assistant", answer
+if hasattr(transformers, "AutoModelForVision2Seq"):
+    transformers.AutoModelForVision2Seq.from_pretrained(folder, trust_remote_code=True)
+"""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_owl3.Owl3Config",
     "AutoModel": "modeling_owl3.Owl3ForConditionalGeneration",
     "AutoModelForCausalLM": "modeling_owl3.Owl3ForConditionalGeneration",
     "AutoModelForImageTextToText": "modeling_owl3.Owl3ForConditionalGeneration",
+    "AutoModelForVision2Seq": "modeling_owl3.Owl3ForConditionalGeneration",
     "AutoProcessor": "processing_owl3.Owl3Processor",
 }
 THIRD_PARTY = {"huggingface_hub", "numpy", "PIL", "safetensors", "tokenizers", "torch"}
@@ -114,6 +149,17 @@ def test_an_exported_folder_works_without_owl(folder, processor, exported, tmp_p
     messages = [{"role": "user", "content": "<|image|>?"}, {"role": "assistant", "content": ""}]
     inputs = processor(messages, images=[torch.full((9, 9, 3), 99, dtype=torch.uint8)])
     assert torch.equal(torch.load(saved / "logits.pt"), model(**inputs).logits.detach())
+
+
+def test_clients_call_an_exported_folder_without_owl(exported, tmp_path):
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENTS, str(exported)],
+        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "custom code" not in done.stdout
 
 
 def test_a_folder_with_code_loads_the_installed_classes_without_being_trusted(exported, processor):

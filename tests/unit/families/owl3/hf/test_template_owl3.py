@@ -2,7 +2,7 @@
 """A request in messages reads as the same conversation in a shard, and as its Jinja rendering."""
 
 import pytest
-from jinja2 import Environment
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from owl.data.encode.template import render_prompt, render_sample
 from owl.data.shards.document import Document
@@ -97,11 +97,19 @@ def test_the_jinja_template_writes_the_same_string(conversation, open_prompt, nu
         for role, text in conversation
     ]
 
-    rendered = Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
+    texts, spans = render_jinja_template(
+        conversations=[messages],
+        chat_template=CHAT_TEMPLATE,
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=open_prompt,
+        number_media=numbered,
+    )
 
-    assert rendered.render(
-        messages=messages, add_generation_prompt=open_prompt, number_media=numbered
-    ) == to_string(number_media(pieces) if numbered else pieces)
+    assert texts[0] == to_string(number_media(pieces) if numbered else pieces)
+    if not numbered:
+        written = "".join(texts[0][first:stop] for first, stop in spans[0])
+        learned = (piece for piece in pieces if getattr(piece, "weight", 0))
+        assert written.replace("<|image|>", "") == to_string(learned)
 
 
 def test_an_empty_assistant_turn_asks_for_an_answer_in_both_templates():
@@ -111,7 +119,8 @@ def test_an_empty_assistant_turn_asks_for_an_answer_in_both_templates():
     ours = to_string(render(turns, open_prompt=False))
 
     assert ours.endswith("Hi<|im_end|>\n<|im_start|>assistant\n")
-    assert Environment().from_string(CHAT_TEMPLATE).render(messages=messages) == ours
+    texts, _ = render_jinja_template(conversations=[messages], chat_template=CHAT_TEMPLATE)
+    assert texts == [ours]
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)

@@ -27,7 +27,12 @@ def trainer(processor, conversations, tmp_path):
     def collate(rows):
         return dict(
             processor.apply_chat_template(
-                rows, tokenize=True, return_dict=True, return_labels=True, cut_enable=False
+                rows,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                return_labels=True,
+                cut_enable=False,
             )
         )
 

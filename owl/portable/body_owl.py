@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from owl.families.owl3.hf.generation_owl3 import CACHE
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""The name of the text's key-value cache: transformers 5.24 renamed past_key_values."""
 
 
-class Owl3Body(nn.Module):
-    """A model of this family up to its output layer; holds no weights of its own."""
+class OwlBody(nn.Module):
+    """A model up to its output layer; holds no weights of its own."""
 
     _tp_plan = _pp_plan = None  # read by transformers: it splits no layer by itself
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation of models whose pictures are part of the text.
+
+Pictures are encoded once, before the first step; after it they are in the text's cache.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
+
+from owl.portable.body_owl import CACHE
+from owl.portable.spliced.splice_owl import Offsets, Tokens
+
+
+class OwlSplicedGenerationMixin(GenerationMixin):
+    """Generates after prompts with pictures.
+
+    By default the likeliest token is written. The settings of a folder's generation_config.json
+    are a choice: generate(..., generation_config=model.folder_generation_config).
+    """
+
+    generation_config: GenerationConfig
+    folder_generation_config: GenerationConfig | None = None
+    """What generation_config.json of the loaded folder says."""
+
+    def write_greedily(self) -> None:
+        """Keep of the folder's generation settings only the ids of tokens as defaults."""
+        self.folder_generation_config = self.generation_config
+        self.generation_config = self._ids_alone()
+
+    @property
+    def writes_greedily(self) -> bool:
+        """Whether the defaults are still those of write_greedily."""
+        if self.folder_generation_config is None:
+            return False
+        return self.generation_config.to_dict() == self._ids_alone().to_dict()
+
+    def _ids_alone(self) -> GenerationConfig:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return GenerationConfig(**{n: getattr(self.folder_generation_config, n) for n in names})
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        images: Tensor | None = None,
+        media_offset: Offsets = None,
+        labels: Tensor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        decode_text: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate tokens; see GenerationMixin.generate.
+
+        Args:
+            inputs: input_ids.
+            generation_config: as in transformers.
+            *args: as in transformers.
+            input_ids: [b, q], the prompts, in either form; they are returned as they came.
+            attention_mask: [b, q].
+            pixel_values: the pictures of the prompts; see forward.
+            image_embeds: their vectors, in place of pixel_values.
+            images: the published name of pixel_values.
+            media_offset: their places.
+            labels: not used: a processor may return them beside a prompt.
+            tokenizer: ends answers at its eos_token, reads stop_strings and decodes.
+            decode_text: return the new tokens as one string for each row, without spaces around.
+            **kwargs: settings such as max_new_tokens.
+        """
+        if decode_text and tokenizer is None:
+            raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
+        prompt = inputs if input_ids is None else input_ids
+        if prompt is not None:
+            spliced = self.read_inputs(
+                Tokens(prompt, attention_mask, None, media_offset),
+                pixel_values=pixel_values if images is None else images,
+                image_embeds=image_embeds,
+            )
+            kwargs["input_ids"], attention_mask = spliced.input_ids, spliced.attention_mask
+            if spliced.is_media is not None:
+                kwargs |= {"spliced_embeds": spliced.embeddings, "is_media": spliced.is_media}
+            if attention_mask is None:
+                attention_mask = torch.ones_like(spliced.input_ids)
+        if attention_mask is not None:
+            kwargs["attention_mask"] = attention_mask
+        if tokenizer is not None:
+            kwargs["tokenizer"] = tokenizer
+            if tokenizer.eos_token_id is not None:
+                kwargs.setdefault("eos_token_id", tokenizer.eos_token_id)
+        if self._pad_id(generation_config, kwargs) is None:
+            # Only where a row has ended and others go on; transformers would print a warning.
+            kwargs["pad_token_id"] = 0
+        # With a static cache on a GPU, transformers would compile this forward, which depends on
+        # values (are there marks?).
+        kwargs.setdefault("disable_compile", True)
+        generated = super().generate(None, generation_config, *args, **kwargs)
+        if prompt is None:
+            return generated
+        tokens = generated if isinstance(generated, Tensor) else generated.sequences
+        new = tokens[:, kwargs["input_ids"].shape[1] :]
+        if decode_text and tokenizer is not None:
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            return [text.strip() for text in texts]
+        times = len(tokens) // len(prompt)
+        whole = torch.cat([prompt.to(new.device).repeat_interleave(times, dim=0), new], dim=1)
+        if isinstance(generated, Tensor):
+            return whole
+        generated.sequences = whole
+        return generated
+
+    def _pad_id(self, chosen: GenerationConfig | None, settings: dict[str, Any]) -> Any:
+        default = (chosen or self.generation_config).pad_token_id
+        return settings.get("pad_token_id", default)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        spliced_embeds: Tensor | None = None,
+        is_media: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Select the inputs of the next step: the tokens that are not in the cache.
+
+        Args:
+            input_ids: [b, t], all tokens so far; after inputs_embeds only those that follow.
+            past_key_values: of an earlier step.
+            cache: its other name.
+            attention_mask: [b, t].
+            inputs_embeds: [b, p, h], the prompt's vectors in place of its tokens.
+            spliced_embeds: [b, p, h], the prompt's vectors beside its tokens.
+            is_media: [b, p], which of them are a picture's.
+            **kwargs: further arguments of forward, passed on.
+        """
+        past = one_cache(cache, past_key_values)
+        known = 0 if past is None else int(past.get_seq_length())
+        for name in _NOT_PASSED_ON:
+            kwargs.pop(name, None)
+        if inputs_embeds is not None:
+            tokens = self._after(inputs_embeds, is_media, input_ids, known)
+        elif spliced_embeds is not None:
+            written = input_ids[:, spliced_embeds.shape[1] :]
+            tokens = self._after(spliced_embeds, is_media, written, known)
+        else:
+            tokens = {"input_ids": input_ids[:, known:].contiguous()}
+        return kwargs | tokens | {CACHE: past, "attention_mask": attention_mask}
+
+    def _after(
+        self, prompt: Tensor, is_media: Tensor | None, written: Tensor, known: int
+    ) -> dict[str, Any]:
+        """Select what is not in the cache of a prompt's vectors and the tokens written after."""
+        length = prompt.shape[1]
+        if known >= length:
+            return {"input_ids": written[:, known - length :].contiguous()}
+        vectors = torch.cat([prompt, self.get_input_embeddings()(written)], dim=1)
+        if is_media is not None:
+            is_media = torch.cat([is_media, torch.zeros_like(written, dtype=torch.bool)], dim=1)
+            is_media = is_media[:, known:]
+        return {"inputs_embeds": vectors[:, known:], "is_media": is_media}
+
+
+_NOT_PASSED_ON = (
+    "position_ids",  # counted by forward
+    "cache_position",
+    "tokenizer",
+    "next_sequence_length",
+    "is_first_iteration",
+)
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """Take the cache under either of its names."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are names of the same argument: pass one.")
+    return past_key_values if cache is None else cache

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model for transformers whose pictures are part of the text: what its families share.
+
+The decoder is transformers' own Llama, with its attention functions and caches. A family builds the
+modules under its published names, and says where they are.
+
+Letters: b rows, q tokens computed now, m pictures, k vectors of a picture, h hidden size.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+from owl.portable.body_owl import CACHE, OwlBody
+from owl.portable.spliced.abstractor_owl import POSITION_TABLES, OwlAbstractor
+from owl.portable.spliced.clip_tower_owl import OwlClipEmbeddings
+from owl.portable.spliced.splice_owl import (
+    IGNORE_INDEX,
+    Offsets,
+    Tokens,
+    media_rows,
+    read_marks,
+    splice,
+)
+from owl.portable.spliced.spliced_generation_owl import OwlSplicedGenerationMixin, one_cache
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """A batch with its pictures in place."""
+
+    input_ids: Tensor | None  # [b, q]
+    attention_mask: Tensor | None  # [b, cached + q]
+    labels: Tensor | None  # [b, q]
+    embeddings: Tensor  # [b, q, h]
+    is_media: Tensor | None  # [b, q] bool; None without pictures
+
+
+class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
+    """Tower, abstractor, decoder and loss.
+
+    Arguments of a call:
+        input_ids: [b, q] tokens, with k placeholders of any id in place of each picture; or in the
+            published form, where negative ids mark pictures.
+        attention_mask: [b, cached + q], 0 at padding on either side.
+        position_ids: [b, q], by default counted over the mask.
+        past_key_values: keys and values of earlier tokens.
+        inputs_embeds: [b, q, h] in place of input_ids.
+        labels: [b, q], the tokens themselves; -100 if not learned.
+        pixel_values: [m, 3, s, s] pictures of the entire batch in order, floats or uint8.
+        media_offset: for each row, the index of each picture's first placeholder, counted from the
+            row's first token that is not padding.
+        image_embeds: [m, k, h], pooler_output of get_image_features, in place of pixel_values.
+        images: the published name of pixel_values.
+        is_media: [b, q] bool, with inputs_embeds: which of them are a picture's.
+        use_cache: keep keys and values.
+        logits_to_keep: number of last tokens, or indices of tokens; 0 keeps all.
+        output_hidden_states: also return the input of each layer.
+        output_attentions: also return the weights, with attn_implementation="eager".
+        return_dict: False for a tuple.
+        num_items_in_batch: divisor of the summed loss; by default the learned tokens.
+        cache: the name of past_key_values since transformers 5.24; either works.
+        **kwargs: further options of transformers that request nothing; any other is an error.
+    """
+
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaDecoderLayer", "OwlClipLayer", "OwlAbstractorLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # Constants that some published folders hold.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", POSITION_TABLES]  # noqa: RUF012
+
+    ids_per_picture: ClassVar[int | None] = None
+    """Negative ids that mark a picture in the published form; None for k."""
+
+    # For families.
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder without its output layer."""
+        raise NotImplementedError
+
+    def encode_pictures(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode [m, 3, s, s]: features of the tower [m, f, h_v], and vectors [m, k, h]."""
+        raise NotImplementedError
+
+    def media_options(self, is_media: Tensor | None) -> dict[str, Any]:
+        """Return what the decoder needs to know about pictures: arguments of its layers."""
+        return {}
+
+    @property
+    def base_model(self) -> OwlBody:
+        """The model up to its output layer, as trainers look for it."""
+        return OwlBody(self)
+
+    # Loading and saving.
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = getattr(self.config, "initializer_range", 0.02)
+        if isinstance(module, OwlClipEmbeddings):
+            nn.init.normal_(module.cls_token, std=std)
+            nn.init.normal_(module.position_embedding, std=std)
+        if isinstance(module, OwlAbstractor):
+            nn.init.normal_(module.vit_eos, std=std)
+            if hasattr(module, "query_embeds"):
+                nn.init.normal_(module.query_embeds, std=std)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a published, exported or saved folder; see PreTrainedModel.from_pretrained.
+
+        Raises:
+            ValueError: a tensor is missing: transformers would fill it with random numbers, and
+                only log that.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        _check_loaded(str(pretrained_model_name_or_path), info)
+        if kwargs.get("generation_config") is None:
+            model.write_greedily()
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save; generation_config.json stays as it was loaded unless it was changed since."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.writes_greedily and kwargs.get("is_main_process", True):
+            self.folder_generation_config.save_pretrained(save_directory)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute layers in the backward pass, by default without re-entry."""
+        options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+        super().gradient_checkpointing_enable(options, **kwargs)
+
+    # Computing.
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Encode pictures.
+
+        Args:
+            pixel_values: [m, 3, s, s], normalised floats or uint8.
+
+        Returns:
+            pooler_output [m, k, h], the vectors of the decoder, which may be passed as
+            image_embeds; last_hidden_state [m, f, h_v] of the tower.
+        """
+        features, vectors = self.encode_pictures(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=vectors)
+
+    def read_inputs(
+        self,
+        tokens: Tokens,
+        *,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        is_media: Tensor | None = None,
+    ) -> Spliced:
+        """Embed tokens and put pictures in place.
+
+        Raises:
+            ValueError: pictures come twice, without their places, or are missing.
+        """
+        if tokens.input_ids is None:
+            if inputs_embeds is None or pixel_values is not None or image_embeds is not None:
+                raise ValueError(
+                    "give exactly one of input_ids and inputs_embeds; pictures come with input_ids."
+                )
+            mask, labels = tokens.attention_mask, tokens.labels
+            return Spliced(None, mask, labels, inputs_embeds, is_media)
+        if inputs_embeds is not None or is_media is not None:
+            raise ValueError("give exactly one of input_ids and inputs_embeds (with is_media).")
+        if pixel_values is not None and image_embeds is not None:
+            raise ValueError("pixel_values and image_embeds hold the same pictures: pass one.")
+        features = image_embeds
+        if pixel_values is not None and len(pixel_values):
+            _, features = self.encode_pictures(pixel_values)
+        keys = self.config.keys_per_picture
+        tokens = read_marks(tokens, keys, ids_per_picture=self.ids_per_picture or keys)
+        if any(map(len, _given(tokens.media_offset))) and features is None:
+            raise ValueError(
+                "the text has places for pictures, but neither pixel_values nor image_embeds came "
+                "with it. Pass everything that the processor returned: model(**inputs)."
+            )
+        embeddings, rows = self.get_input_embeddings()(tokens.input_ids), None
+        if features is not None and len(features):
+            if tokens.media_offset is None:
+                raise ValueError(
+                    "pictures came without media_offset, their places in the text. Pass everything "
+                    "that the processor returned: model(**inputs)."
+                )
+            rows = media_rows(tokens, len(features), keys)
+            embeddings = splice(embeddings, rows.to(embeddings.device), features)
+        return Spliced(tokens.input_ids, tokens.attention_mask, tokens.labels, embeddings, rows)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        media_offset: Offsets = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        image_embeds: Tensor | None = None,
+        images: Tensor | None = None,
+        is_media: Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Run the model; the class lists the arguments.
+
+        Returns:
+            Its loss is the mean over labels of -log p(label | preceding tokens). Logits of pictures
+            are included, and if marks were read, rows are as long as with all placeholders.
+
+        Raises:
+            ValueError: inputs do not fit together, or are not known.
+        """
+        _check_options(kwargs)
+        past = one_cache(cache, past_key_values)
+        spliced = self.read_inputs(
+            Tokens(input_ids, attention_mask, labels, media_offset),  # type: ignore[arg-type]
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values if images is None else images,
+            image_embeds=image_embeds,
+            is_media=is_media,
+        )
+        if position_ids is None:
+            position_ids = _count_positions(spliced.attention_mask, spliced.embeddings.shape[1])
+        shows = {
+            "output_attentions": _chosen(output_attentions, self.config.output_attentions),
+            "output_hidden_states": _chosen(output_hidden_states, self.config.output_hidden_states),
+        }
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and labels is None
+        output = self.decoder(
+            inputs_embeds=spliced.embeddings,
+            attention_mask=spliced.attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            **{CACHE: past},
+            **{name: True for name, value in shows.items() if value},
+            **self.media_options(spliced.is_media),
+        )
+        logits, loss = self._logits_and_loss(
+            output.last_hidden_state, spliced.labels, logits_to_keep, num_items_in_batch
+        )
+        answer = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            **{CACHE: getattr(output, CACHE) if use_cache else None},
+        )
+        as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
+        return answer if as_object else answer.to_tuple()
+
+    def _logits_and_loss(
+        self,
+        hidden_states: Tensor,
+        labels: Tensor | None,
+        logits_to_keep: int | Tensor,
+        num_items: Tensor | int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute [b, kept, v] logits in the model's dtype, and the float32 loss of all of them."""
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.get_output_embeddings()(hidden_states[:, kept])
+        if labels is None:
+            return logits, None
+        if logits.shape[1] != labels.shape[1]:
+            raise ValueError("labels need all logits: leave logits_to_keep at 0.")
+        targets = labels[:, 1:].flatten().to(logits.device)
+        learned = targets != IGNORE_INDEX
+        # Only learned rows are converted to float32, which saves memory.
+        rows = logits[:, :-1].flatten(0, 1)[learned]
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        total = F.cross_entropy(rows, targets[learned], reduction="sum")
+        count = learned.sum().clamp(min=1) if num_items is None else num_items
+        return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
+
+
+def _given(offsets: Offsets) -> list[Any]:
+    return [row for row in offsets or () if row is not None]
+
+
+def _count_positions(attention_mask: Tensor | None, queries: int) -> Tensor | None:
+    """Count the tokens computed now within their rows: [b, queries]; padding is at 0."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None  # the decoder counts
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+
+
+_IGNORED = ("cache_position", "token_type_ids", "skip_logits")
+"""Inputs of transformers without effect here."""
+
+
+def _check_options(others: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument that forward does not know, unless it requests nothing."""
+    for name, value in others.items():
+        if name not in _IGNORED and value is not None and value is not False:
+            raise ValueError(
+                f"{name} is not an argument of this model: correct its name or leave it out; the "
+                "class lists them."
+            )
+
+
+def _check_loaded(folder: str, info: Mapping[str, Collection[str]]) -> None:
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of the tensors that its config.json describes, among "
+            f"them {', '.join(missing[:8])}. Complete the folder, or correct config.json."
+        )
+
+
+def _chosen(argument: bool | None, default: bool | None) -> bool:
+    return bool(default if argument is None else argument)

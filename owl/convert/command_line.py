@@ -267,13 +267,16 @@ def _init(options: Namespace) -> None:
 
 
 def _print_next_step(model: ModelConfig, output: Path) -> None:
+    from owl.config.load import CONFIGS
     from owl.convert.families import PUBLISHED
 
     for title, text in PUBLISHED[model.family].describe(model).items():
         _print(f"{title}: {text}")
+    has_own = (CONFIGS / "experiment" / model.family / "stage1.yaml").is_file()
+    experiment = f"{model.family}/stage1" if has_own else "stage1"
     _print(
         f"vocabulary: {model.vocab_size}\n"
-        f"Train from it with: torchrun pretrain_owl3.py +experiment=stage1 "
+        f"Train from it with: torchrun pretrain_owl3.py +experiment={experiment} "
         f"checkpoint.start_from={output} model=..."
     )
 

@@ -8,29 +8,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import owl.hf  # noqa: F401  # registers the families with the Auto classes
 from owl.checkpoint.inference import LoadedModel
 from owl.data.collate import collate
+from owl.data.families import reading_of
 from owl.data.samples import EncodedSample, RawSample
 from owl.demo.evaluate import MAX_ANSWER_TOKENS
 from owl.demo.text import open_encoder
 from owl.evaluate.exported import to_conversation
 from owl.evaluate.greedy import PROMPTS_PER_PACK, Answerer, in_groups
-from owl.hf import Owl3ForConditionalGeneration, Owl3Processor
 
 
 @dataclass(frozen=True)
 class Exported:
     """A folder written by `python -m owl.convert export`."""
 
-    network: Owl3ForConditionalGeneration
-    processor: Owl3Processor
+    network: Any  # the family's model
+    processor: Any
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "Exported":
         """Load the folder, as its users do."""
-        network = Owl3ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-        return cls(network.eval(), Owl3Processor.from_pretrained(folder))
+        network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        return cls(network.eval(), AutoProcessor.from_pretrained(folder))
 
     def read(self, samples: Sequence[RawSample]) -> dict[str, Any]:
         """Encode questions as one batch, padded to the left."""
@@ -48,13 +50,16 @@ def answerer_of_exported(model: Exported) -> Answerer:
     def answer(samples: Sequence[RawSample]) -> list[str]:
         answers: list[str] = []
         for some in in_groups(samples, PROMPTS_PER_PACK):
-            answers += model.network.generate(
-                **model.read(some),
+            asked = model.read(some)
+            written = model.network.generate(
+                **asked,
                 max_new_tokens=MAX_ANSWER_TOKENS,
                 do_sample=False,
                 tokenizer=model.processor.tokenizer,
-                decode_text=True,
             )
+            new = written[:, asked["input_ids"].shape[1] :]
+            texts = model.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+            answers += [text.strip() for text in texts]
         return answers
 
     return answer
@@ -76,7 +81,7 @@ def logit_differences(
         The largest difference: `packed`, all questions in one pack of the trainer and one padded
         batch of owl.hf; `single`, each question alone in both.
     """
-    encoder = open_encoder(tokenizer)
+    encoder = open_encoder(tokenizer, reading_of(trained.config))
     prompts = [encoder.encode_prompt(sample) for sample in samples]
     pairs = list(zip(prompts, samples, strict=True))
     return {

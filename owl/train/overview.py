@@ -104,7 +104,6 @@ def rate_line(run: RunConfig) -> str:
     """Format the peak learning rates of the trained parts, and how they change."""
     optim, trained = run.optim, run.learning_parts
     peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
-    peaks = peaks or [f"{optim.learning_rate:.3g}"]  # of adapters
     if trained.vision_tower and optim.tower_layer_decay != 1:
         peaks[0] += f" (times {optim.tower_layer_decay:g} for each layer below its last)"
     share = optim.min_learning_rate / optim.learning_rate

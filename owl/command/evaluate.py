@@ -5,7 +5,7 @@ owl evaluate --model DIR --data questions.jsonl --metric vqa
 torchrun --nproc-per-node 8 --no-python owl evaluate --checkpoint RUN --data questions.jsonl ...
 
 A line of the file: {"id": "7", "image": "a.jpg", "question": "What is it?", "answers": ["an owl"]}
-(also images, options, category, pair). The same command goes on where a stopped
+(also images, options, category, pair: docs/evaluation.md). The same command goes on where a stopped
 one was.
 """
 

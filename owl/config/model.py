@@ -42,6 +42,11 @@ class VisionTowerConfig:
         return 1 if self.kind is TowerKind.clip else 0
 
     @property
+    def publishes_qkv_as_one(self) -> bool:
+        """Whether queries, keys and values are one published projection, with one adapter."""
+        return self.kind is TowerKind.clip
+
+    @property
     def features_per_tile(self) -> int:
         """Vectors that the tower returns for one tile."""
         return self.class_tokens + self.patches_per_tile

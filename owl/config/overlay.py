@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from owl.config.run import ScaleSettings, SourceConfig
 from owl.config.settings import closest, closest_setting, enum_members, find_setting
 
 Problems = list[str]
@@ -22,7 +21,10 @@ def delete(schema: DictConfig, name: str) -> Problems:
     parent_name, _, key = name.rpartition(".")
     parent = OmegaConf.select(schema, parent_name) if parent_name else None
     if not isinstance(parent, DictConfig) or OmegaConf.get_type(parent) is not dict:
-        return [f"~{name} cannot be removed: only entries of data.sources and recipe can."]
+        return [
+            f"~{name} cannot be removed: only entries of data.sources, evaluate.sources and "
+            "recipe can."
+        ]
     if key not in parent:
         known = ", ".join(map(str, parent)) or "none"
         return [f"~{name} names no entry. {parent_name} has: {known}."]
@@ -43,7 +45,7 @@ def overlay(node: DictConfig, tree: Mapping[Any, Any], prefix: str, where: str) 
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if OmegaConf.get_type(node) is dict and key not in node:
-            node[key] = SourceConfig() if prefix.startswith("data.sources.") else ScaleSettings()
+            node[key] = node._metadata.element_type()  # the defaults of a new entry
         if key not in node:
             problems += _unknown(name, value, where)
             continue

@@ -30,6 +30,7 @@ from owl.convert.export_part import ExportPart, Part
 from owl.convert.families import PUBLISHED, Published, weight_table
 from owl.convert.reader import WeightReader
 from owl.convert.rows import row_spans, spans_within
+from owl.convert.run_tokenizer import TOKENIZER_ONLY, run_tokenizer
 from owl.convert.safetensors_file import ShardedSafetensors
 from owl.convert.table import Shape, WeightTable, published_shapes
 from owl.data.encode.tokenizer import load_tokenizer, tokenizer_problem
@@ -128,7 +129,8 @@ class _Export:
         # Before anything is written, since both may raise.
         dtype = str(options.dtype or embedding_dtype).removeprefix("torch.")
         self.config = self.part.config(model, dtype, list(self.carried.specs))
-        self.control_tokens = _control_tokens(self.base, self.part, model)
+        self.run_tokenizer, self.tokenizer_origin = self._find_tokenizer()
+        self.control_tokens = _control_tokens(self.run_tokenizer or self.base, self.part, model)
         self.names = self.part.names(self.table.shapes)
         """Published name to the name in the part."""
         self.specs = dict(self._specs())
@@ -138,6 +140,12 @@ class _Export:
     def base(self) -> Path | None:
         """The folder that files are copied from, if the part takes any."""
         return self.options.base if self.part.base_files else None
+
+    def _find_tokenizer(self) -> tuple[Path | None, str]:
+        """Return the tokenizer of the checkpoint's run, unless the base folder has one."""
+        if not self.part.base_files or (self.base and not tokenizer_problem(self.base)):
+            return None, ""
+        return run_tokenizer(self.checkpoint)
 
     def write_weights(self, folder: Path, report: Callable[[str], None]) -> None:
         """Write all tensors, piece by piece."""
@@ -174,6 +182,12 @@ class _Export:
         copied = _copy_files(self.base, self.part.base_files, folder, skipped)
         if copied:
             report(f"copied from {self.base}: {', '.join(copied)}")
+        if self.run_tokenizer:
+            copied = _copy_files(self.run_tokenizer, TOKENIZER_ONLY, folder, ())
+            report(
+                f"tokenizer of the run ({self.tokenizer_origin}), copied from "
+                f"{self.run_tokenizer}: {', '.join(copied)}"
+            )
         if self.carried.made_up:
             report(
                 f"{len(self.carried.specs)} tensors that influence no output are not in this "
@@ -189,7 +203,10 @@ class _Export:
 
             report(f"to stand alone: {', '.join(complete_folder(folder))}")
         if self.options.part is Part.complete and tokenizer_problem(folder):
-            report("no tokenizer: name a folder that has the model's with --base")
+            report(
+                "no tokenizer: name a folder that has the model's with --base "
+                f"({self.tokenizer_origin})"
+            )
         card = model_card(
             self.checkpoint, self.model, self.family, self.options.part, self.specs,
             base=self.base, stands_alone=stands_alone,
@@ -282,16 +299,16 @@ def _with_base(config: dict[str, Any], base: Path | None, *, has_code: bool) -> 
     return theirs | config | nested
 
 
-def _control_tokens(base: Path | None, part: ExportPart, model: ModelConfig) -> dict[str, int]:
+def _control_tokens(folder: Path | None, part: ExportPart, model: ModelConfig) -> dict[str, int]:
     """Return the ids of the control tokens, where a tokenizer is copied."""
-    if base is None or tokenizer_problem(base):
+    if folder is None or tokenizer_problem(folder):
         return {}
     begin, end = part.control_tokens
-    tokenizer = load_tokenizer(base, reading_of(model).controls)
+    tokenizer = load_tokenizer(folder, reading_of(model).controls)
     if tokenizer.vocab_size > model.vocab_size:
         raise CheckpointError(
-            f"--base {base}: its tokenizer has {tokenizer.vocab_size} ids, the model only "
-            f"{model.vocab_size} rows. Name the folder of the tokenizer that it was trained with."
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, the model only "
+            f"{model.vocab_size} rows. Name that of the model as --base."
         )
     return {
         "bos_token_id": tokenizer.control_id(begin),

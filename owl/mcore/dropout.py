@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random states for dropout that depend on where training is, and on nothing that came before.
 
-So a resumed run drops what the uninterrupted one drops, and no checkpoint holds a random state. All
-ranks of a tensor group share the default state: a module that each of them holds completely drops
-the same everywhere. Megatron's own state (`get_cuda_rng_tracker().fork()`) differs from rank to
-rank, for what is sharded.
+So a resumed run drops what the uninterrupted one drops; the states in a checkpoint are those of the
+first data-parallel rank, and lack a GPU's default one. All ranks of a tensor group share the
+default state: a module that each of them holds completely drops the same everywhere. Megatron's own
+state (`get_cuda_rng_tracker().fork()`) differs from rank to rank, for what is sharded.
 """
 
 import hashlib

@@ -191,8 +191,12 @@ def attach(model: nn.Module, lora: LoraConfig) -> None:
     Call it after every weight exists: the model's own weights keep their names.
     """
     for path, linear in list(_linears(model)):
-        parent: Any = model.get_submodule(path.rpartition(".")[0])
-        split = _split(parent, path.rpartition(".")[2], linear)
+        in_tower = path.startswith("vision_tower.")
+        if in_tower and model.model_config.vision_tower.publishes_qkv_as_one:
+            split = Split(1, {WHOLE: linear.weight.shape[0]})
+        else:
+            parent: Any = model.get_submodule(path.rpartition(".")[0])
+            split = _split(parent, path.rpartition(".")[2], linear)
         names = [name for name in split.rows if target_of(path, name) in lora.targets]
         if not names:
             continue

@@ -11,16 +11,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from owl.portable.fetch_owl import FetchError, open_source, read_source
-from owl.portable.frames_owl import (
+from owl.portable.media.fetch_owl import FetchError, open_source, read_source
+from owl.portable.media.frames_owl import (
     DEFAULT_MAX_FRAMES,
     FrameSampling,
     FrameTimes,
     SamplingMode,
     spread,
 )
+from owl.portable.media.video_owl import open_clip
 from owl.portable.picture_reader_owl import PictureError, open_picture, upright_rgb
-from owl.portable.video_owl import open_clip
 
 
 class MediaError(ValueError):

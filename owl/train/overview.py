@@ -105,7 +105,7 @@ def rate_line(run: RunConfig) -> str:
     optim, trained = run.optim, run.learning_parts
     peaks = [f"{part} {optim.peak(part):.3g}" for part, learns in vars(trained).items() if learns]
     if trained.vision_tower and optim.tower_layer_decay != 1:
-        peaks.append(f"times {optim.tower_layer_decay:g} a layer from the tower's last one down")
+        peaks[0] += f" (times {optim.tower_layer_decay:g} for each layer below its last)"
     share = optim.min_learning_rate / optim.learning_rate
     after = "" if optim.decay is LrDecay.constant else f" decay to {share:.3g} of it"
     steps = _count(warmup_steps(optim, run.stage.train_steps), "warm-up step")

@@ -33,12 +33,16 @@ MODEL = tiny_model(
 )
 
 
+# Attention weights of the abstractor are dropped; its random start is large enough to show it.
+DROPS = replace(MODEL, abstractor=replace(MODEL.abstractor, attention_dropout=0.3), init_std=0.2)
+
+
 def test_an_abstractor_trains_alike_alone_and_over_a_tensor_group(tmp_path):
     # As in test_layouts.py: float64, and no clipping, whose norm Megatron measures in float32.
     optim = OptimConfig(
         learning_rate=1e-3, warmup_fraction=0.0, distributed=False, clip_grad_norm=0.0
     )
-    run = tiny_run(tmp_path, train_steps=2, model=MODEL, precision=Precision.fp64, optim=optim)
+    run = tiny_run(tmp_path, train_steps=2, model=DROPS, precision=Precision.fp64, optim=optim)
     train(run)
     straight = losses(Path(run.output))
     start = checkpoint_path(Path(run.output), 2)
@@ -54,5 +58,21 @@ def test_an_abstractor_trains_alike_alone_and_over_a_tensor_group(tmp_path):
     train(expected)
 
     assert straight[-1] < straight[0]
-    assert load_model_config(start) == MODEL
+    assert load_model_config(start) == DROPS
     assert losses(Path(resumed.output)) == pytest.approx(losses(Path(expected.output)), rel=1e-11)
+
+
+def test_resumed_ranks_drop_what_the_uninterrupted_ones_drop(tmp_path):
+    run = tiny_run(tmp_path, model=DROPS)
+    run_in_processes(train, 2, run)
+    expected = losses(Path(run.output))
+    newest = checkpoint_path(Path(run.output), 4)
+    newest.rename(newest.with_name("elsewhere"))
+
+    run_in_processes(train, 2, run)
+    kept = replace(DROPS, abstractor=MODEL.abstractor)
+    without = replace(run, output=str(tmp_path / "without"), model=kept)
+    train(without)
+
+    assert losses(Path(run.output)) == expected
+    assert losses(Path(without.output)) != pytest.approx(expected, rel=1e-6)

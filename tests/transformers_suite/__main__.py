@@ -21,18 +21,18 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from tests.transformers_suite.explained import MODELS, PROCESSORS
+from tests.transformers_suite.explained import MODELS, PROCESSORS, SPLICED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SUITES = {"owl3_models": MODELS, "owl3_processors": PROCESSORS}
+SUITES = {"owl3_models": MODELS, "owl3_processors": PROCESSORS, "spliced_models": SPLICED}
 Results = dict[str, tuple[str, str]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.transformers_suite")
     parser.add_argument("checkout", type=Path, help="of transformers, at the installed release")
-    parser.add_argument("--only", choices=SUITES, help="one suite (default: both)")
+    parser.add_argument("--only", choices=SUITES, help="one suite (default: all)")
     parser.add_argument("-k", default="", help="pytest's: run the tests that match")
     options = parser.parse_args()
     unexplained = 0
@@ -97,7 +97,7 @@ def report(results: Results, explained: dict[str, str]) -> int:
     for name, reasons in failed.items():
         why = explained.get(re.sub(r"_\d+(_.*)?$", "", name))
         unexplained += why is None
-        print(f"  {name} ({len(reasons)}): {why or 'NOT EXPLAINED: ' + reasons[0]}")
+        print(f"  {name} ({len(reasons)}): {why or 'NOT EXPLAINED: ' + reasons[0][:200]}")
     return unexplained
 
 

@@ -13,6 +13,15 @@ MODELS = {
         "requires none"
     ),
 }
+SPLICED = {
+    "test_bc_cache_name_forward": "the cache may have either name, without a warning",
+    "test_config": "mPLUG-Owl's text sizes are read from text_config alone",
+    "test_sdpa_can_dispatch_composite_models": "the tower is no model of its own",
+    "test_correct_missing_keys": "base_model holds no weights of its own to be saved",
+    "test_get_image_features_attentions": "the tower returns its features alone: an error",
+    "test_get_image_features_hidden_states": "likewise",
+    "test_multimodal_outputs_are_returned": "get_image_features returns them, not forward",
+}
 PROCESSORS = {
     "test_apply_chat_template_assistant_mask": (
         "text is cut where the assistant's begins and ends, as in training, before it becomes "
@@ -30,5 +39,4 @@ PROCESSORS = {
     "test_apply_chat_template_video_frame_sampling": (
         "on transformers 4 the test asks for keys that only a video processor of its own returns"
     ),
-    "test_processor_text_has_no_visual": "likewise",
 }

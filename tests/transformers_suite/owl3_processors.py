@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from owl.hf import Owl3Processor
+from owl.portable.tokenizer_owl import load_hf_tokenizer
 from tests import test_processing_common as common
 
 
@@ -42,11 +43,12 @@ common.url_to_local_path = lambda url, *_, **__: _media[".mp4" if url.endswith("
 
 class Owl3ProcessorTest(common.ProcessorTesterMixin, unittest.TestCase):
     processor_class = Owl3Processor
+    image_token, video_token = "<|image|>", "<|video|>"
     videos_input_name = "pixel_values"
 
     @classmethod
     def _setup_tokenizer(cls):
-        return AutoTokenizer.from_pretrained(os.environ["OWL_FOLDER"])
+        return load_hf_tokenizer(os.environ["OWL_FOLDER"])
 
     @staticmethod
     def prepare_processor_dict():

@@ -2,6 +2,7 @@
 """Imports go one way, as CONTRIBUTING.md draws it: a file sees only what stands to its left."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -85,6 +86,17 @@ def test_a_file_imports_only_what_stands_to_its_left(module: str):
     here = room_of(module)
     for there in (room_of(imported) for imported in imported_modules(module)):
         assert here == there or RANK[there] < RANK[here], f"{module} imports owl.{there}"
+
+
+def test_no_shared_file_names_a_family_of_its_own():
+    names = re.compile(r"owl[12]")
+    shared = set(MODULES) - REGISTRIES - {"owl.config.choices"}  # which lists the families
+    naming = [
+        module
+        for module in sorted(shared)
+        if not family_of(module) and names.search(MODULES[module].read_text(encoding="utf-8"))
+    ]
+    assert naming == []
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if not family_of(module)])

@@ -43,6 +43,12 @@ def test_what_is_not_known_is_left_out():
     assert "imbalance" not in step_line(figures(imbalance=None, measured_imbalance=None))
 
 
+def test_a_part_with_a_rate_of_its_own_is_named():
+    line = step_line(figures(part_rates={"vision_tower": 2e-5, "fusion": 1e-3}))
+
+    assert "| lr 9.8e-04 (vision_tower 2.0e-05, fusion 1.0e-03) |" in line
+
+
 def test_skipped_samples_are_shown_when_there_are_any():
     assert "skipped" not in step_line(figures())
     assert step_line(figures(skipped_samples=3)).endswith("| skipped 3")

@@ -25,7 +25,7 @@ from owl.curate.converters.svg import draw_svg, is_svg
 from owl.data.encode.images import decode_picture, picture_size, picture_suffix
 from owl.data.shards.rules import uneven_frames
 from owl.errors import DataError
-from owl.portable.fetch_owl import FetchError, decode_data_url, local_path
+from owl.portable.media.fetch_owl import FetchError, decode_data_url, local_path
 from owl.portable.picture_reader_owl import MAX_FILE_BYTES
 
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)

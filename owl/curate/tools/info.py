@@ -12,6 +12,8 @@ It reads the indexes only, so it is fast on any amount of data. Tokens and tiles
 Exit code: 0 the folder is described; 2 it cannot be read: prepare it first.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.util
 import json
@@ -19,10 +21,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from owl.curate.summary import Distribution, Summary, summarise
-from owl.data.plan.shares import unlisted_sentence
 from owl.errors import OwlError
+
+if TYPE_CHECKING:  # torch takes a second: --help does without it
+    from owl.curate.summary import Distribution, Summary
 
 BAR_WIDTH = 40
 
@@ -45,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.png and (problem := _png_problem(arguments.png)):
         print(f"info: {problem}", file=sys.stderr)
         return 2
+    from owl.curate.summary import summarise
+
     try:
         summary = summarise(arguments.folder)
     except OwlError as error:
@@ -76,6 +82,8 @@ def _png_problem(path: Path) -> str | None:
 
 
 def _describe(summary: Summary) -> Iterator[str]:
+    from owl.data.plan.shares import unlisted_sentence
+
     yield (
         f"{summary.folder}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB, "
         f"{summary.samples:,} samples"

@@ -14,18 +14,22 @@ samples that would not fit into a pack are reported as well, measured as in a ru
 Exit code: 0 no problem was found; 1 problems were found; 2 the folder cannot be checked.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from owl.config.run import CutPolicy, DataConfig, ModelConfig, PackConfig, VisionTowerConfig
-from owl.curate.lint.lint import Budgets, Checks, budget_encoder, lint_folder
-from owl.curate.lint.report import FolderReport, ShardReport
-from owl.data.families import reading_of
 from owl.errors import DataError
 from owl.progress import Progress
+
+if TYPE_CHECKING:  # torch takes a second: --help does without it
+    from owl.curate.lint.lint import Checks
+    from owl.curate.lint.report import FolderReport, ShardReport
 
 
 def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -72,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem:
         print(f"lint: {problem}", file=sys.stderr)
         return 2
+    from owl.curate.lint.lint import lint_folder
+
     progress = Progress("linted", sum(p.stat().st_size for p in arguments.folder.glob("*.tar")))
     report = lint_folder(
         arguments.folder,
@@ -96,6 +102,8 @@ def _find_problem(arguments: argparse.Namespace) -> str | None:
         if value is not None and value < 1:
             name = option.replace("_", "-")
             return f"--{name} {value}: use at least 1."
+    from owl.curate.lint.lint import budget_encoder
+
     try:
         if budgets := _make_checks(arguments).budgets:
             budget_encoder(budgets)
@@ -105,6 +113,9 @@ def _find_problem(arguments: argparse.Namespace) -> str | None:
 
 
 def _make_checks(arguments: argparse.Namespace) -> Checks:
+    from owl.curate.lint.lint import Budgets, Checks
+    from owl.data.families import reading_of
+
     budgets = None
     if arguments.tokenizer:
         tower = VisionTowerConfig(image_size=arguments.image_size)

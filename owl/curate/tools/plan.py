@@ -11,19 +11,21 @@ the data better. Nothing is decoded. Missing token counts are made and stored.
 Exit code: 0 the plan is printed; 2 the settings or the data cannot be used.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from owl.config.data_run import read_data_run
-from owl.config.run import RunConfig
-from owl.curate.forecast import Fill, Forecast, forecast
-from owl.data.loader import Loader
-from owl.data.open_run import open_loader, step_size
-from owl.data.plan.shares import describe_shares, unlisted_shards
 from owl.errors import ConfigError, OwlError, UsageError
+
+if TYPE_CHECKING:  # torch takes a second: --help does without it
+    from owl.config.run import RunConfig
+    from owl.curate.forecast import Fill, Forecast
+    from owl.data.loader import Loader
 
 
 def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -47,6 +49,9 @@ def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of the run on the command line; return the exit code."""
     arguments, overrides = _parse_arguments(argv)
+    from owl.config.data_run import read_data_run
+    from owl.data.open_run import open_loader
+
     try:
         for option in ("dp", "samples"):
             if getattr(arguments, option) < 1:
@@ -66,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: int) -> Forecast:
     """Forecast a run. Raises ConfigError if the ranks cannot divide a step evenly."""
+    from owl.curate.forecast import forecast
+    from owl.data.open_run import step_size
+
     global_batch_size = step_size(run.batch, loader, dp_size=dp_size)
     per_forward = dp_size * run.batch.micro_batch_size
     if global_batch_size % per_forward:
@@ -84,6 +92,8 @@ def _make_forecast(run: RunConfig, loader: Loader, dp_size: int, max_samples: in
 
 
 def _describe(result: Forecast, run: RunConfig, loader: Loader) -> Iterator[str]:
+    from owl.data.plan.shares import describe_shares, unlisted_shards
+
     yield (
         f"{result.samples_per_epoch:,} samples an epoch in {result.windows_per_epoch:,} window(s) "
         f"of {run.pack.window}; looked at {result.windows:,}"

@@ -18,17 +18,19 @@ Exit code: 0 no problem was found; 1 some samples are invalid or some shards are
 named); 2 the folder cannot be prepared at all.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from owl.config.data_run import read_data_run
-from owl.config.run import ModelConfig, VisionTowerConfig
-from owl.curate.prepare import Counting, ShardDone, countings_of_run, prepare_folder
-from owl.data.families import reading_of
 from owl.errors import OwlError
 from owl.progress import Progress, print_beside_progress
+
+if TYPE_CHECKING:  # torch takes a second: --help does without it
+    from owl.curate.prepare import Counting, ShardDone
 
 FOREIGN = ("E108", "E104")
 """Codes of members that shards of owl3-sample/1 never have: a picture first, folders, links."""
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OwlError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
+    from owl.curate.prepare import prepare_folder
+
     try:
         problems = prepare_folder(
             arguments.folder,
@@ -113,6 +117,11 @@ def _choose_countings(arguments: argparse.Namespace, overrides: Sequence[str]) -
     Raises:
         OwlError: the run is invalid, or its tokenizer cannot be read.
     """
+    from owl.config.data_run import read_data_run
+    from owl.config.run import ModelConfig, VisionTowerConfig
+    from owl.curate.prepare import Counting, countings_of_run
+    from owl.data.families import reading_of
+
     countings: list[Counting] = []
     if overrides:
         countings = countings_of_run(read_data_run(overrides), arguments.folder)

@@ -14,22 +14,22 @@ work of the pack and of every rank. It needs no network and no JavaScript.
 Exit code: 0 the page is written; 2 the settings or the data cannot be used.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from owl.config.data_run import read_data_run
-from owl.config.run import RunConfig
-from owl.curate.preview.batch import StepChoice, exclusion_note, load_sample, load_step
-from owl.curate.preview.page import render_page
-from owl.curate.preview.view import PageView, RankView, sample_views
-from owl.data.families import WORK
-from owl.data.loader import Loader
-from owl.data.open_run import open_loader, step_size
-from owl.data.plan.plan import predicted_cost
-from owl.data.samples import PackedBatch
 from owl.errors import OwlError, UsageError
+
+if TYPE_CHECKING:  # torch takes a second: --help does without it
+    from owl.config.run import RunConfig
+    from owl.curate.preview.batch import StepChoice
+    from owl.curate.preview.view import PageView
+    from owl.data.loader import Loader
+    from owl.data.samples import PackedBatch
 
 EXCLUSION = "in training"
 """Label of the fact that training does not see a sample as it is shown."""
@@ -57,6 +57,10 @@ def _parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namesp
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page that the command line asks for; return the exit code."""
     arguments, overrides = _parse_arguments(argv)
+    from owl.config.data_run import read_data_run
+    from owl.curate.preview.page import render_page
+    from owl.data.open_run import open_loader
+
     try:
         _check_arguments(arguments)
         run = read_data_run(overrides)
@@ -97,6 +101,12 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
+    from owl.curate.preview.batch import load_step
+    from owl.curate.preview.view import PageView, RankView, sample_views
+    from owl.data.families import WORK
+    from owl.data.open_run import step_size
+    from owl.data.plan.plan import predicted_cost
+
     size = step_size(run.batch, loader, dp_size=arguments.dp)
     choice = load_step(
         loader,
@@ -137,6 +147,10 @@ def _view_step(run: RunConfig, loader: Loader, arguments: argparse.Namespace) ->
 
 
 def _view_sample(run: RunConfig, loader: Loader, arguments: argparse.Namespace) -> PageView:
+    from owl.curate.preview.batch import exclusion_note, load_sample
+    from owl.curate.preview.view import PageView, sample_views
+    from owl.data.families import WORK
+
     batch, planned = load_sample(loader, run.data, arguments.sample)
     source = loader.plan.sources[planned.source].name
     excluded = exclusion_note(loader, planned)

@@ -43,7 +43,7 @@ from owl.curate.tools.conversion import (
     run_job,
     running_problem,
 )
-from owl.portable.frames_owl import FrameSampling, SamplingMode
+from owl.portable.media.frames_owl import FrameSampling, SamplingMode
 
 
 def _parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Offsets = Sequence[Tensor | Sequence[int] | None] | None
+Offsets = Sequence[Tensor | Sequence[int] | None] | Tensor | None
 """For each row, the index of each picture's first placeholder, counted from the first token that is
-not padding."""
+not padding; a tensor [b, pictures] if all rows have as many."""
 IGNORE_INDEX = -100
 
 
@@ -24,10 +24,21 @@ IGNORE_INDEX = -100
 class Tokens:
     """The text of a batch."""
 
-    input_ids: Tensor  # [b, q]
+    input_ids: Tensor | None  # [b, q]; None if it comes as vectors
     attention_mask: Tensor | None  # [b, q], 0 at padding
     labels: Tensor | None  # [b, q]
     media_offset: Offsets = None
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """A batch with its pictures in place."""
+
+    input_ids: Tensor | None  # [b, q]
+    attention_mask: Tensor | None  # [b, cached + q]
+    labels: Tensor | None  # [b, q]
+    embeddings: Tensor  # [b, q, h]
+    is_media: Tensor | None  # [b, q] bool; None without pictures
 
 
 def read_marks(tokens: Tokens, keys: int, *, ids_per_picture: int) -> Tokens:
@@ -42,7 +53,7 @@ def read_marks(tokens: Tokens, keys: int, *, ids_per_picture: int) -> Tokens:
         ValueError: media_offset came as well, or negative ids stand for part of a picture.
     """
     ids = tokens.input_ids
-    if not bool((ids < 0).any()):
+    if ids is None or not bool((ids < 0).any()):
         return tokens
     if tokens.media_offset is not None:
         raise ValueError(
@@ -105,11 +116,12 @@ def _read_row(
     return new_ids, new_labels, offsets
 
 
-def media_rows(tokens: Tokens, pictures: int, keys: int) -> Tensor:
+def media_rows(tokens: Tokens, shape: tuple[int, int], pictures: int, keys: int) -> Tensor:
     """Find the tokens that pictures replace.
 
     Args:
         tokens: a batch.
+        shape: b and q.
         pictures: m.
         keys: k.
 
@@ -119,20 +131,20 @@ def media_rows(tokens: Tokens, pictures: int, keys: int) -> Tensor:
     Raises:
         ValueError: media_offset does not fit the rows, their lengths or the pictures.
     """
-    ids, offsets = tokens.input_ids, [_as_list(row) for row in tokens.media_offset or ()]
+    offsets = read_offsets(tokens.media_offset)
     counts = [len(row) for row in offsets]
     if sum(counts) != pictures:
         raise ValueError(
             f"pixel_values holds {pictures} pictures but media_offset lists {sum(counts)} "
             f"({counts} by row). Pass both as the processor returned them."
         )
-    if len(offsets) != len(ids):
+    if len(offsets) != shape[0]:
         raise ValueError(
-            f"media_offset lists {len(offsets)} rows for {len(ids)} rows of input_ids. Give one "
+            f"media_offset lists {len(offsets)} rows for {shape[0]} rows of input_ids. Give one "
             "list for each row, empty for a row without pictures."
         )
-    starts, lengths = _real_parts(tokens)
-    rows = torch.zeros(ids.shape, dtype=torch.bool)
+    starts, lengths = _real_parts(tokens.attention_mask, shape)
+    rows = torch.zeros(shape, dtype=torch.bool)
     for index, places in enumerate(offsets):
         for place, following in zip(places, [*places, lengths[index]][1:], strict=True):
             if place < 0 or place + keys > following:
@@ -142,20 +154,23 @@ def media_rows(tokens: Tokens, pictures: int, keys: int) -> Tensor:
                     "output as it is: a row that was cut off has lost placeholders."
                 )
             rows[index, starts[index] + place : starts[index] + place + keys] = True
-    return rows.to(ids.device)
+    return rows
 
 
-def _real_parts(tokens: Tokens) -> tuple[list[int], list[int]]:
+def _real_parts(
+    attention_mask: Tensor | None, shape: tuple[int, int]
+) -> tuple[list[int], list[int]]:
     """Return each row's first token that is not padding, and the number of its tokens."""
-    rows, length = tokens.input_ids.shape
-    if tokens.attention_mask is None:
-        return [0] * rows, [length] * rows
-    mask = tokens.attention_mask.int()
+    if attention_mask is None:
+        return [0] * shape[0], [shape[1]] * shape[0]
+    mask = attention_mask.int()
     return mask.argmax(dim=1).tolist(), mask.sum(dim=1).tolist()
 
 
-def _as_list(row: Tensor | Sequence[int] | None) -> list[int]:
-    return [] if row is None else torch.as_tensor(row).reshape(-1).tolist()
+def read_offsets(media_offset: Offsets) -> list[list[int]]:
+    """Convert any form of media_offset to a list for each row; empty if there is none."""
+    rows = () if media_offset is None else media_offset
+    return [[] if row is None else torch.as_tensor(row).reshape(-1).tolist() for row in rows]
 
 
 def splice(embeddings: Tensor, rows: Tensor, features: Tensor) -> Tensor:

@@ -95,7 +95,5 @@ def _is_count(value: Any) -> bool:
 
 def llama_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Report what a LLaMA's config requests but no published model of this kind has."""
-    if config.get("tie_word_embeddings"):
-        yield "tie_word_embeddings=true must be false: the output layer has weights of its own"
     if config.get("attention_bias"):
         yield "attention_bias=true must be false: no projection of the decoder has a bias"

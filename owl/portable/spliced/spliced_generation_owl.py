@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
 
 from owl.portable.body_owl import CACHE
-from owl.portable.spliced.splice_owl import Offsets, Tokens
+from owl.portable.spliced.splice_owl import Offsets, Spliced, Tokens
 
 
 class OwlSplicedGenerationMixin(GenerationMixin):
@@ -48,6 +48,7 @@ class OwlSplicedGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None = None,
         *args: Any,
         input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_embeds: Tensor | None = None,
@@ -65,6 +66,7 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             generation_config: as in transformers.
             *args: as in transformers.
             input_ids: [b, q], the prompts, in either form; they are returned as they came.
+            inputs_embeds: [b, q, h], vectors to read in place of the prompts' tokens.
             attention_mask: [b, q].
             pixel_values: the pictures of the prompts; see forward.
             image_embeds: their vectors, in place of pixel_values.
@@ -78,19 +80,19 @@ class OwlSplicedGenerationMixin(GenerationMixin):
         if decode_text and tokenizer is None:
             raise ValueError("decode_text=True needs the tokenizer: pass tokenizer=... as well.")
         prompt = inputs if input_ids is None else input_ids
-        if prompt is not None:
+        past = one_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
+        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
+            media_offset = None  # of pictures that are in the cache
+        if prompt is not None or inputs_embeds is not None:
             spliced = self.read_inputs(
-                Tokens(prompt, attention_mask, None, media_offset),
+                Tokens(
+                    prompt if inputs_embeds is None else None, attention_mask, None, media_offset
+                ),
+                inputs_embeds=inputs_embeds,
                 pixel_values=pixel_values if images is None else images,
                 image_embeds=image_embeds,
             )
-            kwargs["input_ids"], attention_mask = spliced.input_ids, spliced.attention_mask
-            if spliced.is_media is not None:
-                kwargs |= {"spliced_embeds": spliced.embeddings, "is_media": spliced.is_media}
-            if attention_mask is None:
-                attention_mask = torch.ones_like(spliced.input_ids)
-        if attention_mask is not None:
-            kwargs["attention_mask"] = attention_mask
+            kwargs |= self._prompt(prompt, spliced, has_vectors=inputs_embeds is not None)
         if tokenizer is not None:
             kwargs["tokenizer"] = tokenizer
             if tokenizer.eos_token_id is not None:
@@ -115,6 +117,23 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             return whole
         generated.sequences = whole
         return generated
+
+    def _prompt(
+        self, prompt: Tensor | None, spliced: Spliced, *, has_vectors: bool
+    ) -> dict[str, Any]:
+        """Return the arguments that describe a prompt to transformers' generate."""
+        mask, vectors = spliced.attention_mask, spliced.embeddings
+        if mask is None:
+            mask = torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)
+        values: dict[str, Any] = {"attention_mask": mask}
+        if spliced.is_media is not None:
+            values["is_media"] = spliced.is_media
+        if prompt is None:
+            return values | {"inputs_embeds": vectors}
+        values["input_ids"] = prompt if has_vectors else spliced.input_ids
+        if has_vectors or spliced.is_media is not None:
+            values["spliced_embeds"] = vectors
+        return values
 
     def _pad_id(self, chosen: GenerationConfig | None, settings: dict[str, Any]) -> Any:
         default = (chosen or self.generation_config).pad_token_id
@@ -144,7 +163,7 @@ class OwlSplicedGenerationMixin(GenerationMixin):
             **kwargs: further arguments of forward, passed on.
         """
         past = one_cache(cache, past_key_values)
-        known = 0 if past is None else int(past.get_seq_length())
+        known = cached_tokens(past)
         for name in _NOT_PASSED_ON:
             kwargs.pop(name, None)
         if inputs_embeds is not None:
@@ -177,6 +196,11 @@ _NOT_PASSED_ON = (
     "next_sequence_length",
     "is_first_iteration",
 )
+
+
+def cached_tokens(past: Cache | None) -> int:
+    """Count the tokens in a cache."""
+    return 0 if past is None else int(past.get_seq_length())
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

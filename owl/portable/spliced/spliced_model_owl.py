@@ -8,7 +8,6 @@ Letters: b rows, q tokens computed now, m pictures, k vectors of a picture, h hi
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,26 +23,17 @@ from owl.portable.spliced.clip_tower_owl import OwlClipEmbeddings
 from owl.portable.spliced.splice_owl import (
     IGNORE_INDEX,
     Offsets,
+    Spliced,
     Tokens,
     media_rows,
     read_marks,
+    read_offsets,
     splice,
 )
-from owl.portable.spliced.spliced_generation_owl import OwlSplicedGenerationMixin, one_cache
+from owl.portable.spliced.spliced_generation_owl import cached_tokens, one_cache
 
 
-@dataclass(frozen=True)
-class Spliced:
-    """A batch with its pictures in place."""
-
-    input_ids: Tensor | None  # [b, q]
-    attention_mask: Tensor | None  # [b, cached + q]
-    labels: Tensor | None  # [b, q]
-    embeddings: Tensor  # [b, q, h]
-    is_media: Tensor | None  # [b, q] bool; None without pictures
-
-
-class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
+class OwlSplicedModel(PreTrainedModel):
     """Tower, abstractor, decoder and loss.
 
     Arguments of a call:
@@ -126,13 +116,14 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
 
         Raises:
             ValueError: a tensor is missing: transformers would fill it with random numbers, and
-                only log that.
+                only log that. With output_loading_info=True the caller is told so instead.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        _check_loaded(str(pretrained_model_name_or_path), info)
+        if not wants_info:
+            _check_loaded(str(pretrained_model_name_or_path), info)
         if kwargs.get("generation_config") is None:
             model.write_greedily()
         return (model, info) if wants_info else model
@@ -152,18 +143,25 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
 
     # Computing.
 
-    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode pictures.
 
         Args:
             pixel_values: [m, 3, s, s], normalised floats or uint8.
+            return_dict: False for a tuple.
+            **kwargs: as for forward.
 
         Returns:
             pooler_output [m, k, h], the vectors of the decoder, which may be passed as
             image_embeds; last_hidden_state [m, f, h_v] of the tower.
         """
+        _check_options(kwargs)
         features, vectors = self.encode_pictures(pixel_values)
-        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=vectors)
+        output = BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=vectors)
+        as_object = _chosen(return_dict, getattr(self.config, "return_dict", True))
+        return output if as_object else output.to_tuple()
 
     def read_inputs(
         self,
@@ -179,15 +177,8 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
         Raises:
             ValueError: pictures come twice, without their places, or are missing.
         """
-        if tokens.input_ids is None:
-            if inputs_embeds is None or pixel_values is not None or image_embeds is not None:
-                raise ValueError(
-                    "give exactly one of input_ids and inputs_embeds; pictures come with input_ids."
-                )
-            mask, labels = tokens.attention_mask, tokens.labels
-            return Spliced(None, mask, labels, inputs_embeds, is_media)
-        if inputs_embeds is not None or is_media is not None:
-            raise ValueError("give exactly one of input_ids and inputs_embeds (with is_media).")
+        if (tokens.input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds.")
         if pixel_values is not None and image_embeds is not None:
             raise ValueError("pixel_values and image_embeds hold the same pictures: pass one.")
         features = image_embeds
@@ -195,21 +186,25 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
             _, features = self.encode_pictures(pixel_values)
         keys = self.config.keys_per_picture
         tokens = read_marks(tokens, keys, ids_per_picture=self.ids_per_picture or keys)
-        if any(map(len, _given(tokens.media_offset))) and features is None:
+        if any(read_offsets(tokens.media_offset)) and features is None:
             raise ValueError(
                 "the text has places for pictures, but neither pixel_values nor image_embeds came "
                 "with it. Pass everything that the processor returned: model(**inputs)."
             )
-        embeddings, rows = self.get_input_embeddings()(tokens.input_ids), None
+        embeddings = inputs_embeds
+        if embeddings is None:
+            embeddings = self.get_input_embeddings()(tokens.input_ids)
         if features is not None and len(features):
             if tokens.media_offset is None:
                 raise ValueError(
                     "pictures came without media_offset, their places in the text. Pass everything "
                     "that the processor returned: model(**inputs)."
                 )
-            rows = media_rows(tokens, len(features), keys)
-            embeddings = splice(embeddings, rows.to(embeddings.device), features)
-        return Spliced(tokens.input_ids, tokens.attention_mask, tokens.labels, embeddings, rows)
+            rows, queries = embeddings.shape[:2]
+            is_media = media_rows(tokens, (rows, queries), len(features), keys)
+            is_media = is_media.to(embeddings.device)
+            embeddings = splice(embeddings, is_media, features)
+        return Spliced(tokens.input_ids, tokens.attention_mask, tokens.labels, embeddings, is_media)
 
     def forward(
         self,
@@ -244,8 +239,10 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
         """
         _check_options(kwargs)
         past = one_cache(cache, past_key_values)
+        if cached_tokens(past) and pixel_values is None and images is None and image_embeds is None:
+            media_offset = None  # of pictures that are in the cache
         spliced = self.read_inputs(
-            Tokens(input_ids, attention_mask, labels, media_offset),  # type: ignore[arg-type]
+            Tokens(input_ids, attention_mask, labels, media_offset),
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values if images is None else images,
             image_embeds=image_embeds,
@@ -254,9 +251,11 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
         if position_ids is None:
             position_ids = _count_positions(spliced.attention_mask, spliced.embeddings.shape[1])
         shows = {
-            "output_attentions": _chosen(output_attentions, self.config.output_attentions),
-            "output_hidden_states": _chosen(output_hidden_states, self.config.output_hidden_states),
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
         }
+        for name, value in shows.items():
+            shows[name] = getattr(self.config, name) if value is None else value
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         output = self.decoder(
@@ -265,7 +264,7 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
             position_ids=position_ids,
             use_cache=use_cache,
             **{CACHE: past},
-            **{name: True for name, value in shows.items() if value},
+            **{name: value for name, value in shows.items() if value},
             **self.media_options(spliced.is_media),
         )
         logits, loss = self._logits_and_loss(
@@ -303,10 +302,6 @@ class OwlSplicedModel(PreTrainedModel, OwlSplicedGenerationMixin):
         total = F.cross_entropy(rows, targets[learned], reduction="sum")
         count = learned.sum().clamp(min=1) if num_items is None else num_items
         return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
-
-
-def _given(offsets: Offsets) -> list[Any]:
-    return [row for row in offsets or () if row is not None]
 
 
 def _count_positions(attention_mask: Tensor | None, queries: int) -> Tensor | None:

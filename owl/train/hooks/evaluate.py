@@ -81,7 +81,11 @@ class EvaluateHook(Hook):
         begin = time.perf_counter()
         with evaluating(self.chunks):
             self.values = dict([*self._losses(), *self._answers(state.step)])
-        found = [f"{name.removeprefix('evaluate/')} {v:.4g}" for name, v in self.values.items()]
+        found = [
+            f"{name.removeprefix('evaluate/')} {value:.4g}"
+            for name, value in self.values.items()
+            if not name.endswith(("_low", "_high"))
+        ]
         seconds = time.perf_counter() - begin
         logger.info("evaluate %d | %s | %.2f s", state.step, " | ".join(found), seconds)
 

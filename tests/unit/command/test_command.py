@@ -94,3 +94,17 @@ def test_the_command_and_the_script_start_the_same_run(script, name, config, mon
     command.main([name, "dry_run=true"])
 
     assert started == [(config, None), (config, ["dry_run=true"])]
+
+
+def test_help_of_the_data_tools_does_not_load_torch():
+    script = (
+        "import sys\n"
+        "from owl.command.__main__ import main\n"
+        "for name in ('prepare', 'lint', 'info', 'plan', 'preview'):\n"
+        "    try:\n"
+        "        main(['data', name, '--help'])\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

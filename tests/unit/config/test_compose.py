@@ -14,6 +14,7 @@ from owl.config.run import (
     Recompute,
     RunConfig,
     ScaleKind,
+    SourceConfig,
     Trainable,
 )
 from owl.families.owl3.config import FusionKind
@@ -150,6 +151,12 @@ def test_the_demo_reads_the_shards_of_its_stage(experiment: str, shards: str):
     assert run.data.sources["demo"].path == f"demo_data/shards/{shards}"
 
 
+def test_a_new_entry_has_the_defaults_of_its_kind():
+    run = composed("evaluate.sources.chats.path=/data/chats", "data.sources.demo.held_out=0.1")
+    assert run.evaluate.sources == {"chats": SourceConfig(path="/data/chats")}
+    assert run.data.sources["demo"].held_out == 0.1
+
+
 def test_own_data_brings_no_demo_start():
     run = composed("data=example")
     assert run.checkpoint.start_from is None
@@ -222,7 +229,7 @@ def test_a_misspelling_is_answered_with_what_was_meant(typed: str, meant: str):
         ("optim.beta1=(", "cannot be read as name=value"),
         ("hydra.run.dir=x", "output=FOLDER"),
         ("~data.sources.nobody", "data.sources has: demo"),
-        ("~parallel.tensor", "only entries of data.sources and recipe"),
+        ("~parallel.tensor", "only entries of data.sources, evaluate.sources"),
     ],
 )
 def test_a_value_that_does_not_fit_names_the_rule(typed: str, rule: str):

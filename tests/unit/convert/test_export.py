@@ -4,6 +4,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,54 @@ def test_tokenizer_and_code_come_from_the_base_folder(checkpoint, base, tmp_path
         "good", 151645, VOCABULARY,
     )  # fmt: skip
     assert load_file(exported / "model.safetensors")
+
+
+@pytest.fixture
+def trained(checkpoint, tmp_path) -> Path:
+    """The folder of a run that saved the checkpoint, trained with a tokenizer elsewhere."""
+    tokenizer = write_tokenizer(tmp_path / "Qwen2")
+    for name in ("config.json", "generation_config.json"):  # of another model
+        (tokenizer / name).write_text('{"model_type": "qwen2", "of_another_model": true}')
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run / "checkpoints/step_00000002")
+    (run / "config.yaml").write_text(f"data:\n  tokenizer: {tokenizer}\n")
+    return run
+
+
+def test_the_tokenizer_of_the_run_is_taken_and_named(trained, tmp_path):
+    said: list[str] = []
+    options = ExportOptions(with_code=False)
+    export_checkpoint(trained, tmp_path / "out", options, report=said.append)
+    tokenizer = tmp_path / "Qwen2"
+    expected = (tokenizer / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == expected
+    assert not (tmp_path / "out/generation_config.json").exists()
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["eos_token_id"] == 258
+    assert "of_another_model" not in config
+    (line,) = (line for line in said if "tokenizer" in line)
+    assert f"data.tokenizer in {trained}/config.yaml), copied from {tokenizer}" in line
+
+
+def test_a_tokenizer_in_the_base_folder_comes_before_that_of_the_run(trained, tmp_path):
+    base = write_tokenizer(tmp_path / "base")
+    (base / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    said: list[str] = []
+    export_checkpoint(
+        trained, tmp_path / "out", ExportOptions(base=base, with_code=False), report=said.append
+    )
+    assert json.loads((tmp_path / "out/tokenizer_config.json").read_text()) == {
+        "model_max_length": 77
+    }
+    assert not [line for line in said if "of the run" in line]
+
+
+def test_a_tokenizer_of_the_run_that_is_gone_is_said(trained, tmp_path):
+    shutil.rmtree(tmp_path / "Qwen2")
+    said: list[str] = []
+    options = ExportOptions(with_code=False)
+    export_checkpoint(trained, tmp_path / "out", options, report=said.append)
+    assert any("with --base (data.tokenizer=" in line and "no such folder" in line for line in said)
 
 
 def test_a_tokenizer_of_a_larger_model_is_refused(checkpoint, tmp_path):

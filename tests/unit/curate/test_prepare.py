@@ -9,7 +9,6 @@ from owl.config.data_run import read_data_run
 from owl.curate import prepare
 from owl.curate.prepare import countings_of_run, prepare_folder
 from owl.curate.prepare_journal import JOURNAL_FILE
-from owl.curate.tools import prepare as tool
 from owl.curate.tools.prepare import main
 from owl.data.open_run import open_loader
 from owl.data.shards.index import DATASET_FILE, read_records
@@ -178,7 +177,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(folder, monkeypatch, capsys):
     def fail(*arguments, **settings):
         raise OSError(30, "Read-only file system", "a.tar.idx")
 
-    monkeypatch.setattr(tool, "prepare_folder", fail)
+    monkeypatch.setattr("owl.curate.prepare.prepare_folder", fail)
     assert main([str(folder)]) == 2
     printed = capsys.readouterr().err.splitlines()
     assert printed[0] == "prepare: [Errno 30] Read-only file system: 'a.tar.idx'"

@@ -9,6 +9,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from owl.config.load import compose
+from owl.config.run import OversizePolicy
 from owl.curate.prepare import prepare_folder
 from owl.data.collate import collate
 from owl.data.encode.encoder import SampleEncoder
@@ -31,6 +33,18 @@ DOCUMENT = {
         {"role": "assistant", "content": [{"text": "An owl."}]},
     ],
 }
+
+
+def test_the_sources_that_are_shown_compose(tmp_path):
+    (block,) = re.findall(r"```yaml sources\n(.*?)```", DOC.read_text(encoding="utf-8"), re.S)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.yaml").write_text(block)
+    run, problems = compose("pretrain", ["data=mine"], config_dirs=[tmp_path])
+    assert not problems
+    assert {name: (s.weight, s.oversize) for name, s in run.data.sources.items()} == {
+        "pairs": (3, None),
+        "books": (1, OversizePolicy.split),
+    }
 
 
 def stations() -> list[str]:

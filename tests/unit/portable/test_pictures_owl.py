@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from owl.data.encode import images
-from owl.portable import animation_owl, pictures_owl
-from owl.portable.fetch_owl import ALLOW_PRIVATE
-from owl.portable.frames_owl import FrameSampling, SamplingMode
+from owl.portable import pictures_owl
+from owl.portable.media import animation_owl
+from owl.portable.media.fetch_owl import ALLOW_PRIVATE
+from owl.portable.media.frames_owl import FrameSampling, SamplingMode
 from owl.portable.pictures_owl import (
     Clip,
     MediaError,
@@ -109,6 +110,7 @@ def test_a_picture_may_come_in_any_form(tmp_path, server, monkeypatch):
         ("http://127.0.0.1:1/a.png", "cannot be read"),
         (b"not a picture", "the bytes given cannot be decoded"),
         (picture()[:200], "cannot be decoded"),
+        (None, "a NoneType is no path, address or bytes"),
         (np.zeros((4, 4, 3)), "float64 has no defined range"),
         (np.zeros((2, 4, 4, 5), np.uint8), r"shape \[2, 4, 4, 5\]"),
         (Image.new("F", (4, 4)), "mode F"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from owl.curate.converters.records import ConvertError
 from owl.errors import DataError
-from owl.portable import video_owl
+from owl.portable.media import video_owl
 from owl.portable.picture_reader_owl import PictureError
 
 

@@ -29,9 +29,9 @@ from owl.curate.converters.sources.json_source import JsonSource
 from owl.curate.converters.video.video_file import open_video_file, store_frame
 from owl.data.encode.images import picture_size
 from owl.errors import DataError
-from owl.portable.fetch_owl import local_path
-from owl.portable.frames_owl import FrameSampling
-from owl.portable.video_owl import Clip
+from owl.portable.media.fetch_owl import local_path
+from owl.portable.media.frames_owl import FrameSampling
+from owl.portable.media.video_owl import Clip
 
 NAME = "video_frames"
 

@@ -17,13 +17,24 @@ from owl.portable.spliced.spliced_config_owl import (
 )
 
 
+class Owl1VisionConfig(PretrainedConfig):
+    """Sizes of the vision tower; missing values have the published defaults."""
+
+    model_type = "mplug-owl-vision"
+    base_config_key = "vision_config"
+
+    def __init__(self, **values: Any) -> None:
+        sizes = asdict(ClipSizes.of(values)) | {"hidden_act": "quick_gelu"}
+        super().__init__(**sizes | values)
+
+
 class Owl1Config(PretrainedConfig):
     """Sizes and choices of one model.
 
     Args:
         text_config: a LlamaConfig or its values.
-        vision_config: of the tower; missing values have the published defaults.
-        visual_abstractor_config: of the abstractor, likewise.
+        vision_config: of the tower, likewise.
+        visual_abstractor_config: of the abstractor; missing values have the published defaults.
         num_query_tokens: vectors of a picture without the end vector.
         image_aspect_ratio: how pictures become square: pad, resize (stretch), or anything else for
             a crop. Without it the processor stretches, as published.
@@ -34,12 +45,15 @@ class Owl1Config(PretrainedConfig):
     model_type = "mplug-owl"
     # A list, since Trainer appends to it.
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
-    sub_configs = {"text_config": LlamaConfig}  # noqa: RUF012 - transformers' own name
+    sub_configs = {  # noqa: RUF012 - transformers' own name
+        "text_config": LlamaConfig,
+        "vision_config": Owl1VisionConfig,
+    }
 
     def __init__(
         self,
         text_config: LlamaConfig | Mapping[str, Any] | None = None,
-        vision_config: Mapping[str, Any] | None = None,
+        vision_config: Owl1VisionConfig | Mapping[str, Any] | None = None,
         visual_abstractor_config: Mapping[str, Any] | None = None,
         num_query_tokens: int = 64,
         image_aspect_ratio: str | None = None,
@@ -50,9 +64,10 @@ class Owl1Config(PretrainedConfig):
             self.text_model_type = text.pop("model_type", "llama")
             text_config = LlamaConfig(**text)
         self.text_config = text_config
-        tower = dict(vision_config or {})
-        self.vision_config = asdict(ClipSizes.of(tower)) | {"hidden_act": "quick_gelu"} | tower
-        width = self.vision_config["hidden_size"]
+        if not isinstance(vision_config, Owl1VisionConfig):
+            vision_config = Owl1VisionConfig(**(vision_config or {}))
+        self.vision_config = vision_config
+        width = vision_config.hidden_size
         sizes = asdict(AbstractorSizes(attention_probs_dropout_prob=0.1))
         del sizes["num_learnable_queries"]
         sizes |= {"hidden_size": width, "encoder_hidden_size": width}
@@ -63,7 +78,8 @@ class Owl1Config(PretrainedConfig):
             kwargs.pop(name, None)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             kwargs.setdefault(name, getattr(text_config, name))
-        super().__init__(**{"tie_word_embeddings": False} | kwargs)
+        kwargs.pop("tie_word_embeddings", None)
+        super().__init__(tie_word_embeddings=text_config.tie_word_embeddings, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         """Look the text's attributes up in text_config."""
@@ -74,7 +90,7 @@ class Owl1Config(PretrainedConfig):
     @property
     def tower(self) -> ClipSizes:
         """Sizes of the vision tower."""
-        return ClipSizes.of(self.vision_config)
+        return ClipSizes.of(vars(self.vision_config))
 
     @property
     def abstractor(self) -> AbstractorSizes:
@@ -94,7 +110,10 @@ class Owl1Config(PretrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the contents of config.json, defaults included."""
-        return self.to_dict() | {"text_config": complete(self.text_config.to_dict())}
+        return self.to_dict() | {
+            "text_config": complete(self.text_config.to_dict()),
+            "vision_config": self.vision_config.to_dict(),
+        }
 
     def check(self) -> None:
         """Raise ValueError for a config from which no model can be built."""
@@ -114,7 +133,7 @@ class Owl1Config(PretrainedConfig):
         abstractor = self.visual_abstractor_config
         queries = {"num_learnable_queries": self.num_query_tokens}
         names = ("vision_config", "visual_abstractor_config")
-        yield from media_problems(self.vision_config, abstractor | queries, names)
+        yield from media_problems(vars(self.vision_config), abstractor | queries, names)
 
 
 _REPEATED = (

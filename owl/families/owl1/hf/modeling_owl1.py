@@ -8,13 +8,18 @@ from transformers import LlamaForCausalLM
 from owl.families.owl1.hf.configuration_owl1 import Owl1Config
 from owl.portable.spliced.abstractor_owl import OwlAbstractor
 from owl.portable.spliced.clip_tower_owl import OwlClipModel
+from owl.portable.spliced.spliced_generation_owl import OwlSplicedGenerationMixin
 from owl.portable.spliced.spliced_model_owl import OwlSplicedModel
 
 
-class Owl1ForConditionalGeneration(OwlSplicedModel):
+class Owl1ForConditionalGeneration(OwlSplicedModel, OwlSplicedGenerationMixin):
     """Tower, abstractor, LLaMA and loss; see OwlSplicedModel."""
 
     config_class = Owl1Config
+    # transformers 5 reads which weight to tie to; 4 only the names on the left.
+    _tied_weights_keys = {  # noqa: RUF012
+        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
+    }
 
     def __init__(self, config: Owl1Config) -> None:
         config.check()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PretrainedConfig
 
 from owl.portable.spliced.abstractor_owl import AbstractorSizes
 from owl.portable.spliced.clip_tower_owl import ClipSizes
@@ -34,6 +34,7 @@ class Owl2Config(LlamaConfig):
     """
 
     model_type = "mplug_owl2"
+    base_model_tp_plan = base_model_pp_plan = None  # LLaMA's know no second copy of a projection
     # A list, since Trainer appends to it.
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
 
@@ -54,6 +55,11 @@ class Owl2Config(LlamaConfig):
         self.visual_config = {"visual_model": tower, "visual_abstractor": abstractor}
         self.image_aspect_ratio = image_aspect_ratio
         self.template = template
+
+    @property
+    def vision_config(self) -> PretrainedConfig:
+        """The tower's part, where clients of transformers look for it: a copy."""
+        return PretrainedConfig(**self.visual_config["visual_model"])
 
     @property
     def tower(self) -> ClipSizes:

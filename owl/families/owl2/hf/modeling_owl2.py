@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from owl.families.owl2.hf.configuration_owl2 import Owl2Config
 from owl.families.owl2.hf.modality_adaptive_owl2 import Owl2Model
+from owl.portable.spliced.spliced_generation_owl import OwlSplicedGenerationMixin
 from owl.portable.spliced.spliced_model_owl import OwlSplicedModel
 
 
-class Owl2ForConditionalGeneration(OwlSplicedModel):
+class Owl2ForConditionalGeneration(OwlSplicedModel, OwlSplicedGenerationMixin):
     """Tower, abstractor, modality-adaptive decoder and loss; see OwlSplicedModel."""
 
     config_class = Owl2Config
+    # transformers 5 reads which weight to tie to; 4 only the names on the left.
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _no_split_modules = [*OwlSplicedModel._no_split_modules, "Owl2DecoderLayer"]  # noqa: RUF012
     ids_per_picture: ClassVar[int | None] = 1  # -200 in the published code
 

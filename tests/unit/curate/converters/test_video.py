@@ -17,8 +17,9 @@ from owl.curate.converters.video.video_file import open_video_file
 from owl.curate.converters.video.video_frames import VideoClips, video_format
 from owl.curate.tools import video_frames as tool
 from owl.errors import DataError
-from owl.portable.frames_owl import FrameSampling, SamplingMode
-from owl.portable.video_owl import CONTAINERS, upright_frame
+from owl.portable.media.animation_owl import _stored_milliseconds
+from owl.portable.media.frames_owl import FrameSampling, SamplingMode
+from owl.portable.media.video_owl import CONTAINERS, upright_frame
 from tests.unit.curate.converters.converting import run_job, write_lines
 
 FPS = 10
@@ -526,6 +527,16 @@ def test_each_frame_of_an_animation_is_shown_for_its_own_time(tmp_path):
     assert stored_frames(sample) == [0, 1]
     media = sample.document["media"][0]
     assert (media["t"], media["duration"]) == ([0.0, 0.1], 3.2)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_times_are_read_from_headers_as_pillow_reads_them_by_decoding(tmp_path, suffix):
+    frames = [Image.effect_noise((40, 30), 90).convert("RGB") for _ in range(5)]
+    shown = [100, 2000, 250, 40, 1000]
+    path = tmp_path / f"a.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=shown)
+    assert _stored_milliseconds(path.read_bytes()) == shown
+    assert len(_stored_milliseconds(path.read_bytes()[:60])) < 5  # then Pillow counts
 
 
 @pytest.mark.parametrize("start", [b"GIF89a", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP"])

@@ -119,6 +119,13 @@ def test_a_prompt_may_be_vectors(model):
 
     assert torch.equal(write(model, {"inputs_embeds": vectors}), expected)
     assert torch.equal(write(model, {"inputs_embeds": vectors}, use_cache=False), expected)
+    both = write(model, {"input_ids": ids[None], "inputs_embeds": vectors})
+    assert torch.equal(both, torch.cat([ids[None], expected], dim=1))
+    shown, offsets = make_prompt([3, 4])
+    media = {"pixel_values": make_pixels(1), "media_offset": [offsets]}
+    vectors = model.get_input_embeddings()(shown[None])
+    expected = write(model, {"input_ids": shown[None]} | media)[:, len(shown) :]
+    assert torch.equal(write(model, {"inputs_embeds": vectors} | media), expected)
 
 
 def test_the_likeliest_token_is_written_unless_sampling_is_chosen(tmp_path):

@@ -7,6 +7,7 @@ grouped. flash-attn itself needs a GPU: tests/gpu/test_flash_attention.py.
 """
 
 from copy import deepcopy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -120,6 +121,38 @@ def test_one_that_is_chosen_later_is_used_or_refused_as_well(folder):
     model.config._attn_implementation = "flex_attention"  # past transformers' own check
     with pytest.raises(ValueError, match=r"flex_attention.*use 'sdpa', 'flash_attention_2'"):
         model(input_ids=tokens)
+
+
+@torch.no_grad()
+def test_options_that_tell_samples_of_a_row_apart_reach_it_without_pictures(model, other):
+    seen = {}
+
+    def by_sample(module, query, key, value, attention_mask, dropout, scaling, cu_seq_lens_q, **_):
+        seen["layers"] = seen.get("layers", 0) + 1
+        stops = cu_seq_lens_q.tolist()
+        parts = [
+            by_rows(module, query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], None, 0.0, scaling)
+            for a, b in pairwise(stops)
+        ]
+        return torch.cat([heads for heads, _ in parts], dim=1), None
+
+    AttentionInterface.register("by_sample", by_sample)
+    other.config._attn_implementation = "by_sample"
+    first, second = torch.randint(0, 256, (1, 5)), torch.randint(0, 256, (1, 7))
+    packed = {
+        "input_ids": torch.cat([first, second], dim=1),
+        "position_ids": torch.cat([torch.arange(5), torch.arange(7)])[None],
+        "cu_seq_lens_q": torch.tensor([0, 5, 12]),
+        "use_cache": False,
+    }
+    logits = other(**packed).logits
+    assert seen["layers"] == 4
+    for tokens, part in ((first, logits[:, :5]), (second, logits[:, 5:])):
+        torch.testing.assert_close(part, model(tokens).logits, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="cu_seq_lens_q is not an argument"):
+        model(**packed)  # torch's own function would mix them
+    with pytest.raises(ValueError, match="cu_seq_lens_q is not an argument"):
+        other(**packed, pixel_values=batch()["pixel_values"][:1], media_offset=[[1]])
 
 
 def test_one_that_is_not_installed_is_reported_by_transformers(folder):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.unit.families.owl3.hf.conftest import build
 
-trl = pytest.importorskip("trl", reason="pip install trl")
+trl = pytest.importorskip("trl", minversion="1.16", reason="pip install trl")
 datasets = pytest.importorskip("datasets", reason="pip install datasets")
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,6 @@ def test_sft_learns_from_pictures(processor, tmp_path, answers_only):
     batch = next(iter(trainer.get_train_dataloader()))
     assert len(batch["pixel_values"]) > 0
     learned = batch["labels"] != -100
-    assert bool(learned.all()) is False
     text = processor.tokenizer.decode(batch["input_ids"][learned])
     assert ("Which?" in text) is not answers_only
     assert "Number" in text

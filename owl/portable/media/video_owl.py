@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
-from owl.portable.animation_owl import START_BYTES, Animation, is_animation
-from owl.portable.frames_owl import FrameTimes
+from owl.portable.media.animation_owl import START_BYTES, Animation, is_animation
+from owl.portable.media.frames_owl import FrameTimes
 from owl.portable.picture_reader_owl import MAX_FILE_BYTES, PictureError, check_size
 
 CONTAINERS = (
@@ -106,7 +106,7 @@ def _readable(av: Any, file: BinaryIO, code: str, problem: str) -> Iterator[None
     except PictureError:
         raise
     except av.FFmpegError as error:
-        raise PictureError(code, f"{problem}: {error}") from error
+        raise PictureError(code, f"{problem}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         # A place before the start of an empty or short file: EINVAL on disk, ValueError in memory.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:

@@ -52,6 +52,8 @@ def open_source(source: Any) -> Iterator[BinaryIO]:
     if isinstance(source, bytes | bytearray | memoryview):
         yield BytesIO(source)
         return
+    if not isinstance(source, str | os.PathLike):
+        raise FetchError(f"a {type(source).__name__} is no path, address or bytes")
     text = str(source)
     if text.startswith("data:"):
         yield BytesIO(decode_data_url(text))
@@ -94,13 +96,13 @@ def decode_data_url(url: str) -> bytes:
 def _open_file(path: str) -> BinaryIO:
     try:
         # Without waiting: a pipe has no end.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         raise FetchError(f"{error}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise FetchError("it is not a plain file")
-    return file
+    return os.fdopen(number, "rb")
 
 
 # Addresses.

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from owl.portable import fetch_owl
-from owl.portable.fetch_owl import ALLOW_PRIVATE, FetchError, fetch, read_source
+from owl.portable.media import fetch_owl
+from owl.portable.media.fetch_owl import ALLOW_PRIVATE, FetchError, fetch, read_source
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from owl.config.run import ParallelConfig, Precision, Recompute
-from owl.families.owl3.model import _gelu_tanh
 from owl.mcore.transformer_config import (
     DTYPES,
     decoder_config,
     padded_vocab_size,
     tower_config,
 )
+from owl.model.tile_tower import _gelu_tanh
 from tests.tiny_run import tiny_model
 
 

@@ -23,7 +23,9 @@ def run_of(*overrides: str) -> RunConfig:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was called, in order; nothing is made and nothing is trained."""
     calls: list[str] = []
-    monkeypatch.setattr(owl.demo.prepare, "prepare_demo", lambda folder: calls.append(str(folder)))
+    monkeypatch.setattr(
+        owl.demo.prepare, "prepare_demo", lambda folder, family: calls.append(str(folder))
+    )
     monkeypatch.setattr(owl.train.run, "train", lambda run: calls.append("train"))
     return calls
 

@@ -11,6 +11,7 @@ from owl.mcore.transformer_config import (
     padded_vocab_size,
     tower_config,
 )
+from owl.model.tile_tower import _gelu_tanh
 from tests.tiny_run import tiny_model
 
 

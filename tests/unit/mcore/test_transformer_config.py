@@ -11,7 +11,6 @@ from owl.mcore.transformer_config import (
     padded_vocab_size,
     tower_config,
 )
-from owl.model.tile_tower import _gelu_tanh
 from tests.tiny_run import tiny_model
 
 

@@ -104,7 +104,7 @@ def median_of(runs: Sequence[Row]) -> Row:
 def write_random_model(folder: Path, name: str, shard_bytes: int) -> dict[str, TensorSpec]:
     """Write a published folder of random weights, one tensor in memory at a time."""
     from owl.convert.families import PUBLISHED, weight_table
-    from owl.convert.safetensors_file import ShardedSafetensors
+    from owl.convert.files.safetensors_file import ShardedSafetensors
 
     text = (CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8")
     model = build_node(ModelConfig, yaml.safe_load(text))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from owl.config.run import ModelConfig, VisionTowerConfig
 from owl.logging import logger
-from owl.model.position_table import resize_positions
+from owl.model.tower.position_table import resize_positions
 
 _TABLE = "vision_tower.position_embedding"
 

@@ -37,6 +37,9 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 """Folder of the YAML files."""
 
+MACHINES = "device"
+"""Folder of tables that `owl rehearse` reads; not a group of settings."""
+
 EXIT_BAD_CONFIG = 2
 EXIT_INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 SECONDS_FOR_RANK_0 = 5.0
@@ -189,7 +192,8 @@ def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
     for folder in folders:
         for path in folder.glob("*/**/*.yaml"):
             group, *choice = path.relative_to(folder).with_suffix("").parts
-            found.setdefault(group, set()).add("/".join(choice))
+            if group != MACHINES:
+                found.setdefault(group, set()).add("/".join(choice))
     return {group: sorted(names) for group, names in sorted(found.items())}
 
 

@@ -16,10 +16,10 @@ from owl.checkpoint.load import load_lora_config, load_model_config
 from owl.checkpoint.stream import CheckpointTensors
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import LoraConfig, LoraTarget
-from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.families import PUBLISHED, weight_table
-from owl.convert.reader import WeightReader
-from owl.convert.table import Entry, Shape, WeightTable
+from owl.convert.files.atomic_folder import atomic_folder, check_free
+from owl.convert.files.reader import WeightReader
+from owl.convert.tables.table import Entry, Shape, WeightTable
 from owl.errors import CheckpointError
 from owl.model.freeze import part_of
 from owl.model.lora import ADAPTERS, is_adapter, pair_names, target_of

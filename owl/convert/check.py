@@ -10,8 +10,8 @@ import torch
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
 from owl.convert.families import Published, family_of_folder, weight_table
-from owl.convert.reader import HfFolder
-from owl.convert.table import Shape, WeightTable
+from owl.convert.files.reader import HfFolder
+from owl.convert.tables.table import Shape, WeightTable
 from owl.errors import CheckpointError
 
 _SHOWN = 20

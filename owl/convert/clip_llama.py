@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from owl.config.run import ModelConfig
-from owl.convert import layouts
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions, keep_rows
+from owl.convert.tables import layouts
 from owl.errors import CheckpointError
-from owl.model.position_table import resize_positions
+from owl.model.tower.position_table import resize_positions
 
 # Published name of the two families, transformers' name.
 _CLIP_NAMES = (

@@ -10,9 +10,9 @@ from torch import Tensor
 from owl.config.choices import FamilyKind
 from owl.config.run import ModelConfig
 from owl.convert.export_part import ExportPart, Part
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions, Start
-from owl.convert.table import Entry, Shape, WeightTable
+from owl.convert.tables.table import Entry, Shape, WeightTable
 from owl.data.samples import PackedBatch
 from owl.errors import CheckpointError
 from owl.families.owl1 import published as owl1

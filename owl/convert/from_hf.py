@@ -17,11 +17,11 @@ from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.check import layout_problems
 from owl.config.run import ModelConfig, ParallelConfig
 from owl.convert.adapters import read_adapter
-from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.check import PublishedFolder, check_folder
-from owl.convert.rows import row_ranges, row_spans, spans_within
-from owl.convert.safetensors_file import SafetensorsFile
-from owl.convert.table import WeightTable
+from owl.convert.files.atomic_folder import atomic_folder, check_free
+from owl.convert.files.safetensors_file import SafetensorsFile
+from owl.convert.tables.rows import row_ranges, row_spans, spans_within
+from owl.convert.tables.table import WeightTable
 from owl.errors import CheckpointError
 from owl.progress import Progress
 

@@ -17,9 +17,9 @@ from owl.checkpoint.save import CARRIED, write_checkpoint
 from owl.checkpoint.state import TrainState
 from owl.config.run import DeviceKind, ModelConfig, ParallelConfig, Precision
 from owl.convert.families import family_of_variant, weight_table
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions, Start
-from owl.convert.table import WeightTable
+from owl.convert.tables.table import WeightTable
 from owl.mcore.parameters import global_names, load_full
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model

@@ -23,16 +23,16 @@ from owl.checkpoint.save import CARRIED
 from owl.checkpoint.tensor_spec import TensorSpec
 from owl.config.run import ModelConfig
 from owl.convert.adapters import MergedTensors
-from owl.convert.atomic_folder import atomic_folder, check_free
 from owl.convert.card import model_card
 from owl.convert.check import check_ours
 from owl.convert.export_part import ExportPart, Part
 from owl.convert.families import PUBLISHED, Published, weight_table
-from owl.convert.reader import WeightReader
-from owl.convert.rows import row_spans, spans_within
+from owl.convert.files.atomic_folder import atomic_folder, check_free
+from owl.convert.files.reader import WeightReader
+from owl.convert.files.safetensors_file import ShardedSafetensors
 from owl.convert.run_tokenizer import TOKENIZER_ONLY, run_tokenizer
-from owl.convert.safetensors_file import ShardedSafetensors
-from owl.convert.table import Shape, WeightTable, published_shapes
+from owl.convert.tables.rows import row_spans, spans_within
+from owl.convert.tables.table import Shape, WeightTable, published_shapes
 from owl.data.encode.tokenizer import load_tokenizer, tokenizer_problem
 from owl.data.families import reading_of
 from owl.errors import CheckpointError

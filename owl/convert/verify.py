@@ -14,8 +14,8 @@ from owl.checkpoint.load import check_same_model
 from owl.checkpoint.save import CARRIED
 from owl.convert.adapters import MergedTensors
 from owl.convert.check import PublishedFolder, check_folder, check_ours
+from owl.convert.files.reader import HfFolder, WeightReader
 from owl.convert.probe import make_probe
-from owl.convert.reader import HfFolder, WeightReader
 from owl.progress import Progress
 
 LOGITS_TOLERANCE = 1e-4  # in float32, relative to the largest logit: two codes sum in two orders

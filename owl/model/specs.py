@@ -16,7 +16,7 @@ from owl.config.run import LayerBackend, ModelConfig
 from owl.model.attention.backend import attention_backend
 from owl.model.norm import LayerNorm, RMSNorm
 from owl.model.self_attention import CoreAttention, PackedSelfAttention
-from owl.model.tile_attention import TileSelfAttention
+from owl.model.tower.tile_attention import TileSelfAttention
 
 
 def text_layer(model: ModelConfig) -> ModuleSpec:

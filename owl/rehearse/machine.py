@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from owl.config.load import CONFIGS
+from owl.config.load import CONFIGS, MACHINES
 from owl.config.node import build_node
 from owl.errors import ConfigError
 
@@ -40,7 +40,7 @@ def load_machine(name: str) -> Machine:
     Raises:
         ConfigError: there is no such file.
     """
-    path = CONFIGS / "device" / f"{name}.yaml"
+    path = CONFIGS / MACHINES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ConfigError(

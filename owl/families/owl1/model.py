@@ -10,7 +10,7 @@ from owl.families.owl1.variants_owl1 import VARIANTS
 from owl.model.projector import build_projector
 from owl.model.small_model import SmallModel, small_clip_llama
 from owl.model.specs import text_layer
-from owl.model.tile_tower import TileTower, tile_tower_settings
+from owl.model.tower.tile_tower import TileTower, tile_tower_settings
 
 tower = TileTower
 tower_settings = tile_tower_settings

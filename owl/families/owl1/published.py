@@ -14,7 +14,7 @@ from torch import Tensor
 from owl.config.run import ModelConfig
 from owl.convert.export_part import MODEL_FILES, ExportPart, Part
 from owl.convert.hf_logits import hf_logits
-from owl.convert.parts import (
+from owl.convert.tables.parts import (
     DECODER,
     LLAMA_LAYER,
     OUTPUT_LAYER,
@@ -22,7 +22,7 @@ from owl.convert.parts import (
     clip_tower,
     decoder_sizes,
 )
-from owl.convert.table import Entry, Shape, expand
+from owl.convert.tables.table import Entry, Shape, expand
 from owl.data.samples import PackedBatch
 from owl.families.owl1.markup_owl1 import BEGIN, END
 from owl.families.owl1.published_config import claims, read_config, write_config

@@ -2,7 +2,7 @@
 """Start an mPLUG-Owl from a LLaMA folder and a CLIP folder; the abstractor begins at random."""
 
 from owl.convert.clip_llama import ClipAndLlama, clip_fields, llama_fields
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions
 from owl.families.owl1.published_config import read_config
 

@@ -16,7 +16,7 @@ from owl.model.projector import build_projector
 from owl.model.self_attention import MediaAttentionSubmodules
 from owl.model.small_model import SmallModel, small_clip_llama
 from owl.model.specs import core_attention, layer, linears
-from owl.model.tile_tower import TileTower, tile_tower_settings
+from owl.model.tower.tile_tower import TileTower, tile_tower_settings
 
 tower = TileTower
 tower_settings = tile_tower_settings

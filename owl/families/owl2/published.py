@@ -14,14 +14,14 @@ from torch import Tensor
 from owl.config.run import ModelConfig
 from owl.convert.export_part import MODEL_FILES, ExportPart, Part
 from owl.convert.hf_logits import hf_logits
-from owl.convert.parts import (
+from owl.convert.tables.parts import (
     DECODER,
     OUTPUT_LAYER,
     abstractor,
     clip_tower,
     decoder_sizes,
 )
-from owl.convert.table import Entry, Row, Shape, expand
+from owl.convert.tables.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
 from owl.families.owl2.markup_owl2 import BEGIN, END
 from owl.families.owl2.published_config import claims, read_config, write_config

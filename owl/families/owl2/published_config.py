@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from owl.config.run import FamilyKind, ModelConfig, PictureFit, ProjectorKind
-from owl.convert.config_fields import (
+from owl.convert.tables.config_fields import (
     abstractor_fields,
     check_clip_llama,
     clip_fields,

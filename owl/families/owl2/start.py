@@ -8,7 +8,7 @@ at random.
 import re
 
 from owl.convert.clip_llama import ClipAndLlama, clip_fields, llama_fields
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions
 from owl.families.owl2.published_config import read_config
 

@@ -17,7 +17,7 @@ from owl.families.owl3.small_models import small_models as small_models
 from owl.model.norm import RMSNorm
 from owl.model.projector import build_projector
 from owl.model.specs import core_attention, layer, linears, text_layer
-from owl.model.tile_tower import TileTower, tile_tower_settings
+from owl.model.tower.tile_tower import TileTower, tile_tower_settings
 
 FUSIONS = {
     FusionKind.token_gate: TokenGate,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from owl.config.run import ModelConfig, ProjectorKind
-from owl.convert.config_fields import qwen2_config, siglip_config
 from owl.convert.export_part import MODEL_FILES, TOKENIZER_FILES, ExportPart, Part
 from owl.convert.hf_logits import hf_logits
-from owl.convert.parts import (
+from owl.convert.tables.config_fields import qwen2_config, siglip_config
+from owl.convert.tables.parts import (
     ABSTRACTOR,
     ABSTRACTOR_LAYER,
     DECODER,
@@ -24,7 +24,7 @@ from owl.convert.parts import (
     decoder_sizes,
     tower_sizes,
 )
-from owl.convert.table import Entry, Row, Shape, expand, published_shapes
+from owl.convert.tables.table import Entry, Row, Shape, expand, published_shapes
 from owl.data.samples import PackedBatch
 from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published_config import claims, read_config, write_config

@@ -6,7 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from owl.config.run import ModelConfig, ProjectorKind
-from owl.convert.config_fields import language_fields, read_decoder, read_tower, vision_fields
+from owl.convert.tables.config_fields import (
+    language_fields,
+    read_decoder,
+    read_tower,
+    vision_fields,
+)
 from owl.errors import CheckpointError
 from owl.families.owl3.config import FusionKind, HyperAttentionConfig
 from owl.families.owl3.limits_owl3 import SIZES, config_problems

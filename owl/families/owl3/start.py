@@ -10,9 +10,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from owl.config.run import ModelConfig
-from owl.convert import layouts
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions, keep_rows
+from owl.convert.tables import layouts
 from owl.errors import CheckpointError
 from owl.families.owl3.limits_owl3 import SIZES
 from owl.families.owl3.published_config import build_config, check_computed

@@ -8,12 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from owl.config.run import FamilyKind, ModelConfig
-from owl.convert.config_fields import language_fields, read_decoder, read_tower, vision_fields
 from owl.convert.export_part import ExportPart, Part
-from owl.convert.parts import DECODER, DECODER_LAYER, OUTPUT_LAYER, decoder_sizes
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.convert.start import InitOptions, Start
-from owl.convert.table import Entry, Row, Shape, expand
+from owl.convert.tables.config_fields import (
+    language_fields,
+    read_decoder,
+    read_tower,
+    vision_fields,
+)
+from owl.convert.tables.parts import DECODER, DECODER_LAYER, OUTPUT_LAYER, decoder_sizes
+from owl.convert.tables.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
 from owl.errors import CheckpointError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from owl.config.load import CONFIGS, compose, to_yaml
+from owl.config.load import CONFIGS, MACHINES, compose, to_yaml
 from owl.config.run import (
     CutPolicy,
     LoraTarget,
@@ -20,7 +20,9 @@ from owl.config.run import (
 from owl.families.owl3.config import FusionKind
 
 FILES = (path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/**/*.yaml"))
-CHOICES = sorted(f"{file.parts[0]}={'/'.join(file.parts[1:])}" for file in FILES)
+CHOICES = sorted(
+    f"{file.parts[0]}={'/'.join(file.parts[1:])}" for file in FILES if file.parts[0] != MACHINES
+)
 
 
 def composed(*overrides: str, config: str = "pretrain") -> RunConfig:

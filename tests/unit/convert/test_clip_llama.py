@@ -18,7 +18,7 @@ from owl.convert.start import InitOptions
 from owl.errors import CheckpointError
 from owl.mcore.process_groups import process_groups
 from owl.mcore.provider import build_model
-from owl.model.position_table import resize_positions
+from owl.model.tower.position_table import resize_positions
 from tests.unit.model.packs import make_pack
 
 VARIANTS = {FamilyKind.owl2: "owl2-llama2-7b", FamilyKind.owl1: "owl1-llama-7b"}

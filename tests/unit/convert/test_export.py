@@ -464,7 +464,7 @@ def test_an_output_that_exists_is_not_overwritten(checkpoint, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from owl.convert.safetensors_file import ShardedSafetensors
+from owl.convert.files.safetensors_file import ShardedSafetensors
 from owl.convert.to_hf import export_checkpoint
 
 write, written = ShardedSafetensors.write_rows, []
@@ -494,7 +494,7 @@ def test_a_killed_export_leaves_no_folder_that_looks_whole(checkpoint, tmp_path)
 
 def test_scalars_and_empty_files_are_written_as_safetensors_does(tmp_path):
     from owl.checkpoint.tensor_spec import TensorSpec
-    from owl.convert.safetensors_file import SafetensorsFile
+    from owl.convert.files.safetensors_file import SafetensorsFile
 
     for tensors in (
         {},

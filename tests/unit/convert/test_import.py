@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from owl.checkpoint.load import load_model_config, load_weights
 from owl.checkpoint.stream import CheckpointTensors
 from owl.config.run import DeviceKind, ParallelConfig, Precision
-from owl.convert.atomic_folder import atomic_folder
+from owl.convert.files.atomic_folder import atomic_folder
+from owl.convert.files.reader import HfFolder
 from owl.convert.from_hf import import_checkpoint
-from owl.convert.reader import HfFolder
 from owl.errors import CheckpointError
 from owl.families.owl3.published import entries
 from owl.mcore.parameters import global_names

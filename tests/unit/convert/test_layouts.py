@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from owl.convert.layouts import (
+from owl.convert.tables.layouts import (
     merge_gate_up,
     merge_media_kv,
     merge_qkv,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.errors import CheckpointError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.rows import RowSpan, row_ranges, row_spans
+from owl.convert.tables.rows import RowSpan, row_ranges, row_spans
 from owl.families.owl3.config import FusionKind
 from owl.families.owl3.published import entries
 from tests.tiny_run import tiny_model

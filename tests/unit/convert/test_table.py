@@ -3,7 +3,7 @@
 
 import torch
 
-from owl.convert.table import WeightTable, expand
+from owl.convert.tables.table import WeightTable, expand
 
 SIZES = {"h": 8, "q": 8, "k": 4, "d": 2, "f": 6}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl.convert.reader import HfFolder
+from owl.convert.files.reader import HfFolder
 from owl.errors import CheckpointError
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from owl.config.run import FamilyKind, ModelConfig, PictureFit, ProjectorKind, VisionTowerConfig
 from owl.convert.families import PUBLISHED, family_of_folder, weight_table
-from owl.convert.layouts import merge_media_kv
+from owl.convert.tables.layouts import merge_media_kv
 from owl.errors import CheckpointError
 
 GOLDEN = Path(__file__).parents[2] / "golden"

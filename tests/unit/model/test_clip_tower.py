@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from owl.config.run import ParallelConfig, Precision, Recompute, TowerKind, VisionTowerConfig
-from owl.convert.layouts import merge_qkv
+from owl.convert.tables.layouts import merge_qkv
 from owl.mcore.parameters import load_full
 from owl.mcore.provider import build_model
 from tests.tiny_run import tiny_model

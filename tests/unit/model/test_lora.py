@@ -18,7 +18,7 @@ from owl.config.run import (
     Recompute,
     Trainable,
 )
-from owl.convert.layouts import split_gate_up, split_qkv
+from owl.convert.tables.layouts import split_gate_up, split_qkv
 from owl.families.owl3.config import FusionKind
 from owl.mcore.adapters import add_adapters, has_adapters, merge_adapters
 from owl.mcore.optimizer import build_megatron_optimizer, optimizer_config

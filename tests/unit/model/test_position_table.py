@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from owl.model.position_table import resize_positions
+from owl.model.tower.position_table import resize_positions
 
 
 @pytest.mark.parametrize("front", [(), (1,)])

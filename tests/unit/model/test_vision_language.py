@@ -12,8 +12,8 @@ from owl.data.samples import IGNORE_INDEX
 from owl.errors import BatchError
 from owl.families.owl3.config import FusionKind
 from owl.mcore.provider import build_model
-from owl.model import tile_attention
 from owl.model.freeze import freeze
+from owl.model.tower import tile_attention
 from tests.tiny_run import tiny_model
 from tests.unit.model.packs import PLACES, make_pack
 

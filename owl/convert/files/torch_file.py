@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.safetensors_file import DTYPES, Place
+from owl.convert.files.safetensors_file import DTYPES, Place
 from owl.errors import CheckpointError
 
 INDEX = "pytorch_model.bin.index.json"

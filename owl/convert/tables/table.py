@@ -22,7 +22,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from owl.convert import layouts
+from owl.convert.tables import layouts
 
 Row: TypeAlias = tuple[str, str, str]
 Shape: TypeAlias = tuple[int, ...]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert import torch_file
-from owl.convert.safetensors_file import INDEX, Place, read_places, read_rows
+from owl.convert.files import torch_file
+from owl.convert.files.safetensors_file import INDEX, Place, read_places, read_rows
 from owl.errors import CheckpointError
 
 LAYOUTS = {INDEX: "model.safetensors", torch_file.INDEX: torch_file.SINGLE}

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 
 from owl.config.run import ModelConfig
-from owl.convert.table import Entry, Row, expand
+from owl.convert.tables.table import Entry, Row, expand
 
 # fmt: off
 # A decoder as Qwen2 and LLaMA have it; letters as in decoder_sizes.

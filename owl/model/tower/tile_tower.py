@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from owl.config.run import ModelConfig, TowerKind, VisionParallelism
 from owl.model.norm import LayerNorm
 from owl.model.specs import tile_layer
-from owl.model.tile_sharding import gather_tiles, tile_shares
+from owl.model.tower.tile_sharding import gather_tiles, tile_shares
 
 
 def _gelu_tanh(hidden_states: Tensor) -> Tensor:

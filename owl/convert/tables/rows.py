@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 
 from owl.checkpoint.tensor_spec import TensorSpec
-from owl.convert.table import Entry
+from owl.convert.tables.table import Entry
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ def test_a_later_answer_is_what_the_model_gives_to_the_entire_conversation(chat,
     asked = [*chat.history, {"role": "user", "content": [{"type": "text", "text": "Sure?"}]}]
     processor, network = chat.model.processor, chat.model.network
     inputs = processor.apply_chat_template(
-        asked, add_generation_prompt=True, tokenize=True, return_dict=True
+        asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     expected = network.generate(
         **inputs, tokenizer=processor.tokenizer, decode_text=True, max_new_tokens=5, do_sample=False

@@ -59,9 +59,19 @@ def read_options(others: Mapping[str, Any], *, passed_on: bool) -> dict[str, Any
 
 
 def check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-    """Raise ValueError unless the tokens come in exactly one form."""
+    """Raise ValueError unless the tokens come in exactly one form, and as a tensor."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds.")
+    check_tensor(input_ids)
+
+
+def check_tensor(input_ids: Any) -> None:
+    """Raise ValueError for lists of tokens, which apply_chat_template returns by default."""
+    if isinstance(input_ids, list):
+        raise ValueError(
+            "input_ids is a list: the model takes tensors. Pass return_tensors='pt' to "
+            "apply_chat_template."
+        )
 
 
 def check_media(

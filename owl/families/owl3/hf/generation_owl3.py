@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
+from owl.families.owl3.hf.checks_owl3 import check_tensor
 from owl.families.owl3.hf.media_owl3 import Offsets, read_offsets
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS
 
@@ -100,6 +101,7 @@ class Owl3GenerationMixin(GenerationMixin):
         # values (is anything padded?) and would be recompiled at each length.
         kwargs.setdefault("disable_compile", True)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        check_tensor(prompt)
         generated = super().generate(inputs, generation_config, *args, **kwargs)
         if not decode_text or tokenizer is None:
             return generated

@@ -10,6 +10,7 @@ import torch
 from owl.families.owl3.hf.template_owl3 import CHAT_TEMPLATE
 from owl.hf import Owl3Processor
 from owl.portable.requests_owl import RequestError
+from tests.unit.families.owl3.hf.conftest import build
 from tests.unit.families.owl3.hf.test_processing_owl3 import (
     ask,
     assert_same,
@@ -43,6 +44,13 @@ def test_lists_are_returned_unless_tensors_are_requested(processor):
     assert lists["media_offset"] == [part.tolist() for part in tensors["media_offset"]]
     assert torch.equal(lists["pixel_values"], tensors["pixel_values"])
     assert processor.apply_chat_template(both, tokenize=True) == lists["input_ids"]
+
+
+def test_lists_are_no_input_of_the_model(processor):
+    lists = processor.apply_chat_template(entries(say("A")), tokenize=True, return_dict=True)
+    for call in (build("token_gate"), build("token_gate").generate):
+        with pytest.raises(ValueError, match="Pass return_tensors='pt'"):
+            call(**lists)
 
 
 def test_requests_may_be_named_messages_as_published(processor):

@@ -235,7 +235,7 @@ class OwlProcessor(ProcessorMixin):
             tokenize: encode; otherwise return strings, in which `<|image|>` marks a picture.
             return_tensors: "pt", or None for lists, as in transformers; pixel_values are a tensor.
             return_dict: return all model inputs; otherwise input_ids alone.
-            return_labels: add labels, which learn the assistant's messages.
+            return_labels: add labels, which learn the assistant's messages; always tensors.
             return_assistant_tokens_mask: add assistant_masks, 1 at the tokens that labels learn.
             processor_kwargs: further options, as transformers' pipelines pass them; these win.
             **options: of CallOptions, likewise; or variables of a template of your own.
@@ -243,6 +243,8 @@ class OwlProcessor(ProcessorMixin):
         ending = Ending.of(add_generation_prompt, continue_final_message)
         if not conversation:
             raise RequestError("the conversation is empty: give at least one message.")
+        if return_labels:  # they are for training, which takes tensors
+            return_tensors = return_tensors or "pt"
         given = {"return_tensors": return_tensors, **options, **(processor_kwargs or {})}
         template = self._own_template(chat_template or self.chat_template, given)
         if template is not None:

@@ -53,6 +53,12 @@ def test_lists_are_no_input_of_the_model(processor):
             call(**lists)
 
 
+def test_labels_come_as_tensors(processor):
+    batch = processor.apply_chat_template(TALK, tokenize=True, return_dict=True, return_labels=True)
+    assert isinstance(batch["labels"], torch.Tensor)
+    assert isinstance(batch["input_ids"], torch.Tensor)
+
+
 def test_requests_may_be_named_messages_as_published(processor):
     messages, pictures = ask("<|image|>?"), [image()]
     assert_same(processor(messages=messages, images=pictures), processor(messages, pictures))

@@ -29,7 +29,7 @@ def l2_norm(
 ) -> tuple[Tensor, None]:
     """Return the norm of all tensors together, [1] float32, with the arguments of apex's kernel."""
     norms = torch.stack(torch._foreach_norm(tensors[0]))
-    return torch.linalg.vector_norm(norms.float())[None], None
+    return torch.linalg.vector_norm(norms).float()[None], None
 
 
 def scale(chunk_size: int, overflow: Tensor, tensors: Sequence[list[Tensor]], factor: Any) -> None:

@@ -109,7 +109,7 @@ def call(checkout: Path, *command: str | Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -125,6 +125,7 @@ def train(checkout: Path, folder: Path, name: str, steps: int, *, tensor: int, p
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.timeout(900)
 def test_a_family_in_one_folder_trains_resumes_exports_and_imports(checkout, tmp_path):
     alone = train(checkout, tmp_path, "alone", 5, tensor=1, pipeline=1)
     stages = train(checkout, tmp_path, "stages", 5, tensor=1, pipeline=2)

@@ -35,7 +35,6 @@ _WITHOUT_KERNEL = {
 _COPIES = ("aten::_to_copy", "aten::copy_")
 _READS_BACK = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"}
 """Operations that make the host wait for the device."""
-_RESIDENT = ("weights", "gradients", "optimizer")
 
 
 @dataclass(slots=True)
@@ -70,12 +69,9 @@ class Record:
     log: list[tuple[Collective, int]] = field(default_factory=list)  # collectives in order
     waits: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # phase, what, where
     copies: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # likewise
-    operations: Counter[tuple[str, str]] = field(default_factory=Counter)  # part, name
-    operation_bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
     peak: int = 0
     peak_parts: dict[str, int] = field(default_factory=dict)
     peak_where: str = ""
-    resident: dict[str, int] = field(default_factory=dict)  # before the step
 
 
 class Watch(TorchDispatchMode):
@@ -106,7 +102,7 @@ class Watch(TorchDispatchMode):
 
     def start_step(self) -> None:
         """Forget what was counted, and keep what is alive."""
-        self.record = Record(resident={name: self._live_parts[name] for name in _RESIDENT})
+        self.record = Record()
         self._note_peak()
 
     @contextmanager
@@ -233,10 +229,7 @@ class Watch(TorchDispatchMode):
         }
         if not sizes:
             return
-        part = self.part
-        self.record.operations[part, func.name()] += 1
-        self.record.operation_bytes[part, func.name()] += sum(sizes.values())
-        work = self.record.work.setdefault((self.phase_now, part), Work())
+        work = self.record.work.setdefault((self.phase_now, self.part), Work())
         work.kernels += 1
         count = flop_registry.get(func._overloadpacket)
         if count is None:

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from owl.config.run import ModelConfig
 
@@ -51,6 +51,38 @@ class ExportPart:
     are left out instead."""
     excluded: tuple[str, ...] = ()
     """Published names that end so do not belong to the part."""
+
+    @classmethod
+    def complete(
+        cls,
+        write_config: Callable[[ModelConfig, str], dict[str, Any]],
+        *,
+        model_type: str,
+        **settings: Any,
+    ) -> Self:
+        """Describe a complete model, loaded through transformers' Auto classes.
+
+        Args:
+            write_config: makes config.json of the model and the dtype.
+            model_type: that owl.hf registers.
+            **settings: further fields.
+        """
+        return cls(
+            config=lambda model, dtype, names: write_config(model, dtype),
+            loading=(
+                f"import owl.hf  # registers {model_type} with transformers' Auto classes\n"
+                "from transformers import AutoModelForCausalLM\n\n"
+                "model = AutoModelForCausalLM.from_pretrained(FOLDER)"
+            ),
+            loading_code=(
+                "from transformers import AutoModelForCausalLM, AutoProcessor\n\n"
+                "model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)\n"
+                "processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)"
+            ),
+            pipeline_tag="image-text-to-text",
+            base_files=MODEL_FILES,
+            **settings,
+        )
 
     def names(self, published: Iterable[str]) -> dict[str, str]:
         """Map the published names that belong to the part to their names in it."""

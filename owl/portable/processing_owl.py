@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import cached_file
 
+from owl.portable.loss_owl import IGNORE_INDEX
 from owl.portable.marks_owl import ChatFormat, Mark, number_media, to_string
 from owl.portable.media_processor_owl import OwlMediaProcessor
 from owl.portable.options_owl import (
@@ -39,7 +40,6 @@ from owl.portable.requests_owl import (
 from owl.portable.templates_owl import Template, same_format, template_pieces
 from owl.portable.tokenizer_owl import control_ids, without_controls
 
-IGNORE_INDEX = -100
 SETTINGS_FILE = "processor_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 

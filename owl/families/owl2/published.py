@@ -4,15 +4,14 @@
 This module implements owl.convert.families.Published.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from owl.config.run import ModelConfig
-from owl.convert.export_part import MODEL_FILES, ExportPart, Part
+from owl.convert.export_part import ExportPart, Part
 from owl.convert.hf_logits import hf_logits
 from owl.convert.tables.parts import (
     DECODER,
@@ -24,7 +23,7 @@ from owl.convert.tables.parts import (
 from owl.convert.tables.table import Entry, Row, Shape, expand
 from owl.data.samples import PackedBatch
 from owl.families.owl2.markup_owl2 import BEGIN, END
-from owl.families.owl2.published_config import claims, read_config, write_config
+from owl.families.owl2.published_config import MODEL_TYPE, claims, read_config, write_config
 from owl.families.owl2.start import start
 from owl.families.owl2.variants_owl2 import VARIANTS
 
@@ -111,25 +110,10 @@ def logits(folder: Path, batch: PackedBatch) -> Tensor:
     return hf_logits(model.eval(), batch)
 
 
-def _config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
-    return write_config(model, dtype)
-
-
 PARTS = {
-    Part.complete: ExportPart(
-        config=_config,
-        loading=(
-            "import owl.hf  # registers mplug_owl2 with transformers' Auto classes\n"
-            "from transformers import AutoModelForCausalLM\n\n"
-            "model = AutoModelForCausalLM.from_pretrained(FOLDER)"
-        ),
-        loading_code=(
-            "from transformers import AutoModelForCausalLM, AutoProcessor\n\n"
-            "model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)\n"
-            "processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)"
-        ),
-        pipeline_tag="image-text-to-text",
-        base_files=MODEL_FILES,
+    Part.complete: ExportPart.complete(
+        write_config,
+        model_type=MODEL_TYPE,
         control_tokens=(BEGIN, END),
         makes_up_carried=False,
     ),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from owl.config.run import ModelConfig, ProjectorKind
-from owl.convert.export_part import MODEL_FILES, TOKENIZER_FILES, ExportPart, Part
+from owl.convert.export_part import TOKENIZER_FILES, ExportPart, Part
 from owl.convert.hf_logits import hf_logits
 from owl.convert.tables.config_fields import qwen2_config, siglip_config
 from owl.convert.tables.parts import (
@@ -27,7 +27,7 @@ from owl.convert.tables.parts import (
 from owl.convert.tables.table import Entry, Row, Shape, expand, published_shapes
 from owl.data.samples import PackedBatch
 from owl.families.owl3.config import FusionKind
-from owl.families.owl3.published_config import claims, read_config, write_config
+from owl.families.owl3.published_config import MODEL_TYPE, claims, read_config, write_config
 from owl.families.owl3.start import start
 from owl.families.owl3.variants_owl3 import VARIANTS
 
@@ -168,10 +168,6 @@ def logits(folder: Path, batch: PackedBatch) -> Tensor:
     return hf_logits(model.eval(), batch)
 
 
-def _complete_config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
-    return write_config(model, dtype)
-
-
 def _language_config(model: ModelConfig, dtype: str, names: Collection[str]) -> dict[str, Any]:
     return qwen2_config(model, dtype)
 
@@ -182,21 +178,7 @@ def _vision_config(model: ModelConfig, dtype: str, names: Collection[str]) -> di
 
 
 PARTS = {
-    Part.complete: ExportPart(
-        config=_complete_config,
-        loading=(
-            "import owl.hf  # registers mplugowl3 with transformers' Auto classes\n"
-            "from transformers import AutoModelForCausalLM\n\n"
-            "model = AutoModelForCausalLM.from_pretrained(FOLDER)"
-        ),
-        loading_code=(
-            "from transformers import AutoModelForCausalLM, AutoProcessor\n\n"
-            "model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)\n"
-            "processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)"
-        ),
-        pipeline_tag="image-text-to-text",
-        base_files=MODEL_FILES,
-    ),
+    Part.complete: ExportPart.complete(write_config, model_type=MODEL_TYPE),
     Part.language_model: ExportPart(
         config=_language_config,
         loading=(

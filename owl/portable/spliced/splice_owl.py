@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from owl.portable.loss_owl import IGNORE_INDEX
+
 Offsets = Sequence[Tensor | Sequence[int] | None] | Tensor | None
 """For each row, the index of each picture's first placeholder, counted from the first token that is
 not padding; a tensor [b, pictures] if all rows have as many."""
-IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)

@@ -8,38 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
+from transformers import Cache, GenerationConfig, PreTrainedTokenizerBase
 
 from owl.portable.body_owl import CACHE
+from owl.portable.greedy_owl import GreedyDefaults
 from owl.portable.spliced.splice_owl import Offsets, Spliced, Tokens
 
 
-class OwlSplicedGenerationMixin(GenerationMixin):
-    """Generates after prompts with pictures.
-
-    By default the likeliest token is written. The settings of a folder's generation_config.json
-    are a choice: generate(..., generation_config=model.folder_generation_config).
-    """
-
-    generation_config: GenerationConfig
-    folder_generation_config: GenerationConfig | None = None
-    """What generation_config.json of the loaded folder says."""
-
-    def write_greedily(self) -> None:
-        """Keep of the folder's generation settings only the ids of tokens as defaults."""
-        self.folder_generation_config = self.generation_config
-        self.generation_config = self._ids_alone()
-
-    @property
-    def writes_greedily(self) -> bool:
-        """Whether the defaults are still those of write_greedily."""
-        if self.folder_generation_config is None:
-            return False
-        return self.generation_config.to_dict() == self._ids_alone().to_dict()
-
-    def _ids_alone(self) -> GenerationConfig:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return GenerationConfig(**{n: getattr(self.folder_generation_config, n) for n in names})
+class OwlSplicedGenerationMixin(GreedyDefaults):
+    """Generates after prompts with pictures."""
 
     @torch.no_grad()
     def generate(

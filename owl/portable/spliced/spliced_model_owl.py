@@ -12,17 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from owl.portable.body_owl import CACHE, OwlBody
+from owl.portable.loss_owl import logits_and_loss
 from owl.portable.spliced.abstractor_owl import POSITION_TABLES, OwlAbstractor
 from owl.portable.spliced.clip_tower_owl import OwlClipEmbeddings
 from owl.portable.spliced.splice_owl import (
-    IGNORE_INDEX,
     Offsets,
     Spliced,
     Tokens,
@@ -132,8 +130,7 @@ class OwlSplicedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save; generation_config.json stays as it was loaded unless it was changed since."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if self.writes_greedily and kwargs.get("is_main_process", True):
-            self.folder_generation_config.save_pretrained(save_directory)
+        self.save_folder_settings(save_directory, **kwargs)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -262,8 +259,12 @@ class OwlSplicedModel(PreTrainedModel):
             ),
             **self.media_options(spliced.is_media),
         )
-        logits, loss = self._logits_and_loss(
-            output.last_hidden_state, spliced.labels, logits_to_keep, num_items_in_batch
+        logits, loss = logits_and_loss(
+            self.get_output_embeddings(),
+            output.last_hidden_state,
+            spliced.labels,
+            logits_to_keep,
+            num_items_in_batch,
         )
         answer = CausalLMOutputWithPast(
             loss, logits, getattr(output, CACHE), output.hidden_states, output.attentions
@@ -280,29 +281,6 @@ class OwlSplicedModel(PreTrainedModel):
             for name, value in requests.items()
         }
         return {name: value for name, value in chosen.items() if value}
-
-    def _logits_and_loss(
-        self,
-        hidden_states: Tensor,
-        labels: Tensor | None,
-        logits_to_keep: int | Tensor,
-        num_items: Tensor | int | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute [b, kept, v] logits in the model's dtype, and the float32 loss of all of them."""
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.get_output_embeddings()(hidden_states[:, kept])
-        if labels is None:
-            return logits, None
-        if logits.shape[1] != labels.shape[1]:
-            raise ValueError("labels need all logits: leave logits_to_keep at 0.")
-        targets = labels[:, 1:].flatten().to(logits.device)
-        learned = targets != IGNORE_INDEX
-        # Only learned rows are converted to float32, which saves memory.
-        rows = logits[:, :-1].flatten(0, 1)[learned]
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        total = F.cross_entropy(rows, targets[learned], reduction="sum")
-        count = learned.sum().clamp(min=1) if num_items is None else num_items
-        return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
 def _count_positions(spliced: Spliced) -> Tensor | None:

@@ -13,11 +13,12 @@ from owl.hf import AUTO_CLASSES, register
 from owl.hf.liger import set_kernels
 from owl.portable.blocks_owl import OwlAttention, OwlMLP, OwlRMSNorm
 from owl.portable.decoder_config_owl import OwlDecoderConfig
+from owl.portable.loss_owl import IGNORE_INDEX
 from owl.portable.marks_owl import ChatFormat, Mark, split_marks
 from owl.portable.pictures_owl import load_picture
 from owl.portable.pieces_owl import Text, Tile
 from owl.portable.pixels_owl import resize_with_pillow
-from owl.portable.processing_owl import IGNORE_INDEX, OwlProcessor
+from owl.portable.processing_owl import OwlProcessor
 from owl.portable.rotary_owl import TextContext, causal_mask, rotary
 from owl.portable.tokenizer_owl import load_hf_tokenizer
 from tests.unit.data.shard_factory import write_tokenizer

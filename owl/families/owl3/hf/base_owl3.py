@@ -45,7 +45,7 @@ class Owl3PreTrainedModel(PreTrainedModel, Owl3GenerationMixin):
         """Load a published, exported or saved folder; see PreTrainedModel.from_pretrained.
 
         The folder's generation_config.json is kept as folder_generation_config; see
-        Owl3GenerationMixin.
+        GreedyDefaults.
 
         Raises:
             ValueError: a tensor that matters is missing, or the config gives it no place:
@@ -63,14 +63,13 @@ class Owl3PreTrainedModel(PreTrainedModel, Owl3GenerationMixin):
             check_loaded(str(pretrained_model_name_or_path), model, info)
         model.vision_model.freeze_carried()  # loading replaces parameters
         if kwargs.get("generation_config") is None:
-            model.write_as_published()
+            model.write_greedily()
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save; generation_config.json stays as it was loaded unless it was changed since."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if self.writes_as_published and kwargs.get("is_main_process", True):
-            self.folder_generation_config.save_pretrained(save_directory)
+        self.save_folder_settings(save_directory, **kwargs)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any

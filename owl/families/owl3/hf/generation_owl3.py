@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedTokenizerBase
+from transformers import Cache, GenerationConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from owl.families.owl3.hf.checks_owl3 import check_tensor
 from owl.families.owl3.hf.media_owl3 import Offsets, read_offsets
 from owl.families.owl3.hf.template_owl3 import TURN_ENDS
 from owl.portable.body_owl import CACHE
+from owl.portable.greedy_owl import GreedyDefaults
 
 
 @dataclass
@@ -34,34 +35,12 @@ class Owl3Output(CausalLMOutputWithPast):
     image_outputs: BaseModelOutputWithPooling | None = None
 
 
-class Owl3GenerationMixin(GenerationMixin):
+class Owl3GenerationMixin(GreedyDefaults):
     """Generates with cached keys and values of the text and of the pictures.
 
-    By default the likeliest token is written, without penalties, whatever generation_config.json
-    says. So does the published code, whose inner language model has a configuration made of
-    config.json alone. The settings of the file are a choice:
-    generate(..., generation_config=model.folder_generation_config).
+    The published inner language model has a configuration made of config.json alone: see
+    GreedyDefaults.
     """
-
-    generation_config: GenerationConfig
-    folder_generation_config: GenerationConfig | None = None
-    """What generation_config.json of the loaded folder says."""
-
-    def write_as_published(self) -> None:
-        """Keep of the folder's generation settings only the ids of tokens as defaults."""
-        self.folder_generation_config = self.generation_config
-        self.generation_config = self._ids_alone()
-
-    @property
-    def writes_as_published(self) -> bool:
-        """Whether the defaults are still those of write_as_published."""
-        if self.folder_generation_config is None:
-            return False
-        return self.generation_config.to_dict() == self._ids_alone().to_dict()
-
-    def _ids_alone(self) -> GenerationConfig:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return GenerationConfig(**{n: getattr(self.folder_generation_config, n) for n in names})
 
     @torch.no_grad()
     def generate(

@@ -9,7 +9,6 @@ else that the published code uses.
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -34,7 +33,7 @@ from owl.families.owl3.hf.processing_owl3 import Owl3Processor
 from owl.families.owl3.hf.text_owl3 import text_context
 from owl.families.owl3.hf.vision_owl3 import Owl3VisionModel
 from owl.portable.body_owl import OwlBody
-from owl.portable.processing_owl import IGNORE_INDEX
+from owl.portable.loss_owl import logits_and_loss
 
 
 class Shown(NamedTuple):
@@ -206,7 +205,9 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         steps = self.language_model.model(inputs_embeds, context, media)
         if past is not None and media is not None:
             past.media = media.without_features()
-        logits, loss = self._logits_and_loss(steps[-1], labels, logits_to_keep, num_items_in_batch)
+        logits, loss = logits_and_loss(
+            self.language_model.lm_head, steps[-1], labels, logits_to_keep, num_items_in_batch
+        )
         output = Owl3Output(
             loss=loss,
             logits=logits,
@@ -263,29 +264,6 @@ class Owl3ForConditionalGeneration(Owl3PreTrainedModel, Owl3GenerationMixin):
         if known is not None and media is not None:
             check_continued(known, media)
         return media
-
-    def _logits_and_loss(
-        self,
-        hidden_states: Tensor,
-        labels: Tensor | None,
-        logits_to_keep: int | Tensor,
-        num_items: Tensor | int | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute [b, kept, v] logits in the model's dtype, and the float32 loss of all of them."""
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.language_model.lm_head(hidden_states[:, kept])
-        if labels is None:
-            return logits, None
-        if logits.shape[1] != labels.shape[1]:
-            raise ValueError("labels need all logits: leave logits_to_keep at 0.")
-        targets = labels[:, 1:].flatten().to(logits.device)
-        learned = targets != IGNORE_INDEX
-        # Only learned rows are converted to float32, which saves memory.
-        rows = logits[:, :-1].flatten(0, 1)[learned]
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        total = F.cross_entropy(rows, targets[learned], reduction="sum")
-        count = learned.sum().clamp(min=1) if num_items is None else num_items
-        return logits, total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 
 def _build_projector(config: Owl3Config) -> nn.Module:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from owl.portable.spliced.splice_owl import IGNORE_INDEX
+from owl.portable.loss_owl import IGNORE_INDEX
 from tests.unit.portable.spliced.spliced_models import (
     FAMILIES,
     KEYS,

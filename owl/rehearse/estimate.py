@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from owl.config.run import RunConfig
 from owl.rehearse.machine import Machine
-from owl.rehearse.watch import Collective, Record
+from owl.rehearse.watch import PASSES, Collective, Record
 
 _TRAFFIC = {"allreduce": 2.0}  # times the bytes of a ring; other kinds once
 
@@ -17,34 +17,15 @@ _TRAFFIC = {"allreduce": 2.0}  # times the bytes of a ring; other kinds once
 class Estimate:
     """Seconds of one optimizer step, and what it achieves."""
 
-    matmul: float
-    attention: float
-    memory_bound: float  # elementwise work, norms, copies
-    host: float  # launching kernels, where that takes longer than they run
-    exposed: Mapping[str, float]  # communication that nothing hides, by group
-    bubble: float  # of the pipeline
+    terms: Mapping[str, float]  # what takes them
     mfu: float  # 0 to 1
     tokens_per_second: float  # of the job
     tiles_per_second: float
 
     @property
-    def seconds(self) -> float:
-        """Of the step."""
-        device = self.matmul + self.attention + self.memory_bound
-        return device + self.host + sum(self.exposed.values()) + self.bubble
-
-    @property
     def bound_by(self) -> str:
         """The largest term."""
-        terms = {
-            "matrix products": self.matmul,
-            "attention": self.attention,
-            "memory bandwidth": self.memory_bound,
-            "launching kernels": self.host,
-            "the pipeline's bubble": self.bubble,
-            **{f"{group} communication": time for group, time in self.exposed.items()},
-        }
-        return max(terms, key=lambda name: terms[name])
+        return max(self.terms, key=lambda name: self.terms[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,32 +51,32 @@ def estimate(record: Record, run: RunConfig, machine: Machine, size: StepSize) -
     """
     parallel, scale = run.parallel, size.in_step / size.rehearsed
     replica = parallel.tensor * parallel.pipeline
-    terms = {"matmul": 0.0, "memory": 0.0, "kernels": 0.0}
+    counts = {"flops": 0.0, "moved_bytes": 0.0, "kernels": 0.0}
     for (phase, _), work in record.work.items():
-        times = scale if phase in ("forward", "backward") else 1.0
-        terms["matmul"] += times * work.flops
-        terms["memory"] += times * work.moved_bytes
-        terms["kernels"] += times * work.kernels
-    matmul = terms["matmul"] / (machine.peak_tflops * 1e12 * machine.matmul_efficiency)
-    memory = terms["memory"] / (machine.bandwidth_gbps * 1e9 * machine.bandwidth_efficiency)
+        times = scale if phase in PASSES else 1.0
+        for name in counts:
+            counts[name] += times * getattr(work, name)
+    matmul = counts["flops"] / (machine.peak_tflops * 1e12 * machine.matmul_efficiency)
+    memory = counts["moved_bytes"] / (machine.bandwidth_gbps * 1e9 * machine.bandwidth_efficiency)
     attention = _attention_flops(record, size, replica) * scale / (machine.attention_tflops * 1e12)
     device = matmul + memory + attention
-    host = max(0.0, terms["kernels"] * machine.kernel_us * 1e-6 - device)
+    host = max(0.0, counts["kernels"] * machine.kernel_us * 1e-6 - device)
 
     exposed = _exposed(record, run, machine, scale=scale, hides=device / scale / 2)
     stages = parallel.pipeline
     per_micro_batch = (device + host + exposed.get("tensor", 0.0)) / size.in_step
-    bubble = per_micro_batch * (stages - 1) / parallel.virtual_pipeline
-    replicas = size.ranks // replica
-    seconds = device + host + sum(exposed.values()) + bubble
+    terms = {
+        "matrix products": matmul,
+        "attention": attention,
+        "memory bandwidth": memory,
+        "launching kernels": host,
+        **{f"{group} communication": time for group, time in exposed.items()},
+        "pipeline bubble": per_micro_batch * (stages - 1) / parallel.virtual_pipeline,
+    }
+    replicas, seconds = size.ranks // replica, sum(terms.values())
     useful = sum(size.flops.values()) * scale * replicas
     return Estimate(
-        matmul=matmul,
-        attention=attention,
-        memory_bound=memory,
-        host=host,
-        exposed=exposed,
-        bubble=bubble,
+        terms=terms,
         mfu=useful / (seconds * size.ranks * machine.peak_tflops * 1e12),
         tokens_per_second=size.text_tokens * scale * replicas / seconds,
         tiles_per_second=size.tiles * scale * replicas / seconds,
@@ -115,7 +96,7 @@ def _exposed(
     """Seconds of communication by group, without what a micro-batch's backward pass hides."""
     seconds: dict[str, float] = {}
     for collective, size in record.collective_bytes.items():
-        times = scale if collective.phase in ("forward", "backward") else 1.0
+        times = scale if collective.phase in PASSES else 1.0
         name = group_name(collective, run)
         seconds[name] = seconds.get(name, 0.0) + times * transfer(collective, size, machine)
     overlapped = run.parallel.overlap_grad_reduce, run.parallel.overlap_param_gather

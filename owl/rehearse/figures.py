@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 
 from owl.config.run import RunConfig
 from owl.rehearse.estimate import Estimate, StepSize, group_name
-from owl.rehearse.watch import Record
-
-PASSES = ("forward", "backward")
+from owl.rehearse.watch import PASSES, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +74,7 @@ def figures(
         blocking_copies={
             name: times for name, times in _named(record.copies).items() if "blocking" in name
         },
-        seconds={
-            "matrix products": outcome.matmul,
-            "attention": outcome.attention,
-            "memory bandwidth": outcome.memory_bound,
-            "launching kernels": outcome.host,
-            **{f"{group} communication": time for group, time in outcome.exposed.items()},
-            "pipeline bubble": outcome.bubble,
-        },
+        seconds=dict(outcome.terms),
         mfu=outcome.mfu,
         tokens_per_second=outcome.tokens_per_second,
         tiles_per_second=outcome.tiles_per_second,

@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+PASSES = ("forward", "backward")
+"""Phases that every micro-batch has."""
 ALLOCATION = 512
 """Bytes that an allocation is rounded up to, as CUDA's caching allocator does."""
 _ROOT = str(Path(__file__).parents[1])

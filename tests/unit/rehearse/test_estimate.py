@@ -53,8 +53,8 @@ def test_passes_are_scaled_to_a_step_and_the_update_is_not() -> None:
         ranks=1, rehearsed=2, in_step=8, flops={"decoder": 2 * 10**14}, text_tokens=2, tiles=2
     )
     outcome = estimate(record, RunConfig(), MACHINE, size)
-    assert outcome.matmul == pytest.approx(4.0)
-    assert outcome.memory_bound == pytest.approx(1.0)
+    assert outcome.terms["matrix products"] == pytest.approx(4.0)
+    assert outcome.terms["memory bandwidth"] == pytest.approx(1.0)
     assert outcome.mfu == pytest.approx(8 / 5)
     assert outcome.bound_by == "matrix products"
 

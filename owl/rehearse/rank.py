@@ -9,13 +9,14 @@ from torch import nn
 
 from owl.config.run import RunConfig
 from owl.data.samples import Cursor, DataReport, PackedBatch, StepBatch
-from owl.mcore.adapters import add_adapters
-from owl.mcore.optimizer import Optimizer, build_optimizer
+from owl.mcore.optimizer import Optimizer
 from owl.mcore.process_groups import ProcessGroups, layout
-from owl.mcore.provider import build_model, wrap_for_training
+from owl.mcore.provider import build_model
 from owl.rehearse import stand_ins
 from owl.rehearse.fake_device import Waits
 from owl.rehearse.watch import Record, Watch
+from owl.train.run import build_run_optimizer, load_start, wrap_chunks
+from owl.train.start import Start
 from owl.train.step import make_step
 
 
@@ -49,30 +50,14 @@ def rehearse_rank(run: RunConfig, packs: Sequence[PackedBatch], *, rank: int, ra
 def _build(
     run: RunConfig, groups: ProcessGroups, watch: Watch
 ) -> tuple[list[nn.Module], Optimizer]:
-    """Build what a step needs, as owl.train.run does."""
+    """Build what a step needs, as owl.train.run does; no weights are loaded."""
     with groups.device:
         chunks = build_model(run.model, run.parallel, run.precision, groups)
-        if run.lora.is_on:
-            add_adapters(chunks, run.lora, seed=groups.seed)
+        load_start(run, Start(), chunks, groups)
     with watch.during("wrap"):
-        chunks = wrap_for_training(
-            chunks,
-            run.trained_parts,
-            run.parallel,
-            precision=run.precision,
-            distributed_optimizer=run.optim.distributed,
-        )
-    for chunk in chunks:
-        chunk.train()
+        chunks = wrap_chunks(run, chunks)
     with watch.during("optimizer"):
-        optimizer = build_optimizer(
-            run.optim,
-            chunks,
-            groups,
-            precision=run.precision,
-            train_steps=run.stage.train_steps,
-            overlap_param_gather=run.parallel.overlap_param_gather,
-        )
+        optimizer = build_run_optimizer(run, chunks, groups)
     watch.follow(chunks, part_of)
     optimizer.megatron.step = _watched(watch, "optimizer", optimizer.megatron.step)
     return chunks, optimizer

@@ -64,14 +64,7 @@ def build_and_fit(run: RunConfig) -> None:
             )
 
         chunks = build_trained_model(run, start, groups)  # packed batch -> loss per token
-        optimizer = build_optimizer(
-            run.optim,
-            chunks,
-            groups,
-            precision=run.precision,
-            train_steps=run.stage.train_steps,
-            overlap_param_gather=run.parallel.overlap_param_gather,
-        )
+        optimizer = build_run_optimizer(run, chunks, groups)
         state = resume(run, start, chunks, optimizer, groups)
         if state.step >= run.stage.train_steps:
             logger.info("nothing to do: %s is at step %d", run.output, state.step)
@@ -123,6 +116,11 @@ def build_trained_model(run: RunConfig, start: Start, groups: ProcessGroups) -> 
     """
     chunks = build_model(run.model, run.parallel, run.precision, groups)
     load_start(run, start, chunks, groups)
+    return wrap_chunks(run, chunks)
+
+
+def wrap_chunks(run: RunConfig, chunks: list[nn.Module]) -> list[nn.Module]:
+    """Freeze what the run does not train, and wrap for training."""
     chunks = wrap_for_training(
         chunks,
         run.trained_parts,
@@ -133,6 +131,20 @@ def build_trained_model(run: RunConfig, start: Start, groups: ProcessGroups) -> 
     for chunk in chunks:
         chunk.train()
     return chunks
+
+
+def build_run_optimizer(
+    run: RunConfig, chunks: list[nn.Module], groups: ProcessGroups
+) -> Optimizer:
+    """Build the run's optimizer and its schedule for wrapped chunks."""
+    return build_optimizer(
+        run.optim,
+        chunks,
+        groups,
+        precision=run.precision,
+        train_steps=run.stage.train_steps,
+        overlap_param_gather=run.parallel.overlap_param_gather,
+    )
 
 
 def load_start(
